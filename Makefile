@@ -1,0 +1,41 @@
+# What a visitor can do here. Every target sets up .venv by itself on a fresh machine.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CLIPS ?=
+TEST ?=
+
+.PHONY: demo test lint docs bench clean
+
+demo: $(VENV)/.installed  ## score a small park of machines, or CLIPS=<normal wavs> TEST=<new wavs>
+	$(BIN)/python -m skanopatch.demo $(if $(CLIPS),--clips "$(CLIPS)") $(if $(TEST),--test "$(TEST)")
+
+test: $(VENV)/.installed-test  ## run the test suite, slow tests included
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-lint  ## format check, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+docs: $(VENV)/.installed-docs  ## build the documentation into docs/_build/html, warnings are errors
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+bench: $(VENV)/.installed  ## time the hot paths against their peers
+	$(BIN)/python benchmarks/bench_mel.py
+	$(BIN)/python benchmarks/bench_knn.py
+	$(BIN)/python benchmarks/bench_finetuning.py
+
+clean:
+	rm -rf $(VENV) docs/_build docs/auto_examples docs/generated
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-%: pyproject.toml | $(VENV)/.installed
+	$(BIN)/pip install --quiet --editable ".[$*]"
+	touch $@
