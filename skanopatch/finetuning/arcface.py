@@ -1,0 +1,77 @@
+"""ArcFace: an additive angular margin on the class of each clip."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class ArcFace(nn.Module):
+    """Cross-entropy on scaled cosines, with an angular margin on the target class only.
+
+    Deng et al. 2019 (CVPR), eq. 3; sub-centres after Deng et al. 2020 (ECCV): a class has several
+    centres and a clip is compared with the nearest.
+
+    Parameters
+    ----------
+    n_dims : int
+        Dimensions of an embedding.
+    n_classes : int
+        Number of classes.
+    n_subcenters : int, default=1
+        Centres a class.
+    scale : float, default=30.0
+        Factor on the cosines.
+    margin : float, default=0.2
+        Angle in radians added to that between an embedding and its own class.
+    """
+
+    def __init__(
+        self,
+        n_dims: int,
+        n_classes: int,
+        *,
+        n_subcenters: int = 1,
+        scale: float = 30.0,
+        margin: float = 0.2,
+    ):
+        super().__init__()
+        self.centers = nn.Parameter(torch.empty(n_classes, n_subcenters, n_dims))
+        nn.init.normal_(self.centers)  # only directions count: uniform on the sphere
+        self.scale = scale
+        self.margin = margin
+
+    def logits(self, embeddings: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return scaled cosines (n_clips, n_classes), those of the targets with the margin."""
+        directions = F.normalize(embeddings, dim=1)
+        centers = F.normalize(self.centers, dim=2)
+        cosine = torch.einsum("bd,ckd->bck", directions, centers).amax(dim=2)
+        own = cosine.gather(1, target[:, None])
+        sine = (1 - own.square()).clamp_min(1e-12).sqrt()
+        with_margin = own * math.cos(self.margin) - sine * math.sin(self.margin)
+        # Beyond pi - margin the cosine would rise again; a straight line keeps it falling.
+        with_margin = torch.where(
+            own > -math.cos(self.margin), with_margin, own - self.margin * math.sin(self.margin)
+        )
+        return self.scale * cosine.scatter(1, target[:, None], with_margin)
+
+    def forward(
+        self,
+        embeddings: torch.Tensor,
+        target: torch.Tensor | tuple[torch.Tensor, torch.Tensor, float],
+    ) -> torch.Tensor:
+        """Return the mean loss.
+
+        Parameters
+        ----------
+        embeddings : Tensor of shape (n_clips, n_dims)
+        target : Tensor of shape (n_clips,), or what `mixup` gives
+            Class indices; or two of them, and the weight of the first.
+        """
+        if isinstance(target, (tuple, list)):  # skorch makes lists of tuples
+            first, second, weight = target
+            return weight * self(embeddings, first) + (1 - weight) * self(embeddings, second)
+        return F.cross_entropy(self.logits(embeddings, target), target)

@@ -1,0 +1,116 @@
+"""The torch module that embeds patches: normalisation, backbone, pooling and head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from skanopatch.backbones import create_backbone
+from skanopatch.finetuning.augmentation import spec_augment
+from skanopatch.finetuning.pooling import POOLINGS
+from skanopatch.patching import PatchGrid
+
+
+class PatchEmbedding(nn.Module):
+    """Take the patches of clips to one embedding each.
+
+    Parameters
+    ----------
+    backbone : str
+        A name that `create_backbone` knows.
+    grid : PatchGrid
+        The patches of a clip.
+    normalization : tuple of float or None
+        Mean and deviation; None takes the backbone's own.
+    layers : "all", int, sequence of int or None
+        Layers whose outputs are averaged; None is the last one.
+    pooling : str
+        A name in `POOLINGS`.
+    keep_bands : bool
+        Pool over time only, and put the frequency bands side by side.
+    n_dims : int or None
+        Dimensions of the embedding, behind a linear head. None leaves what is pooled as it is.
+    time_mask, frequency_mask : int, default=0
+        SpecAugment's largest masks, in training mode.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(
+        self,
+        backbone: str,
+        *,
+        grid: PatchGrid,
+        normalization: tuple[float, float] | None = None,
+        layers: str | int | Sequence[int] | None = None,
+        pooling: str = "attentive",
+        keep_bands: bool = False,
+        n_dims: int | None = None,
+        time_mask: int = 0,
+        frequency_mask: int = 0,
+    ):
+        super().__init__()
+        self.grid = grid
+        self.backbone = create_backbone(backbone, grid)
+        self.layers = _layer_indices(layers, self.backbone.n_layers)
+        mean, std = self.backbone.normalization if normalization is None else normalization
+        self.register_buffer("mean", torch.tensor(float(mean)))
+        self.register_buffer("std", torch.tensor(float(std)))
+        self.time_mask = time_mask
+        self.frequency_mask = frequency_mask
+        self.keep_bands = keep_bands
+        self.pooling = POOLINGS[pooling](self.backbone.n_dims)
+        self.n_dims: int = self.backbone.n_dims * self.pooling.n_statistics  # type: ignore
+        if keep_bands:
+            self.n_dims *= self.backbone.token_grid(grid.n_frames, grid.n_mels)[1]
+        self.head: nn.Module = nn.Identity()
+        if n_dims is not None:
+            self.head = nn.Linear(self.n_dims, n_dims)
+            self.n_dims = n_dims
+
+    def log_mel(self, patches: torch.Tensor) -> torch.Tensor:
+        """Return the normalised spectrograms (n_clips, n_frames, n_mels) behind patches.
+
+        The number of patches may differ from that of the grid; it must hold whole bands.
+        """
+        grid = self.grid
+        cells = patches.reshape(len(patches), -1, grid.n_freq, grid.height, grid.width)
+        log_mel = cells.transpose(2, 3).reshape(len(patches), -1, grid.n_mels)
+        return (log_mel - self.mean) / self.std
+
+    def tokens(self, patches: torch.Tensor) -> torch.Tensor:
+        """Return the tokens (n_clips, n_tokens, n_dims) of patches, in the order of time."""
+        log_mel = self.log_mel(patches)
+        if self.training:
+            log_mel = spec_augment(
+                log_mel, time_mask=self.time_mask, frequency_mask=self.frequency_mask
+            )
+        return self.backbone(log_mel, self.layers)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings (n_clips, n_dims) of patches (n_clips, n_patches, patch_area)."""
+        tokens = self.tokens(patches)
+        if not self.keep_bands:
+            return self.head(self.pooling(tokens))
+        n_clips, n_tokens, n_dims = tokens.shape
+        n_freq = self.backbone.token_grid(self.grid.n_frames, self.grid.n_mels)[1]
+        bands = tokens.reshape(n_clips, n_tokens // n_freq, n_freq, n_dims).transpose(1, 2)
+        pooled = self.pooling(bands.reshape(n_clips * n_freq, -1, n_dims))
+        return self.head(pooled.reshape(n_clips, -1))
+
+
+def _layer_indices(layers: str | int | Sequence[int] | None, n_layers: int) -> list[int]:
+    if layers is None:
+        return [n_layers - 1]
+    if layers == "all":
+        return list(range(n_layers))
+    chosen = [layers] if isinstance(layers, int) else list(layers)  # type: ignore[arg-type]
+    if not chosen or not all(-n_layers <= layer < n_layers for layer in chosen):
+        raise ValueError(
+            f"layers must be indices of the backbone's {n_layers} layers, from {-n_layers} to "
+            f"{n_layers - 1}. Got {layers!r} instead."
+        )
+    return sorted(layer % n_layers for layer in chosen)

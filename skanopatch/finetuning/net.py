@@ -1,0 +1,263 @@
+"""The skorch net that fine-tunes a backbone: precision, mixup, checkpoints, resuming."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import skorch.callbacks
+import torch
+from skorch import NeuralNet
+from skorch.callbacks import Callback, EarlyStopping, LRScheduler
+from skorch.dataset import unpack_data
+from skorch.history import History
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Dataset
+
+from skanopatch.finetuning.augmentation import mixup
+
+
+class PatchDataset(Dataset):
+    """Patches and class indices, read in whole batches.
+
+    Parameters
+    ----------
+    patches : array-like of shape (n_clips, n_patches, patch_area)
+        Anything with array indexing; `LazyPatches` are computed batch by batch.
+    target : ndarray of shape (n_clips,), int
+    indices : ndarray of int
+        The clips that belong to this data set.
+    """
+
+    def __init__(self, patches: Any, target: np.ndarray, indices: np.ndarray):
+        self.patches = patches
+        self.target = target
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[np.ndarray, int]]:
+        rows = self.indices[indices]
+        patches = np.asarray(self.patches[rows], dtype=np.float32)
+        return list(zip(patches, self.target[rows].tolist(), strict=True))
+
+
+class FineTuningNet(NeuralNet):
+    """A skorch net with mixed precision and mixup that lets an interruption through.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        As for `skorch.NeuralNet`.
+    autocast_dtype : torch.dtype or None, default=None
+        Precision of the matrix products in training; None is float32.
+    mixup_alpha : float, default=0.0
+        Parameter of `mixup`; 0 leaves it out.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        autocast_dtype: torch.dtype | None = None,
+        mixup_alpha: float = 0.0,
+        **kwargs: Any,
+    ):
+        self.autocast_dtype = autocast_dtype
+        self.mixup_alpha = mixup_alpha
+        super().__init__(*args, **kwargs)
+
+    def infer(self, x: torch.Tensor, **fit_params: Any) -> torch.Tensor:
+        """Embed a batch; the loss then sees float32."""
+        with torch.autocast(
+            torch.device(self.device).type,
+            dtype=self.autocast_dtype,
+            enabled=self.autocast_dtype is not None,
+        ):
+            return super().infer(x, **fit_params).float()
+
+    def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, torch.Tensor]:
+        """Mix the clips of the batch first, if that was asked for."""
+        if self.mixup_alpha > 0:
+            patches, target = unpack_data(batch)
+            batch = mixup(patches, target, alpha=self.mixup_alpha)
+        return super().train_step_single(batch, **fit_params)
+
+    def train_on(self, dataset: Dataset) -> None:
+        """Train until `max_epochs`, counting those that a checkpoint brought.
+
+        Unlike `skorch.NeuralNet.fit`, ctrl-C is not taken for the end of training.
+        """
+        self.notify("on_train_begin", X=dataset, y=None)
+        try:
+            self.fit_loop(dataset, epochs=self.max_epochs - len(self.history))
+        except KeyboardInterrupt:  # also skorch's way to stop early
+            if not any(callback.is_exhausted for callback in _early_stoppings(self)):
+                raise
+        self.notify("on_train_end", X=dataset, y=None)
+
+
+class WarmupCosine(LRScheduler):
+    """The learning rate of each step: a linear rise, then half a cosine down to zero.
+
+    Parameters
+    ----------
+    n_steps : int
+        Steps of the whole training.
+    warmup : float
+        Share of the steps in which the rate rises.
+    """
+
+    def __init__(self, n_steps: int, warmup: float):
+        self.n_steps = n_steps
+        self.warmup = warmup
+        super().__init__(policy=LambdaLR, step_every="batch")
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """What `LambdaLR` is made with; a resumed training goes on at its step."""
+        return {"lr_lambda": self.factor, "last_epoch": self.batch_idx_ - 1}
+
+    def factor(self, step: int) -> float:
+        """Return the share of the full rate at a step."""
+        n_warmup = max(1, round(self.warmup * self.n_steps))
+        if step < n_warmup:
+            return (step + 1) / n_warmup
+        progress = (step - n_warmup) / max(1, self.n_steps - n_warmup)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+class EpochSeed(Callback):
+    """Seed torch before each epoch, so that epoch n is the same in a resumed training."""
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def on_epoch_begin(self, net: NeuralNet, **kwargs: Any) -> None:
+        """Seed by the number of epochs done."""
+        epoch_seed = np.random.SeedSequence([self.seed, len(net.history)]).generate_state(1)[0]
+        torch.manual_seed(int(epoch_seed))
+
+
+class ResumableCheckpoint(Callback):
+    """Save all that training needs after each epoch, and go on from there.
+
+    One file holds everything and replaces its forerunner in one step, so that a process killed
+    at any moment leaves a whole checkpoint behind.
+
+    Parameters
+    ----------
+    path : Path
+        The file. It is read with ``weights_only=True``.
+    """
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+
+    def restore(self, net: FineTuningNet) -> bool:
+        """Bring an initialised net to the state that was saved, if there is one.
+
+        Returns
+        -------
+        is_finished : bool
+            Whether that training had come to its end.
+        """
+        if not self.path.exists():
+            return False
+        state = torch.load(self.path, map_location=net.device, weights_only=True)
+        net.module_.load_state_dict(state["module"])
+        net.criterion_.load_state_dict(state["criterion"])
+        net.optimizer_.load_state_dict(state["optimizer"])
+        net.history = History(state["history"])
+        for callback, saved in zip(_early_stoppings(net), state["early_stopping"], strict=True):
+            callback.restored_state = saved
+        return state["is_finished"]
+
+    def on_epoch_end(self, net: FineTuningNet, **kwargs: Any) -> None:
+        """Save, after all other callbacks have had their turn."""
+        self._save(net, is_finished=False)
+
+    def on_train_end(self, net: FineTuningNet, **kwargs: Any) -> None:
+        """Save the final weights, which early stopping may have set back."""
+        self._save(net, is_finished=True)
+
+    def _save(self, net: FineTuningNet, *, is_finished: bool) -> None:
+        state = {
+            "module": net.module_.state_dict(),
+            "criterion": net.criterion_.state_dict(),
+            "optimizer": net.optimizer_.state_dict(),
+            "history": _plain(net.history.to_list()),
+            "early_stopping": [callback.state() for callback in _early_stoppings(net)],
+            "is_finished": is_finished,
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(f".{os.getpid()}.partial")
+        torch.save(state, partial)
+        os.replace(partial, self.path)
+
+
+class ResumableEarlyStopping(EarlyStopping):
+    """skorch's early stopping, whose memory survives in a checkpoint."""
+
+    restored_state: dict[str, Any] | None = None
+
+    def on_train_begin(self, net: NeuralNet, **kwargs: Any) -> None:
+        """Start afresh, or from what a checkpoint restored."""
+        super().on_train_begin(net, **kwargs)
+        if self.restored_state is not None:
+            vars(self).update(self.restored_state)
+            self.restored_state = None
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether the patience is at its end."""
+        return self.misses_ == self.patience
+
+    def state(self) -> dict[str, Any]:
+        """Return what has been seen so far, in plain types."""
+        return {
+            "misses_": self.misses_,
+            "dynamic_threshold_": float(self.dynamic_threshold_),
+            "best_epoch_": self.best_epoch_,
+            "best_model_weights_": self.best_model_weights_,
+        }
+
+
+def _early_stoppings(net: NeuralNet) -> Iterator[ResumableEarlyStopping]:
+    return (cb for _, cb in net.callbacks_ if isinstance(cb, ResumableEarlyStopping))
+
+
+def _plain(record: Any) -> Any:
+    """Return a history in types that ``torch.load(weights_only=True)`` accepts."""
+    if isinstance(record, dict):
+        return {key: _plain(value) for key, value in record.items()}
+    if isinstance(record, (list, tuple)):
+        return [_plain(value) for value in record]
+    return record.item() if isinstance(record, np.generic) else record
+
+
+def callback_by_name(name: str) -> Callback:
+    """Make a callback from its name in `skorch.callbacks`, or from ``"module:Class"``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such class.
+    """
+    module_name, _, class_name = name.rpartition(":")
+    try:
+        module = importlib.import_module(module_name) if module_name else skorch.callbacks
+        return getattr(module, class_name)()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            "callbacks must be names in skorch.callbacks, such as 'EpochTimer', or "
+            f"'module:Class'. Got {name!r} instead ({error})."
+        ) from error

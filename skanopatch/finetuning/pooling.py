@@ -1,0 +1,101 @@
+"""Poolings: the tokens of a clip -> one vector."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class MeanPooling(nn.Module):
+    """The mean token."""
+
+    n_statistics = 1
+
+    def __init__(self, n_dims: int):
+        super().__init__()
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Pool tokens (n_clips, n_tokens, n_dims) to (n_clips, n_dims)."""
+        return tokens.mean(dim=1)
+
+
+class GeMPooling(nn.Module):
+    """Generalised mean with the odd exponent 3, which keeps the sign of what it averages.
+
+    Radenović et al. 2019 (TPAMI 41, eq. 3) pool features that are never negative; tokens of a
+    ViT are, so the root keeps the sign too. Strong tokens count for more than in the mean.
+    """
+
+    n_statistics = 1
+
+    def __init__(self, n_dims: int):
+        super().__init__()
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Pool tokens (n_clips, n_tokens, n_dims) to (n_clips, n_dims)."""
+        mean_cube = tokens.pow(3).mean(dim=1)
+        return mean_cube.sign() * mean_cube.abs().pow(1 / 3)
+
+
+class RDPPooling(nn.Module):
+    """Relative-deviation pooling: tokens far from the clip's mean token weigh more.
+
+    The weight is ``(1 + d / d_max) ** gamma`` with d the distance of a token to the mean token of
+    its clip and d_max the largest of them; gamma is 3.
+    """
+
+    n_statistics = 1
+    gamma = 3.0
+
+    def __init__(self, n_dims: int):
+        super().__init__()
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Pool tokens (n_clips, n_tokens, n_dims) to (n_clips, n_dims)."""
+        deviation = (tokens - tokens.mean(dim=1, keepdim=True)).norm(dim=2)
+        largest = deviation.amax(dim=1, keepdim=True).clamp_min(1e-12)
+        weights = (1 + deviation / largest).pow(self.gamma)
+        weights = weights / weights.sum(dim=1, keepdim=True)
+        return (weights[..., None] * tokens).sum(dim=1)
+
+
+class AttentiveStatisticsPooling(nn.Module):
+    """Attention-weighted mean and standard deviation, in the form of ECAPA-TDNN.
+
+    Desplanques et al. 2020 (Interspeech, section 3.1): the attention of a token and channel is
+    computed from the token beside the mean and deviation of its clip. The last layer starts at
+    zero, so that without training this is plain statistics pooling: mean and deviation.
+    """
+
+    n_statistics = 2
+    n_hidden = 128
+
+    def __init__(self, n_dims: int):
+        super().__init__()
+        self.token_to_hidden = nn.Linear(n_dims, self.n_hidden)
+        self.context_to_hidden = nn.Linear(2 * n_dims, self.n_hidden, bias=False)
+        self.hidden_to_attention = nn.Linear(self.n_hidden, n_dims)
+        nn.init.zeros_(self.hidden_to_attention.weight)
+        nn.init.zeros_(self.hidden_to_attention.bias)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Pool tokens (n_clips, n_tokens, n_dims) to (n_clips, 2 * n_dims)."""
+        context = _mean_and_deviation(tokens, tokens.new_tensor(1 / tokens.shape[1]))
+        # A linear layer on (token, mean, deviation), computed once a clip for the last two.
+        hidden = self.token_to_hidden(tokens) + self.context_to_hidden(context)[:, None]
+        attention = self.hidden_to_attention(hidden.tanh()).softmax(dim=1)
+        return _mean_and_deviation(tokens, attention)
+
+
+def _mean_and_deviation(tokens: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    mean = (weights * tokens).sum(dim=1)
+    variance = (weights * (tokens - mean[:, None]).square()).sum(dim=1)
+    return torch.cat([mean, variance.clamp_min(1e-10).sqrt()], dim=1)
+
+
+POOLINGS: dict[str, type[nn.Module]] = {
+    "attentive": AttentiveStatisticsPooling,
+    "mean": MeanPooling,
+    "gem": GeMPooling,
+    "rdp": RDPPooling,
+}
