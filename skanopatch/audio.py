@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 import soundfile
@@ -23,12 +23,12 @@ _PCM_FULL_SCALE = {np.dtype(np.int16): 2.0**15, np.dtype(np.int32): 2.0**31}
 _READ_AHEAD_SECONDS = 0.1
 
 
-def is_path(clip: object) -> bool:
+def is_path(clip: Any) -> TypeGuard[str | PathLike[str]]:
     """Tell whether a clip is a path (str or os.PathLike)."""
     return isinstance(clip, (str, PathLike))
 
 
-def is_pair(clip: object) -> bool:
+def is_pair(clip: Any) -> TypeGuard[tuple[np.ndarray, int]]:
     """Tell whether a clip is a pair (array, sample_rate)."""
     return (
         isinstance(clip, (tuple, list))
@@ -38,7 +38,7 @@ def is_pair(clip: object) -> bool:
     )
 
 
-def clip_name(clip: object, index: int) -> str:
+def clip_name(clip: Any, index: int) -> str:
     """Name a clip in a message: its index in X, and its path where it has one."""
     return f"clip {index} ('{fspath(clip)}')" if is_path(clip) else f"clip {index}"
 
@@ -89,7 +89,7 @@ def _is_table(X: Sequence[Any]) -> bool:
     )
 
 
-def clip_duration(clip: Clip, *, sample_rate: int) -> float:
+def clip_duration(clip: Any, *, sample_rate: int) -> float:
     """Return the length of a clip in seconds; of a file only the header is read.
 
     Parameters
@@ -101,7 +101,7 @@ def clip_duration(clip: Clip, *, sample_rate: int) -> float:
     if is_path(clip):
         info = _file_info(clip)
         return info.frames / info.samplerate
-    samples, rate = clip if is_pair(clip) else (clip, sample_rate)  # type: ignore[misc]
+    samples, rate = clip if is_pair(clip) else (clip, sample_rate)
     return len(samples) / _valid_rate(rate)
 
 

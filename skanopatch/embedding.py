@@ -19,9 +19,9 @@ from sklearn.base import (
     _fit_context,
 )
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_array, check_random_state, gen_batches
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import GradientNormClipping, ProgressBar
 from skorch.helper import predefined_split
 from tqdm.auto import tqdm
@@ -38,7 +38,7 @@ from skanopatch.finetuning.net import (
     callback_by_name,
 )
 from skanopatch.finetuning.pooling import POOLINGS
-from skanopatch.patching import LazyPatches, patch_grid
+from skanopatch.patching import iterate_batches, validate_patches
 
 
 class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -266,7 +266,7 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         MemoryError
             If a batch does not fit into the memory of the device.
         """
-        X = self._validate_patches(X, reset=True)
+        X, self._grid = validate_patches(self, X, n_freq=self.n_freq, reset=True)
         device = _device(self.device)
         random_state = check_random_state(self.random_state)
         seed = int(random_state.randint(2**31 - 1))
@@ -304,12 +304,12 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             patches are NaN.
         """
         check_is_fitted(self)
-        X = self._validate_patches(X, reset=False)
+        X, _ = validate_patches(self, X, n_freq=self.n_freq, reset=False)
         device = _device(self.device)
         module = self._module.to(device)
         embed = module.tokens if self.output == "patches" else module
         batches = tqdm(
-            _batches(X, self.batch_size),
+            iterate_batches(X, self.batch_size),
             total=math.ceil(len(X) / self.batch_size),
             desc="Embedding",
             unit="batch",
@@ -319,29 +319,6 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             return np.concatenate(
                 [embed(torch.from_numpy(batch).to(device)).cpu().numpy() for batch in batches]
             )
-
-    def _validate_patches(self, X: Any, *, reset: bool) -> Any:
-        """Return patches as something 3-D that is read in batches."""
-        if isinstance(X, (list, tuple)):
-            X = np.asarray(X)
-        if isinstance(X, LazyPatches):
-            pass
-        elif getattr(X, "ndim", 2) == 3:
-            # A clip that could not be read is NaN throughout; _batches looks closer.
-            X = check_array(X, dtype=np.float32, allow_nd=True, ensure_all_finite=False)
-        else:
-            X = validate_data(self, X, reset=reset, dtype=np.float32)[:, None, :]
-        if reset:
-            self._grid = patch_grid(X.shape[1:], self.n_freq if X.shape[1] > 1 else 1)
-            self.n_features_in_ = X.shape[2]
-        elif X.shape[2] != self.n_features_in_:
-            raise ValueError(
-                f"X has patches of {X.shape[2]} values, but {type(self).__name__} was fitted on "
-                f"patches of {self.n_features_in_}."
-            )
-        else:
-            patch_grid(X.shape[1:], self._grid.n_freq)  # raises where bands are missing
-        return X
 
     def _build_module(self) -> PatchEmbedding:
         return PatchEmbedding(**self._module_params())
@@ -485,25 +462,11 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             self._set_module(module)
 
 
-def _batches(X: Any, batch_size: int) -> Iterator[np.ndarray]:
-    """Read patches batch by batch; whole clips may be NaN, parts of a clip may not."""
-    if isinstance(X, LazyPatches):
-        yield from X.batches(batch_size)
-        return
-    for rows in gen_batches(len(X), batch_size):
-        batch = X[rows]
-        broken = ~np.isfinite(batch).all(axis=(1, 2))
-        if broken.any() and not np.isnan(batch[broken]).all():
-            first = rows.start + np.flatnonzero(broken)[0]
-            raise ValueError(f"The patches of clip {first} contain NaN or infinity.")
-        yield batch
-
-
 def _survey(X: Any, batch_size: int) -> tuple[np.ndarray, tuple[float, float]]:
     """Return the indices of clips that are not NaN, and mean and deviation of their patches."""
     usable = []
     count, mean, squares = 0, 0.0, 0.0
-    for batch in _batches(X, batch_size):
+    for batch in iterate_batches(X, batch_size):
         is_usable = np.isfinite(batch[:, 0, 0])
         usable.append(is_usable)
         values = batch[is_usable]

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from joblib import Parallel, delayed, effective_n_jobs
 from sklearn import get_config
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
-from sklearn.utils import gen_batches
+from sklearn.utils import check_array, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torchaudio.compliance.kaldi import get_mel_banks
 
 from skanopatch.audio import (
+    Clip,
     as_clip_list,
     clip_duration,
     clip_name,
@@ -34,6 +35,10 @@ _N_MEL_BANDS = 4
 
 # Clips a worker computes in one task: about 60 ms of work, against 1 ms to hand it out.
 _CLIPS_PER_TASK = 16
+
+
+# Paths, arrays and pairs in a list, or an array with a clip a row.
+Clips: TypeAlias = "list[Clip] | np.ndarray"
 
 
 def patchify(log_mel: np.ndarray, *, patch_size: int = 16) -> np.ndarray:
@@ -253,7 +258,7 @@ def _filters(front_end: FrontEnd) -> tuple[torch.Tensor, list[_MelBand]]:
 
 
 # Kaldi's windows by Kaldi's names; all are symmetric.
-_WINDOWS = {
+_WINDOWS: dict[str, Callable[[int], torch.Tensor]] = {
     "povey": lambda n: torch.hann_window(n, periodic=False).pow(0.85),
     "hanning": lambda n: torch.hann_window(n, periodic=False),
     "hamming": lambda n: torch.hamming_window(n, periodic=False, alpha=0.54, beta=0.46),
@@ -281,7 +286,7 @@ class LazyPatches:
 
     def __init__(
         self,
-        clips: Sequence[Any],
+        clips: Clips,
         *,
         front_end: FrontEnd,
         channel: int | str,
@@ -412,6 +417,59 @@ def _clips_to_patches(
         clip_patches[:] = patchify(log_mel[None], patch_size=front_end.patch_size)[0]
         reasons.append("")
     return patches, reasons
+
+
+def validate_patches(
+    estimator: BaseEstimator, X: Any, *, n_freq: int, reset: bool
+) -> tuple[np.ndarray | LazyPatches, PatchGrid]:
+    """Return patches as something 3-D, and their grid.
+
+    Parameters
+    ----------
+    estimator : BaseEstimator
+        What is fitted (`reset`), or has `n_features_in_`, the patch area, to be met.
+    X : array-like of shape (n_clips, n_patches, patch_area) or (n_clips, patch_area)
+        2-D stands for one patch a clip.
+    n_freq : int
+        Frequency bands; a single patch is one band.
+    reset : bool
+        Whether to set `n_features_in_`, or to compare with it.
+
+    Raises
+    ------
+    ValueError
+        If the shape does not fit; for 2-D X also if there are NaN or infinities.
+    """
+    if isinstance(X, (list, tuple)):
+        X = np.asarray(X)
+    if isinstance(X, LazyPatches) or getattr(X, "ndim", 2) == 3:
+        if not isinstance(X, LazyPatches):
+            # A clip that could not be read is NaN throughout; iterate_batches looks closer.
+            X = check_array(X, dtype=np.float32, allow_nd=True, ensure_all_finite=False)
+        if reset:
+            estimator.n_features_in_ = X.shape[2]
+        elif X.shape[2] != estimator.n_features_in_:
+            raise ValueError(
+                f"X has patches of {X.shape[2]} values, but {type(estimator).__name__} was fitted "
+                f"on patches of {estimator.n_features_in_}."
+            )
+    else:
+        X = validate_data(estimator, X, reset=reset, dtype=np.float32)[:, None, :]
+    return X, patch_grid(X.shape[1:], n_freq if X.shape[1] > 1 else 1)
+
+
+def iterate_batches(X: np.ndarray | LazyPatches, batch_size: int) -> Iterator[np.ndarray]:
+    """Go through patches batch by batch; whole clips may be NaN, parts of a clip may not."""
+    if isinstance(X, LazyPatches):
+        yield from X.batches(batch_size)
+        return
+    for rows in gen_batches(len(X), batch_size):
+        batch = X[rows]
+        broken = ~np.isfinite(batch).all(axis=(1, 2))
+        if broken.any() and not np.isnan(batch[broken]).all():
+            first = rows.start + np.flatnonzero(broken)[0]
+            raise ValueError(f"The patches of clip {first} contain NaN or infinity.")
+        yield batch
 
 
 class MelPatcher(TransformerMixin, BaseEstimator):
@@ -615,7 +673,7 @@ class MelPatcher(TransformerMixin, BaseEstimator):
             )
         return front_end
 
-    def _validate_clips(self, X: Any, *, reset: bool) -> Sequence[Any]:
+    def _validate_clips(self, X: Any, *, reset: bool) -> Clips:
         clips = as_clip_list(X)
         if clips is not None:
             return clips
@@ -641,7 +699,7 @@ class MelPatcher(TransformerMixin, BaseEstimator):
         return tags
 
 
-def _longest(clips: Sequence[Any], sample_rate: int, on_error: str) -> float:
+def _longest(clips: Clips, sample_rate: int, on_error: str) -> float:
     """Return the length in seconds of the longest clip that has one."""
     lengths, errors = [], []
     for i, clip in enumerate(clips):

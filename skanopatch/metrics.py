@@ -1,0 +1,160 @@
+"""How well scores tell anomalous from normal clips: AUC, partial AUC, and scorers of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+
+def auc_score(y: Any, anomaly_score: Any, *, pos_label: Hashable = -1) -> float:
+    """Compute the area under the ROC curve of anomaly scores.
+
+    The chance that an anomalous clip scores higher than a normal one, ties counting half.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_clips,)
+        Labels of two kinds.
+    anomaly_score : array-like of shape (n_clips,)
+        Higher is more anomalous.
+    pos_label : hashable, default=-1
+        The label of anomalous clips.
+
+    Returns
+    -------
+    auc : float
+        From 0 to 1; chance is 0.5.
+
+    Raises
+    ------
+    ValueError
+        If `y` does not hold `pos_label` and one other label, or a score is NaN.
+
+    Examples
+    --------
+    >>> from skanopatch.metrics import auc_score
+    >>> auc_score([1, 1, -1, -1], [0.1, 0.4, 0.3, 0.8])
+    0.75
+    """
+    is_anomaly, anomaly_score = _validate(y, anomaly_score, pos_label)
+    return float(roc_auc_score(is_anomaly, anomaly_score))
+
+
+def pauc_score(
+    y: Any, anomaly_score: Any, *, max_fpr: float = 0.1, pos_label: Hashable = -1
+) -> float:
+    """Compute the area under the ROC curve up to a false-alarm rate, standardised.
+
+    As in the DCASE challenge: McClish's standardisation makes 0.5 chance and 1 perfect.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_clips,)
+        Labels of two kinds.
+    anomaly_score : array-like of shape (n_clips,)
+        Higher is more anomalous.
+    max_fpr : float, default=0.1
+        The largest false-alarm rate that counts.
+    pos_label : hashable, default=-1
+        The label of anomalous clips.
+
+    Returns
+    -------
+    pauc : float
+
+    Raises
+    ------
+    ValueError
+        If `y` does not hold `pos_label` and one other label, or a score is NaN.
+
+    References
+    ----------
+    .. [1] D. K. McClish, "Analyzing a portion of the ROC curve", Medical Decision Making 9 (1989).
+
+    Examples
+    --------
+    >>> from skanopatch.metrics import pauc_score
+    >>> pauc_score([1, 1, -1, -1], [0.1, 0.4, 0.5, 0.8])
+    1.0
+    """
+    is_anomaly, anomaly_score = _validate(y, anomaly_score, pos_label)
+    return float(roc_auc_score(is_anomaly, anomaly_score, max_fpr=max_fpr))
+
+
+def _validate(y: Any, anomaly_score: Any, pos_label: Hashable) -> tuple[np.ndarray, np.ndarray]:
+    y = np.asarray(y)
+    anomaly_score = np.asarray(anomaly_score, dtype=np.float64)
+    labels = list(dict.fromkeys(y.tolist()))
+    if len(labels) != 2 or pos_label not in labels:
+        raise ValueError(
+            "y must hold two labels, that of anomalous clips (pos_label) and that of normal ones. "
+            f"Got the labels {labels} with pos_label={pos_label!r}."
+        )
+    if np.isnan(anomaly_score).any():
+        raise ValueError(
+            f"The scores of {int(np.isnan(anomaly_score).sum())} of {len(anomaly_score)} clips are "
+            "NaN. Leave clips that could not be read out of the evaluation."
+        )
+    return y == pos_label, anomaly_score
+
+
+_METRICS: dict[str, Callable[..., float]] = {"auc": auc_score, "pauc": pauc_score}
+
+
+class _AnomalyScorer:
+    """Callable with the signature that scikit-learn's model selection expects of a scorer."""
+
+    def __init__(self, metric: str, pos_label: Hashable, kwargs: dict[str, Any]):
+        self.metric = metric
+        self.pos_label = pos_label
+        self.kwargs = kwargs
+
+    def __call__(self, estimator: Any, X: Any, y: Any) -> float:
+        anomaly_score = -np.asarray(estimator.score_samples(X))
+        return _METRICS[self.metric](y, anomaly_score, pos_label=self.pos_label, **self.kwargs)
+
+    def __repr__(self) -> str:
+        kwargs = "".join(f", {name}={value!r}" for name, value in self.kwargs.items())
+        return f"make_anomaly_scorer({self.metric!r}, pos_label={self.pos_label!r}{kwargs})"
+
+
+def make_anomaly_scorer(
+    metric: str = "auc", *, pos_label: Hashable = -1, **kwargs: Any
+) -> _AnomalyScorer:
+    """Make a scorer for `GridSearchCV` or `cross_val_score` out of a metric of this module.
+
+    Unlike ``scoring="roc_auc"``, which takes the larger label for the normal one and so gives
+    1 - AUC for labels 0 and 1, it is told which label is anomalous. It needs anomalous clips in
+    each test fold; wrap the estimator into `FitOnNormal`, so that none is trained on.
+
+    Parameters
+    ----------
+    metric : {"auc", "pauc"}, default="auc"
+        See `auc_score` and `pauc_score`.
+    pos_label : hashable, default=-1
+        The label of anomalous clips in `y`.
+    **kwargs
+        Passed to the metric, such as ``max_fpr=0.05``.
+
+    Returns
+    -------
+    scorer : callable
+        ``scorer(estimator, X, y)``: higher is better. It calls `estimator.score_samples`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such metric, or, when it is called, if `y` has no such label.
+
+    Examples
+    --------
+    >>> from skanopatch import make_anomaly_scorer
+    >>> make_anomaly_scorer("pauc", pos_label=1)
+    make_anomaly_scorer('pauc', pos_label=1)
+    """
+    if metric not in _METRICS:
+        raise ValueError(f"metric must be one of {sorted(_METRICS)}. Got {metric!r} instead.")
+    return _AnomalyScorer(metric, pos_label, kwargs)

@@ -1,0 +1,267 @@
+"""Model selection when only normal clips may be trained on: FitOnNormal."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, _fit_context, clone
+from sklearn.utils import _safe_indexing, get_tags
+from sklearn.utils._param_validation import HasMethods
+from sklearn.utils.metadata_routing import (
+    MetadataRouter,
+    MethodMapping,
+    _routing_enabled,
+    process_routing,
+)
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import _num_samples, check_is_fitted
+
+_DELEGATED = ("predict", "score_samples", "decision_function", "anomaly_score")
+
+
+def _estimator_has(method: str) -> Callable[[Any], bool]:
+    def check(self: FitOnNormal) -> bool:
+        getattr(getattr(self, "estimator_", self.estimator), method)  # its own AttributeError
+        return True
+
+    return check
+
+
+class FitOnNormal(MetaEstimatorMixin, BaseEstimator):
+    """Fit an estimator on the normal clips only; everything else is handed on to it.
+
+    Cross-validation of a detector needs anomalous clips to score with, and none to train on. A
+    splitter that leaves them out of the training folds is not enough, since ``refit=True`` then
+    fits on all clips; this drops them wherever `fit` is called.
+
+    Parameters
+    ----------
+    estimator : estimator object
+        A detector, or a pipeline that ends in one.
+    anomaly_label : hashable, default=-1
+        The label in `y` of the clips that are dropped. What bears another label is normal.
+
+    Attributes
+    ----------
+    estimator_ : estimator object
+        The clone that was fitted on the normal clips.
+
+    See Also
+    --------
+    make_anomaly_scorer : The scorer to go with it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from skanopatch import FitOnNormal, KNNDetector, make_anomaly_scorer
+    >>> rng = np.random.default_rng(0)
+    >>> X = np.concatenate([rng.normal(size=(80, 4)), rng.normal(3, size=(20, 4))])
+    >>> y = np.repeat([1, -1], [80, 20])
+    >>> search = GridSearchCV(
+    ...     FitOnNormal(KNNDetector(metric="euclidean")),
+    ...     {"estimator__n_neighbors": [1, 5]},
+    ...     scoring=make_anomaly_scorer("auc"),
+    ... )
+    >>> bool(search.fit(X, y).best_score_ > 0.95)
+    True
+    """
+
+    _parameter_constraints: dict = {
+        "estimator": [HasMethods("fit")],
+        "anomaly_label": "no_validation",
+    }
+
+    def __init__(self, estimator, *, anomaly_label: Hashable = -1):
+        self.estimator = estimator
+        self.anomaly_label = anomaly_label
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y=None, **fit_params):
+        """Fit a clone of the estimator on the normal clips.
+
+        Parameters
+        ----------
+        X : sequence of clips or array-like
+            Whatever the estimator takes.
+        y : array-like of shape (n_clips,), default=None
+            Labels; clips with `anomaly_label` are dropped. None means that all are normal.
+        **fit_params : dict
+            Metadata such as ``labels``, ``domains`` or ``groups``. What has one entry a clip is
+            cut to the normal clips; the rest is handed on as it is.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If no clip is normal.
+
+        Warns
+        -----
+        UserWarning
+            If `y` is made of 0 and 1 while `anomaly_label` is -1: all clips pass for normal.
+        """
+        fit_params = self._route("fit", fit_params)
+        is_normal = None if y is None else self._is_normal(y)
+        if is_normal is not None and not is_normal.all():
+            n_clips = _num_samples(X)
+            X, y = _safe_indexing(X, is_normal), _safe_indexing(y, is_normal)
+            fit_params = {
+                name: _safe_indexing(value, is_normal) if _is_one_a_clip(value, n_clips) else value
+                for name, value in fit_params.items()
+            }
+        self.estimator_ = clone(self.estimator).fit(X, y, **fit_params)
+        return self
+
+    def fit_predict(self, X, y=None, **fit_params):
+        """Fit on the normal clips, then predict all.
+
+        Parameters
+        ----------
+        X : sequence of clips or array-like
+            Whatever the estimator takes.
+        y : array-like of shape (n_clips,), default=None
+            Labels; clips with `anomaly_label` are not trained on.
+        **fit_params : dict
+            As for `fit`.
+
+        Returns
+        -------
+        y_pred : ndarray of shape (n_clips,)
+            +1 normal, -1 anomaly.
+        """
+        return self.fit(X, y, **fit_params).predict(X)
+
+    @available_if(_estimator_has("predict"))
+    def predict(self, X, **params):
+        """Predict normal (+1) or anomalous (-1).
+
+        Parameters
+        ----------
+        X : sequence of clips or array-like
+            Whatever the estimator takes.
+        **params : dict
+            Metadata for the estimator's method.
+
+        Returns
+        -------
+        y_pred : ndarray of shape (n_clips,)
+        """
+        return self._delegate("predict", X, params)
+
+    @available_if(_estimator_has("score_samples"))
+    def score_samples(self, X, **params):
+        """Score clips; higher is more normal.
+
+        Parameters
+        ----------
+        X : sequence of clips or array-like
+            Whatever the estimator takes.
+        **params : dict
+            Metadata for the estimator's method.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_clips,)
+        """
+        return self._delegate("score_samples", X, params)
+
+    @available_if(_estimator_has("decision_function"))
+    def decision_function(self, X, **params):
+        """Score clips, with 0 at the threshold.
+
+        Parameters
+        ----------
+        X : sequence of clips or array-like
+            Whatever the estimator takes.
+        **params : dict
+            Metadata for the estimator's method.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_clips,)
+        """
+        return self._delegate("decision_function", X, params)
+
+    @available_if(_estimator_has("anomaly_score"))
+    def anomaly_score(self, X, **params):
+        """Score clips; higher is more anomalous.
+
+        Parameters
+        ----------
+        X : sequence of clips or array-like
+            Whatever the estimator takes.
+        **params : dict
+            Metadata for the estimator's method.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_clips,)
+        """
+        return self._delegate("anomaly_score", X, params)
+
+    def _delegate(self, method: str, X: Any, params: dict[str, Any]) -> Any:
+        check_is_fitted(self)
+        return getattr(self.estimator_, method)(X, **self._route(method, params))
+
+    def _is_normal(self, y: Any) -> np.ndarray:
+        y = np.asarray(y)
+        if self.anomaly_label == -1 and set(np.unique(y).tolist()) == {0, 1}:
+            warnings.warn(
+                "y is made of 0 and 1 while anomaly_label=-1, so all clips pass for normal. Where "
+                "1 is an anomaly, use FitOnNormal(estimator, anomaly_label=1).",
+                UserWarning,
+                stacklevel=4,  # past fit and _fit_context, to the caller of fit
+            )
+        is_normal = y != self.anomaly_label
+        if not is_normal.any():
+            raise ValueError(
+                f"There is no normal clip to fit on: all {len(y)} have the label "
+                f"{self.anomaly_label!r}."
+            )
+        return is_normal
+
+    def _route(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        if _routing_enabled():
+            return dict(process_routing(self, method, **params).estimator[method])
+        return params
+
+    def get_metadata_routing(self):
+        """Say which metadata goes where: all of it to the estimator.
+
+        Returns
+        -------
+        routing : MetadataRouter
+        """
+        mapping = MethodMapping().add(caller="fit", callee="fit")
+        mapping.add(caller="fit_predict", callee="fit")
+        for method in _DELEGATED:
+            mapping.add(caller=method, callee=method)
+        return MetadataRouter(owner=self).add(estimator=self.estimator, method_mapping=mapping)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        inner = get_tags(self.estimator)
+        tags.estimator_type = inner.estimator_type
+        tags.input_tags = inner.input_tags
+        return tags
+
+    @property
+    def n_features_in_(self):
+        """Number of features seen in `fit`, where the estimator counts them."""
+        return self.estimator_.n_features_in_
+
+    @property
+    def offset_(self):
+        """The score below which a clip is predicted anomalous."""
+        return self.estimator_.offset_
+
+
+def _is_one_a_clip(value: Any, n_clips: int) -> bool:
+    return hasattr(value, "__len__") and not isinstance(value, str) and len(value) == n_clips
