@@ -209,7 +209,8 @@ def _from_memory(clip: Any, sample_rate: int) -> tuple[np.ndarray, int]:
             "a bare array must be 1-D, and the array of a pair (array, sample_rate) 1-D or 2-D, "
             f"channels last. Got shape {samples.shape} instead"
         )
-    return pcm_to_float(samples).reshape(len(samples), -1), _valid_rate(rate)
+    samples = pcm_to_float(samples)
+    return samples[:, None] if samples.ndim == 1 else samples, _valid_rate(rate)
 
 
 def _valid_rate(rate: Any) -> int:

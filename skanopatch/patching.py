@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -257,12 +258,18 @@ def _filters(front_end: FrontEnd) -> tuple[torch.Tensor, list[_MelBand]]:
     return window, bands
 
 
+def _blackman_window(n_samples: int) -> torch.Tensor:
+    """Return Kaldi's form: near its ends it is so small that torch's rounds differently."""
+    phase = 2 * math.pi / (n_samples - 1) * torch.arange(n_samples)
+    return 0.42 - 0.5 * torch.cos(phase) + 0.08 * torch.cos(2 * phase)
+
+
 # Kaldi's windows by Kaldi's names; all are symmetric.
 _WINDOWS: dict[str, Callable[[int], torch.Tensor]] = {
     "povey": lambda n: torch.hann_window(n, periodic=False).pow(0.85),
     "hanning": lambda n: torch.hann_window(n, periodic=False),
     "hamming": lambda n: torch.hamming_window(n, periodic=False, alpha=0.54, beta=0.46),
-    "blackman": lambda n: torch.blackman_window(n, periodic=False),
+    "blackman": _blackman_window,
     "rectangular": torch.ones,
 }
 
@@ -350,7 +357,7 @@ class LazyPatches:
         if bad_clips:
             warnings.warn(
                 f"{len(bad_clips)} of {len(self)} clips cannot be used: their patches and scores "
-                f"are NaN and predict calls them anomalies (-1). {_bullets(bad_clips)}",
+                f"are NaN and predict calls them anomalies (-1):{_bullets(bad_clips)}",
                 UserWarning,
                 stacklevel=2,
             )
@@ -378,7 +385,7 @@ class LazyPatches:
         ]
         if errors and self.on_error == "raise":
             raise ValueError(
-                f"{len(errors)} of {len(indices)} clips cannot be used: {_bullets(errors)}\n"
+                f"{len(errors)} of {len(indices)} clips cannot be used:{_bullets(errors)}\n"
                 "Leave them out, or set on_error='nan' to give them the score NaN."
             )
         if not results:
@@ -688,7 +695,7 @@ class MelPatcher(TransformerMixin, BaseEstimator):
         if reset and self.on_error == "raise" and not np.isfinite(samples).all():
             bad_clips = np.flatnonzero(~np.isfinite(samples).all(axis=1)).tolist()
             raise ValueError(
-                f"{len(bad_clips)} of {len(samples)} clips cannot be used: "
+                f"{len(bad_clips)} of {len(samples)} clips cannot be used:"
                 + _bullets([f"clip {i}: it contains NaN or infinity" for i in bad_clips])
             )
         return pcm_to_float(samples)
@@ -708,5 +715,5 @@ def _longest(clips: Clips, sample_rate: int, on_error: str) -> float:
         except ValueError as error:
             errors.append(f"{clip_name(clip, i)}: {error}")
     if errors and (on_error == "raise" or not lengths):
-        raise ValueError(f"{len(errors)} of {len(clips)} clips cannot be used: {_bullets(errors)}")
+        raise ValueError(f"{len(errors)} of {len(clips)} clips cannot be used:{_bullets(errors)}")
     return max(lengths)

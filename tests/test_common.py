@@ -1,0 +1,69 @@
+"""scikit-learn's own checks, over every public estimator and with no exception made."""
+
+import inspect
+
+import pytest
+from numpydoc.docscrape import NumpyDocString
+from sklearn.base import BaseEstimator
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import skanopatch
+from skanopatch import (
+    AnoPatchEmbedder,
+    FitOnNormal,
+    GMMDetector,
+    GroupedDetector,
+    KNNDetector,
+    MahalanobisDetector,
+    MelPatcher,
+    MelStatistics,
+)
+
+INSTANCES = [
+    AnoPatchEmbedder(),
+    FitOnNormal(KNNDetector()),
+    GMMDetector(),
+    GroupedDetector(),
+    KNNDetector(),
+    KNNDetector(metric="euclidean", normalization="local_density"),
+    KNNDetector(n_neighbors=2, normalization="variance_min"),
+    MahalanobisDetector(),
+    MelPatcher(duration=0.2),  # ten seconds of each of thousands of clips take minutes
+    MelStatistics(),
+]
+
+PUBLIC = {
+    name: getattr(skanopatch, name)
+    for name in skanopatch.__all__
+    if not inspect.ismodule(getattr(skanopatch, name))
+}
+
+
+@parametrize_with_checks(INSTANCES)
+def test_scikit_learn_check(estimator, check):
+    check(estimator)
+
+
+def test_every_public_estimator_is_checked():
+    estimators = {
+        item
+        for item in PUBLIC.values()
+        if inspect.isclass(item) and issubclass(item, BaseEstimator)
+    }
+    assert estimators == {type(instance) for instance in INSTANCES}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_docstring_lists_the_parameters_of_the_signature(name):
+    item = PUBLIC[name]
+    documented = [
+        parameter.strip().lstrip("*")
+        for entry in NumpyDocString(inspect.getdoc(item))["Parameters"]
+        for parameter in entry.name.split(",")
+    ]
+    assert documented == list(inspect.signature(item).parameters)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_docstring_has_an_example(name):
+    assert NumpyDocString(inspect.getdoc(PUBLIC[name]))["Examples"]
