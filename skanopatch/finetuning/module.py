@@ -107,7 +107,7 @@ def _layer_indices(layers: str | int | Sequence[int] | None, n_layers: int) -> l
         return [n_layers - 1]
     if layers == "all":
         return list(range(n_layers))
-    chosen = [layers] if isinstance(layers, int) else list(layers)  # type: ignore[arg-type]
+    chosen: list[int] = [layers] if isinstance(layers, int) else list(layers)  # type: ignore
     if not chosen or not all(-n_layers <= layer < n_layers for layer in chosen):
         raise ValueError(
             f"layers must be indices of the backbone's {n_layers} layers, from {-n_layers} to "

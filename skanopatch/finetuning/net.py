@@ -213,7 +213,7 @@ class ResumableEarlyStopping(EarlyStopping):
         """Start afresh, or from what a checkpoint restored."""
         super().on_train_begin(net, **kwargs)
         if self.restored_state is not None:
-            vars(self).update(self.restored_state)
+            self.__dict__.update(self.restored_state)
             self.restored_state = None
 
     @property

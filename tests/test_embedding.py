@@ -1,0 +1,502 @@
+"""AnoPatchEmbedder: what it learns, repeats, resumes and refuses."""
+
+import multiprocessing
+import os
+import pickle
+import re
+import signal
+
+import joblib
+import numpy as np
+import pytest
+import timm
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn import config_context
+from skorch.callbacks import Callback
+
+from skanopatch import AnoPatchEmbedder, MelPatcher, patchify, unpatchify
+from skanopatch.embedding import _autocast_dtype, _memory_errors
+from skanopatch.finetuning.net import FineTuningNet, ResumableCheckpoint
+
+TINY = {"normalization": "fit", "batch_size": 8, "max_epochs": 3, "random_state": 0}
+
+
+def make_patches(n_clips=24, n_frames=32, n_classes=2, seed=0):
+    """Make spectrograms whose classes differ by a raised band."""
+    rng = np.random.default_rng(seed)
+    log_mel = rng.normal(size=(n_clips, n_frames, 128))
+    labels = np.arange(n_clips) % n_classes
+    for clip, label in zip(log_mel, labels, strict=True):
+        clip[:, 30 * label : 30 * label + 30] += 2
+    return patchify(log_mel), labels
+
+
+def spread(embeddings, labels):
+    """Return the mean cosine within a class, less that between classes."""
+    directions = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    cosine = directions @ directions.T
+    same = labels[:, None] == labels
+    return cosine[same].mean() - cosine[~same].mean()
+
+
+# --- Without labels -------------------------------------------------------------------------
+
+
+def test_a_timm_backbone_computes_what_timm_computes():
+    patches, _ = make_patches(n_clips=3, n_frames=64)
+    embedder = AnoPatchEmbedder(
+        "timm:vit_tiny_patch16_224", normalization=(0.5, 2.0), output="patches", random_state=0
+    ).fit(patches)
+    vit = timm.create_model(
+        "vit_tiny_patch16_224", img_size=(64, 128), in_chans=1, num_classes=0, dynamic_img_size=True
+    ).eval()
+    own = embedder._module.backbone.vit.state_dict()
+    vit.load_state_dict(own)
+    images = torch.from_numpy((unpatchify(patches) - 0.5) / 2)[:, None]
+    with torch.inference_mode():
+        expected = vit.forward_features(images)[:, 1:]  # without the class token
+    assert_allclose(embedder.transform(patches), expected, atol=1e-5)
+
+
+def test_layers_are_chosen_and_averaged():
+    patches, _ = make_patches(n_clips=2)
+    tokens = {
+        layers: AnoPatchEmbedder(layers=layers, output="patches", random_state=0).fit_transform(
+            patches
+        )
+        for layers in (0, 1, 2, 3, 4, 5, None, -1, (0, 5), "all")
+    }
+    assert_array_equal(tokens[None], tokens[5])
+    assert_array_equal(tokens[-1], tokens[5])
+    assert_allclose(tokens[(0, 5)], (tokens[0] + tokens[5]) / 2, atol=1e-6)
+    assert_allclose(tokens["all"], np.mean([tokens[i] for i in range(6)], axis=0), atol=1e-6)
+    assert np.abs(tokens[0] - tokens[5]).mean() > 0.1
+
+
+def test_bands_are_kept_side_by_side():
+    patches, _ = make_patches(n_clips=2, n_frames=48)
+    params = {"pooling": "mean", "random_state": 0}
+    tokens = AnoPatchEmbedder(output="patches", **params).fit_transform(patches)
+    kept = AnoPatchEmbedder(keep_bands=True, **params).fit_transform(patches)
+    assert_allclose(kept, tokens.reshape(2, 3, 8, 192).mean(axis=1).reshape(2, -1), atol=1e-6)
+    pooled = AnoPatchEmbedder(**params).fit_transform(patches)
+    assert_allclose(pooled, tokens.mean(axis=1), atol=1e-6)
+
+
+def test_normalization_is_learnt_on_the_training_patches():
+    patches = 3 * make_patches(n_clips=20)[0] - 7
+    embedder = AnoPatchEmbedder(normalization="fit", batch_size=7, random_state=0).fit(patches)
+    expected = (patches.mean(dtype=np.float64), patches.std(dtype=np.float64))
+    assert_allclose(embedder.normalization_, expected, rtol=1e-6)
+    by_hand = AnoPatchEmbedder(normalization=expected, random_state=0).fit_transform(patches)
+    assert_allclose(embedder.transform(patches), by_hand, atol=1e-5)
+
+
+def test_the_backbones_own_normalization_is_audiosets():
+    embedder = AnoPatchEmbedder(random_state=0).fit(make_patches(2)[0])
+    assert_allclose(embedder.normalization_, (15.41663, 6.55582), rtol=1e-6)
+
+
+def test_other_lengths_than_in_fit_are_embedded():
+    embedder = AnoPatchEmbedder(random_state=0).fit(make_patches(2, n_frames=32)[0])
+    assert embedder.transform(make_patches(2, n_frames=160)[0]).shape == (2, 384)
+    assert embedder.set_params(output="patches").transform(
+        make_patches(2, n_frames=48)[0]
+    ).shape == (2, 24, 192)
+
+
+def test_scores_do_not_depend_on_the_company_of_a_clip():
+    patches, _ = make_patches(n_clips=9)
+    embedder = AnoPatchEmbedder(batch_size=4, random_state=0).fit(patches)
+    together = embedder.transform(patches)
+    alone = np.concatenate([embedder.transform(clip[None]) for clip in patches])
+    assert_allclose(alone, together, rtol=1e-4, atol=1e-5)
+
+
+def test_unreadable_clips_stay_nan_and_harm_no_other():
+    patches, labels = make_patches()
+    with_nan = patches.copy()
+    with_nan[5] = np.nan
+    embedder = AnoPatchEmbedder(**TINY).fit(with_nan, labels=labels)
+    embeddings = embedder.transform(with_nan)
+    assert np.isnan(embeddings[5]).all()
+    assert np.isfinite(np.delete(embeddings, 5, axis=0)).all()
+    assert_allclose(embedder.normalization_[0], np.delete(patches, 5, axis=0).mean(), atol=1e-5)
+
+
+def test_lazy_patches_are_embedded_to_the_bit():
+    rng = np.random.default_rng(0)
+    clips = [rng.normal(size=16000) for _ in range(40)]
+    labels = np.arange(40) % 2
+    patcher = MelPatcher(duration=1.0).fit(clips)
+    eager = patcher.transform(clips)
+    with config_context(working_memory=1):
+        lazy = patcher.transform(clips)
+    assert not isinstance(lazy, np.ndarray)
+    params = {**TINY, "max_epochs": 1}
+    from_lazy = AnoPatchEmbedder(**params).fit(lazy, labels=labels).transform(lazy)
+    from_eager = AnoPatchEmbedder(**params).fit(eager, labels=labels).transform(eager)
+    assert_array_equal(from_lazy, from_eager)
+
+
+# --- With labels ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fine_tuned():
+    patches, labels = make_patches(n_clips=48, n_classes=3)
+    params = {**TINY, "max_epochs": 8, "time_mask": 0, "frequency_mask": 0}
+    return AnoPatchEmbedder(**params).fit(patches, labels=labels)
+
+
+def test_fine_tuning_tells_unseen_clips_of_the_classes_apart(fine_tuned):
+    patches, labels = make_patches(n_clips=30, n_classes=3, seed=1)
+    frozen = AnoPatchEmbedder(**TINY).fit(patches)
+    assert spread(fine_tuned.transform(patches), labels) > 0.8
+    assert spread(frozen.transform(patches), labels) < 0.2
+
+
+def test_the_loss_falls(fine_tuned):
+    losses = [epoch["train_loss"] for epoch in fine_tuned.history_]
+    assert len(losses) == 8
+    assert losses[-1] < 0.5 * losses[0]
+    assert fine_tuned.classes_ == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"pooling": "mean"},
+        {"pooling": "gem", "keep_bands": True},
+        {"pooling": "rdp", "layers": (2, 5)},
+        {"n_subcenters": 3, "n_dims": 64},
+        {"mixup": 0.3, "time_mask": 0, "frequency_mask": 0},
+        {"optimizer": "SGD", "lr": 0.05, "gradient_clip": None},
+    ],
+    ids=str,
+)
+def test_every_way_of_fine_tuning_lowers_the_loss(params):
+    patches, labels = make_patches(n_clips=48)
+    embedder = AnoPatchEmbedder(**{**TINY, "max_epochs": 6, **params}).fit(patches, labels=labels)
+    losses = [epoch["train_loss"] for epoch in embedder.history_]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_two_fits_with_one_seed_agree_to_the_bit_whatever_ran_before():
+    patches, labels = make_patches()
+    first = AnoPatchEmbedder(**TINY).fit(patches, labels=labels)
+    torch.manual_seed(123)
+    state = torch.random.get_rng_state()
+    second = AnoPatchEmbedder(**TINY).fit(patches, labels=labels)
+    assert_array_equal(first.transform(patches), second.transform(patches))
+    assert torch.equal(torch.random.get_rng_state(), state)  # and the caller's stays as it was
+    other = AnoPatchEmbedder(**{**TINY, "random_state": 1}).fit(patches, labels=labels)
+    assert np.abs(other.transform(patches) - first.transform(patches)).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["a", "b"] * 12,
+        [("fan", 0), ("fan", 1)] * 12,
+        np.array([["fan", "0"], ["fan", "1"]] * 12),
+        [None, 3.5] * 12,
+    ],
+    ids=["strings", "tuples", "rows", "mixed"],
+)
+def test_labels_are_any_hashables(labels):
+    patches, numbers = make_patches()
+    params = {**TINY, "max_epochs": 1}
+    expected = AnoPatchEmbedder(**params).fit(patches, labels=numbers)
+    embedder = AnoPatchEmbedder(**params).fit(patches, labels=labels)
+    assert_array_equal(embedder.transform(patches), expected.transform(patches))
+    assert len(embedder.classes_) == 2
+
+
+def test_early_stopping_stops_and_keeps_the_best_epoch():
+    patches, _ = make_patches(n_clips=40)
+    labels = np.random.default_rng(0).integers(2, size=40)  # nothing to learn: it overfits
+    embedder = AnoPatchEmbedder(
+        **{**TINY, "max_epochs": 50, "lr": 1e-3}, early_stopping=3, validation_fraction=0.25
+    ).fit(patches, labels=labels)
+    losses = [epoch["valid_loss"] for epoch in embedder.history_]
+    assert len(losses) < 50
+    assert len(losses) - 1 - int(np.argmin(losses)) == 3
+
+
+class CountEpochs(Callback):
+    count = 0
+
+    def on_epoch_end(self, net, **kwargs):
+        CountEpochs.count += 1
+
+
+def test_callbacks_are_found_by_name():
+    patches, labels = make_patches()
+    AnoPatchEmbedder(**TINY, callbacks=["EpochTimer", f"{__name__}:CountEpochs"]).fit(
+        patches, labels=labels
+    )
+    assert CountEpochs.count == 3
+
+
+def test_a_progress_bar_is_shown_on_request(capsys):
+    patches, labels = make_patches()
+    AnoPatchEmbedder(**{**TINY, "max_epochs": 1}, verbose=1).fit_transform(patches, labels=labels)
+    shown = capsys.readouterr().err
+    assert "train_loss" in shown
+    assert "Embedding: 100%" in shown
+
+
+# --- Interruption -----------------------------------------------------------------------------
+
+
+class _Interrupt(Exception):
+    pass
+
+
+@pytest.mark.parametrize("extra", [{}, {"early_stopping": 2, "mixup": 0.2}], ids=["plain", "early"])
+def test_an_interrupted_fit_goes_on_to_the_same_weights(tmp_path, monkeypatch, extra):
+    patches, labels = make_patches()
+    params = {**TINY, "max_epochs": 4, **extra}
+    expected = AnoPatchEmbedder(**params).fit(patches, labels=labels)
+
+    run_epoch = FineTuningNet.run_single_epoch
+
+    def run_two_epochs(net, *args, **kwargs):
+        if len(net.history) > 2:
+            raise KeyboardInterrupt
+        return run_epoch(net, *args, **kwargs)
+
+    embedder = AnoPatchEmbedder(**params, checkpoint_dir=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(FineTuningNet, "run_single_epoch", run_two_epochs)
+        with pytest.raises(KeyboardInterrupt):
+            embedder.fit(patches, labels=labels)
+    assert len(list(tmp_path.iterdir())) == 1
+
+    done = []
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            FineTuningNet,
+            "run_single_epoch",
+            lambda net, *a, **k: (done.append(len(net.history)), run_epoch(net, *a, **k))[1],
+        )
+        embedder.fit(patches, labels=labels)
+    assert min(done) == 3  # the first two epochs were not run again
+    assert_array_equal(embedder.transform(patches), expected.transform(patches))
+    assert [epoch["train_loss"] for epoch in embedder.history_] == [
+        epoch["train_loss"] for epoch in expected.history_
+    ]
+
+
+def _fit_and_die(checkpoint_dir, params):
+    def save_then_die(self, net, **kwargs):
+        self._save(net, is_finished=False)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    ResumableCheckpoint.on_epoch_end = save_then_die
+    patches, labels = make_patches()
+    AnoPatchEmbedder(**params, checkpoint_dir=checkpoint_dir).fit(patches, labels=labels)
+
+
+def test_a_killed_process_is_continued_by_another(tmp_path):
+    process = multiprocessing.get_context("spawn").Process(
+        target=_fit_and_die, args=(tmp_path, TINY)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    patches, labels = make_patches()
+    expected = AnoPatchEmbedder(**TINY).fit_transform(patches, labels=labels)
+    resumed = AnoPatchEmbedder(**TINY, checkpoint_dir=tmp_path).fit(patches, labels=labels)
+    assert_array_equal(resumed.transform(patches), expected)
+
+
+def test_a_finished_fit_is_not_run_again(tmp_path, monkeypatch):
+    patches, labels = make_patches()
+    embedder = AnoPatchEmbedder(**TINY, checkpoint_dir=tmp_path)
+    expected = embedder.fit_transform(patches, labels=labels)
+    monkeypatch.setattr(FineTuningNet, "train_on", None)
+    assert_array_equal(embedder.fit_transform(patches, labels=labels), expected)
+
+
+def test_other_clips_or_parameters_do_not_take_a_checkpoint_of_others(tmp_path):
+    patches, labels = make_patches()
+    params = {**TINY, "max_epochs": 1, "checkpoint_dir": tmp_path}
+    AnoPatchEmbedder(**params).fit(patches, labels=labels)
+    AnoPatchEmbedder(**{**params, "lr": 1e-4}).fit(patches, labels=labels)
+    AnoPatchEmbedder(**params).fit(patches + 1, labels=labels)
+    AnoPatchEmbedder(**params).fit(patches, labels=np.arange(24) // 12)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+# --- Persistence and devices -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mmap_mode", [None, "r"])
+def test_a_saved_embedder_embeds_alike(fine_tuned, tmp_path, mmap_mode):
+    patches, _ = make_patches()
+    joblib.dump(fine_tuned, tmp_path / "embedder.joblib")
+    loaded = joblib.load(tmp_path / "embedder.joblib", mmap_mode=mmap_mode)
+    assert_array_equal(loaded.transform(patches), fine_tuned.transform(patches))
+
+
+def test_a_pickle_holds_no_tensor_so_it_needs_no_gpu(fine_tuned):
+    """Tensors are pickled with the device they were on; arrays have none."""
+    data = pickle.dumps(fine_tuned)
+    assert b"torch" not in data
+    assert b"_rebuild" not in data
+
+
+def test_a_checkpoint_written_on_a_gpu_resumes_without_one(tmp_path, monkeypatch):
+    patches, labels = make_patches()
+    expected = AnoPatchEmbedder(**TINY).fit_transform(patches, labels=labels)
+    embedder = AnoPatchEmbedder(**TINY, checkpoint_dir=tmp_path)
+    # Make torch.save write the tags of CUDA storages.
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+    embedder.fit(patches, labels=labels)
+    monkeypatch.undo()
+    (checkpoint,) = tmp_path.iterdir()
+    with pytest.raises(RuntimeError, match="Attempting to deserialize object on a CUDA device"):
+        torch.load(checkpoint, weights_only=True)
+    assert_array_equal(embedder.fit_transform(patches, labels=labels), expected)
+
+
+def test_bfloat16_training_is_close_to_float32():
+    patches, labels = make_patches(n_clips=16)
+    params = {**TINY, "max_epochs": 1, "lr": 1e-5}
+    float32 = AnoPatchEmbedder(**params, precision="float32").fit(patches, labels=labels)
+    bfloat16 = AnoPatchEmbedder(**params, precision="bfloat16").fit(patches, labels=labels)
+    losses = [e.history_[0]["train_loss"] for e in (float32, bfloat16)]
+    assert losses[0] != losses[1]
+    assert_allclose(losses[0], losses[1], rtol=0.02)
+    assert bfloat16.transform(patches).dtype == np.float32
+
+
+def test_automatic_precision_follows_the_hardware(monkeypatch):
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    for native, expected in ((True, torch.bfloat16), (False, None)):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **kwargs: native)  # noqa: B023
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})  # noqa: B023
+        assert _autocast_dtype(cuda, "auto") == expected
+        assert _autocast_dtype(cpu, "auto") == expected
+    assert _autocast_dtype(cpu, "bfloat16") == torch.bfloat16
+    assert _autocast_dtype(cuda, "float32") is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"),
+        RuntimeError(
+            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9e15 bytes"
+        ),
+    ],
+)
+def test_too_large_a_batch_is_named(error):
+    message = (
+        "A batch of 32 clips does not fit into memory. Set batch_size to less than 32, or shorten "
+        "the clips."
+    )
+    with pytest.raises(MemoryError, match=f"^{message}$"), _memory_errors(32):
+        raise error
+
+
+def test_other_errors_pass_through():
+    with pytest.raises(RuntimeError, match="shapes"), _memory_errors(32):
+        raise RuntimeError("shapes")
+
+
+# --- What it refuses -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (
+            {"backbone": "vit_tiy"},
+            "backbone must be one of ['vit_tiny', 'timm:<name>']. Got 'vit_tiy' instead. Did you "
+            "mean 'vit_tiny'?",
+        ),
+        ({"backbone": "timm:vit_teeny"}, "timm has no model 'vit_teeny'."),
+        (
+            {"layers": 6},
+            "layers must be indices of the backbone's 6 layers, from -6 to 5. Got 6 instead.",
+        ),
+        (
+            {"n_freq": 7},
+            "The number of patches must be a multiple of n_freq=7. Got 16 patches a clip instead.",
+        ),
+        ({"device": "gpu"}, "device must be 'auto' or a torch device. Got 'gpu' instead."),
+        (
+            {"optimizer": "Adamw"},
+            "optimizer must be the name of a class in torch.optim, such as 'AdamW'. Got 'Adamw' "
+            "instead.",
+        ),
+        (
+            {"checkpoint_dir": "here", "random_state": None},
+            "checkpoint_dir needs a random_state that is an int, by which a fit that goes on is "
+            "told from a new one. Got random_state=None instead.",
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_wrong_parameter_is_named(params, message):
+    patches, labels = make_patches()
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        AnoPatchEmbedder(**{**TINY, **params}).fit(patches, labels=labels)
+
+
+def test_a_callback_that_is_not_there_is_named():
+    patches, labels = make_patches()
+    with pytest.raises(ValueError, match=r"or 'module:Class'\. Got 'Nothing' instead"):
+        AnoPatchEmbedder(**TINY, callbacks=["Nothing"]).fit(patches, labels=labels)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_an_absent_gpu_is_named():
+    with pytest.raises(ValueError, match=r"^device='cuda' was asked for, but torch finds no CUDA"):
+        AnoPatchEmbedder(device="cuda").fit(make_patches(2)[0])
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 1], "labels must have one entry a clip. Got 2 labels for 24 clips."),
+        (
+            ["fan"] * 24,
+            "labels must have at least 2 distinct values to tell apart. Got only 'fan'; leave "
+            "labels out to use the backbone as it is.",
+        ),
+        (
+            [0.0, np.nan] * 12,
+            "labels must not be NaN. Got NaN for clip 1; give clips without a label one of their "
+            "own, such as 'unknown'.",
+        ),
+    ],
+)
+def test_wrong_labels_are_named(labels, message):
+    patches, _ = make_patches()
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        AnoPatchEmbedder(**TINY).fit(patches, labels=labels)
+
+
+def test_patches_of_another_area_are_refused():
+    embedder = AnoPatchEmbedder(random_state=0).fit(make_patches(2)[0])
+    message = "X has patches of 64 values, but AnoPatchEmbedder was fitted on patches of 256."
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        embedder.transform(np.zeros((2, 64, 64)))
+
+
+def test_a_hole_in_a_clip_is_refused():
+    patches, _ = make_patches(4)
+    patches[2, 3, 4] = np.nan
+    embedder = AnoPatchEmbedder(random_state=0).fit(make_patches(4)[0])
+    with pytest.raises(ValueError, match=r"^The patches of clip 2 contain NaN or infinity\.$"):
+        embedder.transform(patches)
+
+
+def test_nothing_but_unreadable_clips():
+    with pytest.raises(ValueError, match=r"^Every clip is NaN: there is nothing to learn from\.$"):
+        AnoPatchEmbedder(normalization="fit").fit(np.full((3, 8, 256), np.nan))

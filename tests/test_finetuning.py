@@ -1,0 +1,159 @@
+"""ArcFace, poolings and augmentation against their equations."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from torch.nn import functional as F
+
+from skanopatch.finetuning.arcface import ArcFace
+from skanopatch.finetuning.augmentation import mixup, spec_augment
+from skanopatch.finetuning.net import WarmupCosine
+from skanopatch.finetuning.pooling import (
+    POOLINGS,
+    AttentiveStatisticsPooling,
+    GeMPooling,
+    RDPPooling,
+)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+def angles(embeddings, centers):
+    return torch.acos(F.normalize(embeddings, dim=1) @ F.normalize(centers, dim=1).T)
+
+
+def test_arcface_adds_the_margin_to_the_angle_of_the_target_class_only():
+    arcface = ArcFace(8, 5, scale=30.0, margin=0.2)
+    embeddings, target = torch.randn(16, 8), torch.arange(16) % 5
+    theta = angles(embeddings, arcface.centers[:, 0]).detach()
+    theta[range(16), target] += 0.2
+    assert float(theta.max()) < math.pi  # else the margin is not what eq. 3 says
+    torch.testing.assert_close(
+        arcface.logits(embeddings, target), 30 * torch.cos(theta), atol=1e-4, rtol=0
+    )
+
+
+def test_arcface_falls_monotonically_over_the_half_circle():
+    arcface = ArcFace(2, 2, scale=1.0, margin=0.5)
+    arcface.centers.data = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
+    theta = torch.linspace(0, math.pi, 200)
+    embeddings = torch.stack([theta.cos(), theta.sin()], dim=1)
+    own = arcface.logits(embeddings, torch.zeros(200, dtype=torch.long))[:, 0]
+    assert (own.diff() < 0).all()
+
+
+def test_arcface_without_margin_is_softmax_on_cosines():
+    arcface = ArcFace(8, 5, scale=10.0, margin=0.0)
+    embeddings, target = torch.randn(16, 8), torch.arange(16) % 5
+    cosine = torch.cos(angles(embeddings, arcface.centers[:, 0]))
+    torch.testing.assert_close(arcface(embeddings, target), F.cross_entropy(10 * cosine, target))
+
+
+def test_arcface_takes_the_nearest_subcentre():
+    arcface = ArcFace(8, 3, n_subcenters=4, scale=1.0, margin=0.0)
+    embeddings = torch.randn(6, 8)
+    cosine = torch.cos(angles(embeddings, arcface.centers.flatten(0, 1))).reshape(6, 3, 4)
+    torch.testing.assert_close(
+        arcface.logits(embeddings, torch.zeros(6, dtype=torch.long)), cosine.amax(dim=2)
+    )
+
+
+def test_arcface_mixes_the_losses_of_mixed_clips():
+    arcface = ArcFace(8, 3)
+    embeddings, first, second = torch.randn(4, 8), torch.tensor([0, 1, 2, 0]), torch.arange(4) % 3
+    expected = 0.3 * arcface(embeddings, first) + 0.7 * arcface(embeddings, second)
+    torch.testing.assert_close(arcface(embeddings, (first, second, 0.3)), expected)
+
+
+def test_arcface_has_finite_gradients_at_a_centre():
+    arcface = ArcFace(4, 3)
+    embeddings = arcface.centers[:, 0].detach().clone().requires_grad_()
+    arcface(embeddings, torch.arange(3)).backward()
+    assert torch.isfinite(embeddings.grad).all()
+
+
+def test_attentive_pooling_is_the_form_of_ecapa_tdnn():
+    pooling = AttentiveStatisticsPooling(6)
+    torch.nn.init.normal_(pooling.hidden_to_attention.weight)
+    tokens = torch.randn(2, 9, 6)
+    for clip, pooled in zip(tokens, pooling(tokens), strict=True):
+        context = torch.cat([clip.mean(dim=0), clip.std(dim=0, correction=0)]).expand(9, -1)
+        weight = torch.cat(
+            [pooling.token_to_hidden.weight, pooling.context_to_hidden.weight], dim=1
+        )
+        hidden = F.linear(torch.cat([clip, context], dim=1), weight, pooling.token_to_hidden.bias)
+        attention = pooling.hidden_to_attention(hidden.tanh()).softmax(dim=0)
+        mean = (attention * clip).sum(dim=0)
+        deviation = ((attention * clip**2).sum(dim=0) - mean**2).sqrt()
+        torch.testing.assert_close(pooled, torch.cat([mean, deviation]), atol=1e-5, rtol=1e-5)
+
+
+def test_attentive_pooling_starts_as_mean_and_deviation():
+    tokens = torch.randn(2, 9, 6)
+    expected = torch.cat([tokens.mean(dim=1), tokens.std(dim=1, correction=0)], dim=1)
+    torch.testing.assert_close(AttentiveStatisticsPooling(6)(tokens), expected)
+
+
+@pytest.mark.parametrize("n_tokens", [1, 3, 500])
+@pytest.mark.parametrize("name", POOLINGS)
+def test_poolings_take_any_length_and_ignore_order(name, n_tokens):
+    pooling = POOLINGS[name](6)
+    tokens = torch.randn(2, n_tokens, 6)
+    pooled = pooling(tokens)
+    assert pooled.shape == (2, 6 * pooling.n_statistics)
+    shuffled = pooling(tokens[:, torch.randperm(n_tokens)])
+    torch.testing.assert_close(shuffled, pooled, atol=1e-5, rtol=1e-5)
+    assert torch.isfinite(pooled).all()
+
+
+def test_rdp_pooling_weighs_tokens_by_their_deviation():
+    clip = torch.tensor([[0.0], [0.0], [0.0], [4.0]])  # mean 1, deviations 1, 1, 1, 3
+    weights = torch.tensor([(1 + 1 / 3) ** 3] * 3 + [8.0])
+    expected = 4.0 * weights[3] / weights.sum()
+    torch.testing.assert_close(RDPPooling(1)(clip[None])[0, 0], expected)
+
+
+def test_gem_pooling_is_the_signed_cubic_mean():
+    clip = torch.tensor([[[1.0, -1.0], [2.0, -2.0]]])
+    assert_allclose(GeMPooling(2)(clip)[0], np.cbrt([4.5, -4.5]), rtol=1e-6)
+
+
+def test_spec_augment_masks_one_band_of_each_axis():
+    log_mel = torch.ones(200, 100, 64)
+    masked = spec_augment(log_mel, time_mask=30, frequency_mask=20) == 0
+    time_widths = masked.all(dim=2).sum(dim=1)
+    frequency_widths = masked.all(dim=1).sum(dim=1)
+    # Uniform from 0: 200 draws come near the largest width and average half of it.
+    assert 27 <= time_widths.max() < 30
+    assert 17 <= frequency_widths.max() < 20
+    assert_allclose(time_widths.float().mean(), 14.5, atol=2)
+    outside = masked & ~masked.all(dim=2, keepdim=True) & ~masked.all(dim=1, keepdim=True)
+    assert not outside.any()
+
+
+def test_spec_augment_leaves_half_of_a_short_clip():
+    masked = spec_augment(torch.ones(300, 20, 128), time_mask=80, frequency_mask=0) == 0
+    assert masked.all(dim=2).sum(dim=1).max() < 10
+
+
+def test_mixup_is_a_convex_combination():
+    patches, target = torch.randn(8, 4, 16), torch.arange(8)
+    mixed, (first, second, weight) = mixup(patches, target, alpha=0.4)
+    assert 0 <= weight <= 1
+    torch.testing.assert_close(mixed, weight * patches[first] + (1 - weight) * patches[second])
+    assert sorted(second.tolist()) == first.tolist() == list(range(8))
+
+
+def test_the_learning_rate_warms_up_and_falls_along_a_cosine():
+    schedule = WarmupCosine(n_steps=100, warmup=0.1)
+    factors = np.array([schedule.factor(step) for step in range(101)])
+    assert_allclose(factors[:10], np.arange(1, 11) / 10)
+    assert_allclose(factors[10:], (1 + np.cos(np.pi * np.arange(91) / 90)) / 2, atol=1e-12)
