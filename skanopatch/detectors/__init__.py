@@ -1,0 +1,8 @@
+"""Detectors: one embedding a clip in, one normality score a clip out."""
+
+from skanopatch.detectors.gmm import GMMDetector
+from skanopatch.detectors.grouped import GroupedDetector
+from skanopatch.detectors.knn import KNNDetector
+from skanopatch.detectors.mahalanobis import MahalanobisDetector
+
+__all__ = ["GMMDetector", "GroupedDetector", "KNNDetector", "MahalanobisDetector"]
