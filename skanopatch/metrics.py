@@ -92,6 +92,7 @@ def _validate(y: Any, anomaly_score: Any, pos_label: Hashable) -> tuple[np.ndarr
         raise ValueError(
             "y must hold two labels, that of anomalous clips (pos_label) and that of normal ones. "
             f"Got the labels {labels} with pos_label={pos_label!r}."
+            + (" StratifiedKFold(shuffle=True) gives each fold both." if len(labels) == 1 else "")
         )
     if np.isnan(anomaly_score).any():
         raise ValueError(

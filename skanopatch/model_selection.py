@@ -19,7 +19,8 @@ from sklearn.utils.metadata_routing import (
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
-_DELEGATED = ("predict", "score_samples", "decision_function", "anomaly_score")
+# The methods, besides fit, to which scikit-learn can route metadata.
+_ROUTED = ("predict", "decision_function")
 
 
 def _estimator_has(method: str) -> Callable[[Any], bool]:
@@ -208,7 +209,9 @@ class FitOnNormal(MetaEstimatorMixin, BaseEstimator):
 
     def _delegate(self, method: str, X: Any, params: dict[str, Any]) -> Any:
         check_is_fitted(self)
-        return getattr(self.estimator_, method)(X, **self._route(method, params))
+        if method in _ROUTED:
+            params = self._route(method, params)
+        return getattr(self.estimator_, method)(X, **params)
 
     def _is_normal(self, y: Any) -> np.ndarray:
         y = np.asarray(y)
@@ -241,7 +244,7 @@ class FitOnNormal(MetaEstimatorMixin, BaseEstimator):
         """
         mapping = MethodMapping().add(caller="fit", callee="fit")
         mapping.add(caller="fit_predict", callee="fit")
-        for method in _DELEGATED:
+        for method in _ROUTED:
             mapping.add(caller=method, callee=method)
         return MetadataRouter(owner=self).add(estimator=self.estimator, method_mapping=mapping)
 
