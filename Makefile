@@ -11,7 +11,7 @@ demo: $(VENV)/.installed  ## score a small park of machines, or CLIPS=<normal wa
 	$(BIN)/python -m skanopatch.demo $(if $(CLIPS),--clips "$(CLIPS)") $(if $(TEST),--test "$(TEST)")
 
 test: $(VENV)/.installed-test  ## run the test suite, slow tests included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 lint: $(VENV)/.installed-lint  ## format check, lint, types
 	$(BIN)/ruff format --check .

@@ -403,7 +403,6 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             batch_size=self.batch_size,
             iterator_train__shuffle=True,
             iterator_train__num_workers=self.n_workers,
-            iterator_train__persistent_workers=self.n_workers > 0,
             iterator_train__pin_memory=device.type == "cuda",
             train_split=None if valid is None else predefined_split(PatchDataset(X, target, valid)),
             callbacks=callbacks,

@@ -57,7 +57,7 @@ class FitOnNormal(MetaEstimatorMixin, BaseEstimator):
     Examples
     --------
     >>> import numpy as np
-    >>> from sklearn.model_selection import GridSearchCV
+    >>> from sklearn.model_selection import GridSearchCV, StratifiedKFold
     >>> from skanopatch import FitOnNormal, KNNDetector, make_anomaly_scorer
     >>> rng = np.random.default_rng(0)
     >>> X = np.concatenate([rng.normal(size=(80, 4)), rng.normal(3, size=(20, 4))])
@@ -66,6 +66,7 @@ class FitOnNormal(MetaEstimatorMixin, BaseEstimator):
     ...     FitOnNormal(KNNDetector(metric="euclidean")),
     ...     {"estimator__n_neighbors": [1, 5]},
     ...     scoring=make_anomaly_scorer("auc"),
+    ...     cv=StratifiedKFold(shuffle=True, random_state=0),  # both kinds in each fold
     ... )
     >>> bool(search.fit(X, y).best_score_ > 0.95)
     True

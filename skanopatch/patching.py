@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from multiprocessing import current_process
 from numbers import Integral, Real
 from typing import Any, NamedTuple, TypeAlias
 
@@ -364,10 +365,12 @@ class LazyPatches:
 
     def _compute(self, indices: np.ndarray) -> tuple[np.ndarray, list[str]]:
         """Return the patches of some clips, and a sentence for each that cannot be used."""
+        # A data loader's worker may have no workers of its own.
+        n_jobs = 1 if current_process().daemon else self.n_jobs
         # Shared evenly, so that no worker waits for another.
-        n_tasks = max(effective_n_jobs(self.n_jobs), -(-len(indices) // _CLIPS_PER_TASK))
+        n_tasks = max(effective_n_jobs(n_jobs), -(-len(indices) // _CLIPS_PER_TASK))
         tasks = [task for task in np.array_split(indices, n_tasks) if len(task)]
-        results = Parallel(n_jobs=self.n_jobs)(
+        results = Parallel(n_jobs=n_jobs)(
             delayed(_clips_to_patches)(
                 [self.clips[i] for i in task],
                 front_end=self.front_end,

@@ -90,14 +90,6 @@ def test_half_a_row_of_nan_or_an_infinity_is_refused(detector, value, message):
 
 
 @every_detector
-def test_row_of_nan_is_refused_in_fit(detector):
-    X = clips(60)
-    X[2] = np.nan
-    with pytest.raises(ValueError, match=re.escape("Input X contains NaN.")):
-        clone(detector).fit(X)
-
-
-@every_detector
 @pytest.mark.parametrize("copy", ["pickle", "joblib"])
 def test_saved_detector_scores_to_the_bit(detector, copy, tmp_path):
     detector = clone(detector).fit(clips(60))
@@ -644,3 +636,25 @@ def test_metadata_reaches_the_detectors_with_routing():
 
         pipe = make_pipeline(StandardScaler(), knn).fit(X, domains=domains)
         assert pipe[-1].bank_ends_.tolist() == [60, 120]
+
+
+@pytest.mark.parametrize(
+    "detector",
+    [KNNDetector(), GMMDetector(random_state=0), MahalanobisDetector(), GroupedDetector()],
+    ids=lambda detector: type(detector).__name__,
+)
+def test_unreadable_training_clips_are_left_out(detector):
+    rng = np.random.default_rng(0)
+    X, fresh = rng.normal(size=(50, 4)), rng.normal(size=(20, 4))
+    domains = ["source", "target"] * 25
+    with_gaps = np.insert(X, [3, 30], np.nan, axis=0)
+    domains_with_gaps = [*domains[:3], "target", *domains[3:30], "source", *domains[30:]]
+    expected = clone(detector).fit(X, domains=domains)
+    fitted = clone(detector).fit(with_gaps, domains=domains_with_gaps)
+    np.testing.assert_array_equal(fitted.score_samples(fresh), expected.score_samples(fresh))
+    assert np.flatnonzero(np.isnan(fitted.training_scores_)).tolist() == [3, 31]
+
+
+def test_nothing_but_unreadable_training_clips():
+    with pytest.raises(ValueError, match=r"^Found array with 0 sample\(s\) \(shape=\(0, 4\)\)"):
+        KNNDetector().fit(np.full((5, 4), np.nan))

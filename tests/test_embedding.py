@@ -140,6 +140,18 @@ def test_lazy_patches_are_embedded_to_the_bit():
     assert_array_equal(from_lazy, from_eager)
 
 
+def test_workers_change_no_bit():
+    rng = np.random.default_rng(0)
+    clips = [rng.normal(size=16000) for _ in range(40)]
+    with config_context(working_memory=1):
+        lazy = MelPatcher(duration=1.0, n_jobs=2).fit_transform(clips)
+    params = {**TINY, "max_epochs": 2}
+    labels = np.arange(40) % 2
+    expected = AnoPatchEmbedder(**params).fit(lazy, labels=labels).history_
+    with_workers = AnoPatchEmbedder(**params, n_workers=1).fit(lazy, labels=labels).history_
+    assert [e["train_loss"] for e in with_workers] == [e["train_loss"] for e in expected]
+
+
 # --- With labels ----------------------------------------------------------------------------
 
 

@@ -208,6 +208,15 @@ def test_unreadable_clips_score_nan_and_are_called_anomalies(train):
         assert pipe.predict(clips)[1] == -1
 
 
+def test_unreadable_training_clips_are_left_out_of_all_steps(sounds, train, test):
+    labels = list(sounds.section[sounds.split == "train"])
+    pipe = make_pipe(max_epochs=1).set_params(melpatcher__on_error="nan")
+    expected = pipe.fit(list(train), anopatchembedder__labels=labels).score_samples(test)
+    with pytest.warns(UserWarning, match=r"^1 of 33 clips cannot be used"):
+        pipe.fit([*train, "gone.wav"], anopatchembedder__labels=[*labels, labels[0]])
+    assert_array_equal(pipe.score_samples(test), expected)
+
+
 def test_silence_is_scored_and_is_no_normal_machine(train):
     pipe = make_pipe(MahalanobisDetector()).fit(train)
     assert pipe.predict([np.zeros(16000)]) == -1

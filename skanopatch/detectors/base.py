@@ -4,6 +4,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable
 from hashlib import blake2b
+from itertools import compress
 from numbers import Real
 from typing import Any, Self
 
@@ -63,7 +64,8 @@ class BaseDetector(OutlierMixin, BaseEstimator, ABC):
         Parameters
         ----------
         X : array-like of shape (n_clips, n_features)
-            One embedding per normal clip. Float32 and float64 are kept as they are.
+            One embedding per normal clip. Float32 and float64 are kept as they are. A row of
+            nothing but NaN stands for a clip that could not be read and is left out.
 
         y : Ignored
             Not used, present for API consistency. Every row of `X` is taken to be normal; wrap
@@ -82,15 +84,17 @@ class BaseDetector(OutlierMixin, BaseEstimator, ABC):
         Raises
         ------
         ValueError
-            If `X` holds NaN or infinities, if `domains` has another length than `X`, or if a
-            domain has too few clips for the detector.
+            If `X` holds infinities, or NaN beside numbers, if `domains` has another length than
+            `X`, or if a domain has too few clips for the detector.
 
         Warns
         -----
         UserWarning
             If there are too few clips for a quantile at `contamination`.
         """
-        embeddings = validate_data(self, X, dtype=FLOATS, ensure_min_samples=2)
+        embeddings, readable = self._validate_embeddings(X, reset=True)
+        if domains is not None:
+            domains = list(compress(label_list(domains, len(readable), "domains"), readable))
         scores = self._fit(embeddings, rows_by_label(domains, len(embeddings), "domains"))
         # Twins may score differently (they can sit in two domains). They share the score of the
         # first, so that score_samples(X) is training_scores_ to the bit.
@@ -98,14 +102,40 @@ class BaseDetector(OutlierMixin, BaseEstimator, ABC):
             _row_digests(embeddings), return_index=True, return_inverse=True
         )
         self._row_scores = scores[first]
-        self.training_scores_ = self._row_scores[twin]
+        self.training_scores_ = np.full(len(readable), np.nan)
+        self.training_scores_[readable] = self._row_scores[twin]
         self.offset_ = self._place_offset()
         return self
 
+    def _validate_embeddings(
+        self, X: ArrayLike, *, reset: bool
+    ) -> tuple[NDArray, NDArray[np.bool_]]:
+        """Return the rows that are not NaN throughout, and which these are."""
+        rows = validate_data(
+            self,
+            X,
+            dtype=FLOATS,
+            ensure_all_finite="allow-nan",
+            ensure_min_samples=2 if reset else 1,
+            reset=reset,
+        )
+        readable = ~np.isnan(rows).all(axis=1)
+        embeddings = rows[readable]
+        if reset or readable.any():
+            embeddings = check_array(
+                embeddings,
+                dtype=FLOATS,
+                ensure_min_samples=2 if reset else 1,
+                estimator=self,
+                input_name="X",
+            )
+        return embeddings, readable
+
     def _place_offset(self) -> float:
+        scores = self.training_scores_[~np.isnan(self.training_scores_)]
         if self.threshold == "gamma":
-            return -_gamma_quantile(-self.training_scores_, 1 - self.contamination)
-        n_clips = len(self.training_scores_)
+            return -_gamma_quantile(-scores, 1 - self.contamination)
+        n_clips = len(scores)
         if self.contamination * (n_clips + 1) < 1:
             warnings.warn(
                 f"{n_clips} clips cannot place a quantile at contamination="
@@ -117,7 +147,7 @@ class BaseDetector(OutlierMixin, BaseEstimator, ABC):
             )
         # A fresh normal score is equally likely to fall in each of the n + 1 gaps between n
         # scores, so that the k-th smallest has k / (n + 1) below it: Weibull's plotting position.
-        return float(np.quantile(self.training_scores_, self.contamination, method="weibull"))
+        return float(np.quantile(scores, self.contamination, method="weibull"))
 
     def _check_domain_sizes(self, members: Members, minimum: int, settings: str = "") -> None:
         """Raise if a domain has fewer than `minimum` clips, naming it and the settings."""
@@ -153,15 +183,13 @@ class BaseDetector(OutlierMixin, BaseEstimator, ABC):
             If a row holds an infinity, or NaN beside numbers.
         """
         check_is_fitted(self)
-        rows = validate_data(self, X, dtype=FLOATS, ensure_all_finite="allow-nan", reset=False)
-        readable = ~np.isnan(rows).all(axis=1)
-        scores = np.full(len(rows), np.nan)
+        embeddings, readable = self._validate_embeddings(X, reset=False)
+        scores = np.full(len(readable), np.nan)
         if readable.any():
-            rows = check_array(rows[readable], dtype=FLOATS, estimator=self, input_name="X")
-            digests = _row_digests(rows)
+            digests = _row_digests(embeddings)
             place = np.searchsorted(self._row_digests, digests) % len(self._row_digests)
             known = self._row_digests[place] == digests
-            scores[readable] = np.where(known, self._row_scores[place], self._score(rows))
+            scores[readable] = np.where(known, self._row_scores[place], self._score(embeddings))
         return scores
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:

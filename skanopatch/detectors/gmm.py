@@ -49,7 +49,7 @@ class GMMDetector(BaseDetector):
         The score below which a clip is an anomaly.
 
     training_scores_ : ndarray of shape (n_clips,)
-        The leave-one-out score of each training clip.
+        The leave-one-out score of each training clip; NaN for one that could not be read.
 
     location_, scale_ : ndarray of shape (n_features,)
         Mean and standard deviation of the features; the deviation of a constant feature is 1.
@@ -60,7 +60,7 @@ class GMMDetector(BaseDetector):
     n_features_in_ : int
         Number of features seen during `fit`.
 
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features seen during `fit`, where all are strings.
 
     Notes

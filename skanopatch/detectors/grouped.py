@@ -57,7 +57,7 @@ class GroupedDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
     n_features_in_ : int
         Number of features seen during `fit`.
 
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features seen during `fit`, where all are strings.
 
     Notes
@@ -151,7 +151,7 @@ class GroupedDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
                 raise ValueError(f"The detector of group {group!r} has no fit: {error}") from error
             decision = detector.decision_function(embeddings[rows])
             self.detectors_[group] = detector
-            self.spreads_[group] = float(decision.std()) or 1.0
+            self.spreads_[group] = float(np.nanstd(decision)) or 1.0
             self.training_scores_[rows] = decision / self.spreads_[group]
         return self
 

@@ -56,7 +56,7 @@ class KNNDetector(BaseDetector):
         The score below which a clip is an anomaly.
 
     training_scores_ : ndarray of shape (n_clips,)
-        The leave-one-out score of each training clip.
+        The leave-one-out score of each training clip; NaN for one that could not be read.
 
     bank_ : ndarray of shape (n_clips, n_features) or (n_clips, n_features + 1)
         The references, bank after bank, in the dtype of `X`: centred for "euclidean"; for "cosine"
@@ -79,7 +79,7 @@ class KNNDetector(BaseDetector):
     n_features_in_ : int
         Number of features seen during `fit`.
 
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features seen during `fit`, where all are strings.
 
     Notes

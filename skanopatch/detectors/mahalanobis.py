@@ -46,7 +46,7 @@ class MahalanobisDetector(BaseDetector):
         The score below which a clip is an anomaly.
 
     training_scores_ : ndarray of shape (n_clips,)
-        The leave-one-out score of each training clip.
+        The leave-one-out score of each training clip; NaN for one that could not be read.
 
     location_ : ndarray of shape (n_domains, n_features)
         The mean of each domain, in the order of first appearance.
@@ -63,7 +63,7 @@ class MahalanobisDetector(BaseDetector):
     n_features_in_ : int
         Number of features seen during `fit`.
 
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features seen during `fit`, where all are strings.
 
     Notes
