@@ -18,7 +18,7 @@ from torch.utils.flop_counter import (
 from skanopatch.finetuning.arcface import ArcFace
 from skanopatch.finetuning.module import PatchEmbedding
 from skanopatch.finetuning.net import FineTuningNet
-from skanopatch.patching import patch_grid
+from skanopatch.patches import patch_grid
 
 # torch counts the attention of CUDA by itself, that of the CPU not.
 CPU_ATTENTION = {

@@ -11,7 +11,8 @@ from skanopatch.embedding import AnoPatchEmbedder
 from skanopatch.mel_statistics import MelStatistics
 from skanopatch.metrics import make_anomaly_scorer
 from skanopatch.model_selection import FitOnNormal
-from skanopatch.patching import MelPatcher, patchify, unpatchify
+from skanopatch.patches import patchify, unpatchify
+from skanopatch.patching import MelPatcher
 
 __version__ = "0.1.0.dev0"
 

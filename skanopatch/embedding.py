@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from skorch.helper import predefined_split
 from tqdm.auto import tqdm
 
 from skanopatch.finetuning.arcface import ArcFace
+from skanopatch.finetuning.devices import autocast_dtype, choose_device, memory_errors
 from skanopatch.finetuning.module import PatchEmbedding
 from skanopatch.finetuning.net import (
     EpochSeed,
@@ -38,7 +37,7 @@ from skanopatch.finetuning.net import (
     callback_by_name,
 )
 from skanopatch.finetuning.pooling import POOLINGS
-from skanopatch.patching import iterate_batches, validate_patches
+from skanopatch.patches import iterate_batches, validate_patches
 
 
 class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -267,7 +266,7 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             If a batch does not fit into the memory of the device.
         """
         X, self._grid = validate_patches(self, X, n_freq=self.n_freq, reset=True)
-        device = _device(self.device)
+        device = choose_device(self.device)
         random_state = check_random_state(self.random_state)
         seed = int(random_state.randint(2**31 - 1))
         usable = None
@@ -305,7 +304,7 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         """
         check_is_fitted(self)
         X, _ = validate_patches(self, X, n_freq=self.n_freq, reset=False)
-        device = _device(self.device)
+        device = choose_device(self.device)
         module = self._module.to(device)
         embed = module.tokens if self.output == "patches" else module
         batches = tqdm(
@@ -315,7 +314,7 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             unit="batch",
             disable=not self.verbose,
         )
-        with torch.inference_mode(), _memory_errors(self.batch_size):
+        with torch.inference_mode(), memory_errors(self.batch_size):
             return np.concatenate(
                 [embed(torch.from_numpy(batch).to(device)).cpu().numpy() for batch in batches]
             )
@@ -406,12 +405,12 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             iterator_train__pin_memory=device.type == "cuda",
             train_split=None if valid is None else predefined_split(PatchDataset(X, target, valid)),
             callbacks=callbacks,
-            autocast_dtype=_autocast_dtype(device, self.precision),
+            autocast_dtype=autocast_dtype(device, self.precision),
             mixup_alpha=self.mixup,
             device=str(device),
             verbose=0,
         )
-        with _memory_errors(self.batch_size):
+        with memory_errors(self.batch_size):
             net.initialize()
             is_finished = checkpoint is not None and checkpoint.restore(net)
             if not is_finished:
@@ -497,37 +496,6 @@ def _split(
     )
 
 
-def _device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(
-            f"device must be 'auto' or a torch device. Got {device!r} instead."
-        ) from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"device={device!r} was asked for, but torch finds no CUDA device here. Set "
-            "device='auto' to use one where there is one."
-        )
-    return chosen
-
-
-def _autocast_dtype(device: torch.device, precision: str) -> torch.dtype | None:
-    """Return bfloat16 where it was asked for, or is faster than float32; None is float32."""
-    if precision == "auto":
-        if device.type == "cuda":
-            is_native = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:
-            # Without these, bfloat16 is emulated: several times slower than float32.
-            is_native = device.type == "cpu" and torch.cpu.get_capabilities().get(
-                "avx512_bf16", False
-            )
-        precision = "bfloat16" if is_native else "float32"
-    return torch.bfloat16 if precision == "bfloat16" else None
-
-
 def _optimizer(name: str) -> type[torch.optim.Optimizer]:
     optimizer = getattr(torch.optim, name, None)
     if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
@@ -536,17 +504,3 @@ def _optimizer(name: str) -> type[torch.optim.Optimizer]:
             f"Got {name!r} instead."
         )
     return optimizer
-
-
-@contextmanager
-def _memory_errors(batch_size: int) -> Iterator[None]:
-    """Turn torch's out-of-memory errors into one that names what to change."""
-    try:
-        yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; a CPU's has no class
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate" not in str(error):
-            raise
-        raise MemoryError(
-            f"A batch of {batch_size} clips does not fit into memory. Set batch_size to less than "
-            f"{batch_size}, or shorten the clips."
-        ) from error

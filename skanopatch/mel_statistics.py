@@ -14,7 +14,7 @@ from sklearn.base import (
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
-from skanopatch.patching import iterate_batches, unpatchify, validate_patches
+from skanopatch.patches import iterate_batches, unpatchify, validate_patches
 
 _BATCH_SIZE = 64  # clips
 

@@ -16,7 +16,7 @@ from sklearn import config_context
 from skorch.callbacks import Callback
 
 from skanopatch import AnoPatchEmbedder, MelPatcher, patchify, unpatchify
-from skanopatch.embedding import _autocast_dtype, _memory_errors
+from skanopatch.finetuning.devices import autocast_dtype, memory_errors
 from skanopatch.finetuning.net import FineTuningNet, ResumableCheckpoint
 
 TINY = {"normalization": "fit", "batch_size": 8, "max_epochs": 3, "random_state": 0}
@@ -391,10 +391,10 @@ def test_automatic_precision_follows_the_hardware(monkeypatch):
     for native, expected in ((True, torch.bfloat16), (False, None)):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **kwargs: native)  # noqa: B023
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})  # noqa: B023
-        assert _autocast_dtype(cuda, "auto") == expected
-        assert _autocast_dtype(cpu, "auto") == expected
-    assert _autocast_dtype(cpu, "bfloat16") == torch.bfloat16
-    assert _autocast_dtype(cuda, "float32") is None
+        assert autocast_dtype(cuda, "auto") == expected
+        assert autocast_dtype(cpu, "auto") == expected
+    assert autocast_dtype(cpu, "bfloat16") == torch.bfloat16
+    assert autocast_dtype(cuda, "float32") is None
 
 
 @pytest.mark.parametrize(
@@ -411,12 +411,12 @@ def test_too_large_a_batch_is_named(error):
         "A batch of 32 clips does not fit into memory. Set batch_size to less than 32, or shorten "
         "the clips."
     )
-    with pytest.raises(MemoryError, match=f"^{message}$"), _memory_errors(32):
+    with pytest.raises(MemoryError, match=f"^{message}$"), memory_errors(32):
         raise error
 
 
 def test_other_errors_pass_through():
-    with pytest.raises(RuntimeError, match="shapes"), _memory_errors(32):
+    with pytest.raises(RuntimeError, match="shapes"), memory_errors(32):
         raise RuntimeError("shapes")
 
 

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable
 
 from skanopatch.backbones.vit import Backbone, timm_vit, vit_tiny
-from skanopatch.patching import PatchGrid
+from skanopatch.patches import PatchGrid
 
 # Backbones with a name of their own; each is built for a grid of patches.
 _NAMED: dict[str, Callable[[PatchGrid], Backbone]] = {

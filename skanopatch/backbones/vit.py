@@ -9,7 +9,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from skanopatch.patching import PatchGrid
+from skanopatch.patches import PatchGrid
 
 # Mean and deviation of the Kaldi log-mel bins of AudioSet at 16-bit range, as measured for BEATs
 # (Chen et al. 2023, the authors' code). BEATs itself divides by twice the deviation.

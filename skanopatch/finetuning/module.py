@@ -10,7 +10,7 @@ from torch import nn
 from skanopatch.backbones import create_backbone
 from skanopatch.finetuning.augmentation import spec_augment
 from skanopatch.finetuning.pooling import POOLINGS
-from skanopatch.patching import PatchGrid
+from skanopatch.patches import PatchGrid
 
 
 class PatchEmbedding(nn.Module):

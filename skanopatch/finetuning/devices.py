@@ -1,0 +1,54 @@
+"""Devices: which one, in which precision, and what its memory is too small for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def choose_device(device: str) -> torch.device:
+    """Return the torch device of that name; "auto" is a CUDA device if there is one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"device must be 'auto' or a torch device. Got {device!r} instead."
+        ) from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device={device!r} was asked for, but torch finds no CUDA device here. Set "
+            "device='auto' to use one where there is one."
+        )
+    return chosen
+
+
+def autocast_dtype(device: torch.device, precision: str) -> torch.dtype | None:
+    """Return bfloat16 where it was asked for, or is faster than float32; None is float32."""
+    if precision == "auto":
+        if device.type == "cuda":
+            is_native = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            # Without these, bfloat16 is emulated: several times slower than float32.
+            is_native = device.type == "cpu" and torch.cpu.get_capabilities().get(
+                "avx512_bf16", False
+            )
+        precision = "bfloat16" if is_native else "float32"
+    return torch.bfloat16 if precision == "bfloat16" else None
+
+
+@contextmanager
+def memory_errors(batch_size: int) -> Iterator[None]:
+    """Turn torch's out-of-memory errors into one that names what to change."""
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; a CPU's has no class
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate" not in str(error):
+            raise
+        raise MemoryError(
+            f"A batch of {batch_size} clips does not fit into memory. Set batch_size to less than "
+            f"{batch_size}, or shorten the clips."
+        ) from error
