@@ -1,0 +1,108 @@
+"""
+Own recordings
+==============
+
+Files come as they are: of several sample rates, mono or stereo, of different lengths, and now and
+then one that no program can open. This example writes such a folder, fits on the paths of normal
+recordings and ranks new ones.
+"""
+
+# %%
+# A folder of recordings
+# ----------------------
+# A fan is simulated and written to wav files by three recorders: 16 kHz mono, 48 kHz stereo and
+# 44.1 kHz mono. One of the new files is text that was renamed.
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import soundfile
+from scipy.signal import resample_poly
+
+from skanopatch.datasets import make_machine_sounds
+
+sounds = make_machine_sounds(
+    ["fan"], n_units=1, n_train=45, n_normal=9, n_anomalous=6, duration=2.5, severity=3.0,
+    random_state=1,
+)  # fmt: skip
+recorders = [(16000, 1, 1, 1), (48000, 2, 3, 1), (44100, 1, 441, 160)]  # rate, channels, up, down
+
+temporary = TemporaryDirectory()
+folder = Path(temporary.name)
+for i, (clip, split, fault) in enumerate(
+    zip(sounds.clips, sounds.split, sounds.fault, strict=True)
+):
+    rate, n_channels, up, down = recorders[i % 3]
+    channel = resample_poly(clip[: len(clip) - 4000 * (i % 2)], up, down)
+    name = f"{i:03}_{rate / 1000:g}kHz_{'ok' if fault == 'none' else fault}.wav"
+    (folder / split).mkdir(exist_ok=True)
+    soundfile.write(folder / split / name, np.column_stack([channel] * n_channels), rate)
+(folder / "test" / "099_notes.wav").write_text("changed the filter, Tuesday")
+
+normal_files = sorted((folder / "train").glob("*.wav"))
+new_files = sorted((folder / "test").glob("*.wav"))
+for file in new_files[:3]:
+    info = soundfile.info(file)
+    print(f"{file.name}: {info.samplerate} Hz, {info.channels} channel(s), {info.duration:.2f} s")
+
+# %%
+# Fit on paths
+# ------------
+# All clips are heard at ``sample_rate``, on their first channel and for ``duration`` seconds:
+# longer ones are cut and shorter ones repeated. With ``on_error="nan"`` a file that cannot be read
+# gets the score NaN and is called an anomaly, and one warning names all such files; the default is
+# an error.
+
+import warnings
+
+from sklearn.pipeline import make_pipeline
+
+from skanopatch import MahalanobisDetector, MelPatcher, MelStatistics
+
+pipe = make_pipeline(
+    MelPatcher(duration=2.0, on_error="nan"),
+    MelStatistics(),
+    MahalanobisDetector(contamination=0.05),
+)
+pipe.fit(normal_files)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    decision = pipe.decision_function(new_files)
+    predicted = pipe.predict(new_files)
+print(str(caught[0].message).replace(str(folder), "<folder>"))
+
+# %%
+# The ranked list
+# ---------------
+# A Mahalanobis distance over that of the threshold reads well: above 1 is an anomaly. ``offset_``
+# is the threshold on ``score_samples``, which is minus the distance.
+
+import matplotlib.pyplot as plt
+
+detector = pipe[-1]
+distance = (decision + detector.offset_) / detector.offset_
+order = np.argsort(-distance)  # NaN comes last
+
+fig, ax = plt.subplots(figsize=(7.5, 5), layout="constrained")
+for rank, i in enumerate(order):
+    if np.isnan(distance[i]):
+        ax.barh(rank, 0)  # keeps its place on the axis
+        ax.text(0.02, rank, "not readable", va="center")
+        continue
+    is_anomaly = predicted[i] == -1
+    ax.barh(
+        rank,
+        distance[i],
+        color="#D55E00" if is_anomaly else "#0072B2",
+        hatch="///" if is_anomaly else None,
+        edgecolor="white",
+    )
+ax.axvline(1, color="0.2", linestyle="--", label="threshold")
+ax.set_yticks(range(len(order)), [new_files[i].name for i in order])
+ax.invert_yaxis()
+ax.set_xlabel("distance from the normal recordings (1 = threshold); hatched: anomaly")
+ax.legend(loc="lower right")
+plt.show()
+
+temporary.cleanup()
