@@ -35,6 +35,7 @@ from skanopatch.finetuning.net import (
     ResumableEarlyStopping,
     WarmupCosine,
     callback_by_name,
+    optimizer_by_name,
 )
 from skanopatch.finetuning.pooling import POOLINGS
 from skanopatch.patches import iterate_batches, validate_patches
@@ -276,13 +277,15 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             if self.normalization == "fit":
                 self.normalization_ = mean_and_std
         # The generators of the caller stay as they are, and what ran before does not matter.
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             if labels is None:
                 self.classes_ = self.history_ = None
-                module = self._build_module()
+                self._module_params = self._make_module_params()
+                module = PatchEmbedding(**self._module_params)
             else:
                 target = self._encode_labels(labels, len(X))
+                self._module_params = self._make_module_params()
                 module = self._fine_tune(X, target, usable, seed, device)
         self._set_module(module)
         return self
@@ -319,10 +322,7 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
                 [embed(torch.from_numpy(batch).to(device)).cpu().numpy() for batch in batches]
             )
 
-    def _build_module(self) -> PatchEmbedding:
-        return PatchEmbedding(**self._module_params())
-
-    def _module_params(self) -> dict[str, Any]:
+    def _make_module_params(self) -> dict[str, Any]:
         return {
             "backbone": self.backbone,
             "grid": self._grid,
@@ -388,14 +388,14 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             callbacks.append(checkpoint)
         net = FineTuningNet(
             PatchEmbedding,
-            **{f"module__{name}": value for name, value in self._module_params().items()},
+            **{f"module__{name}": value for name, value in self._module_params.items()},
             criterion=ArcFace,
             criterion__n_dims=self.n_dims,
             criterion__n_classes=len(self.classes_),
             criterion__n_subcenters=self.n_subcenters,
             criterion__scale=self.scale,
             criterion__margin=self.margin,
-            optimizer=_optimizer(self.optimizer),
+            optimizer=optimizer_by_name(self.optimizer),
             optimizer__weight_decay=self.weight_decay,
             lr=self.lr,
             max_epochs=self.max_epochs,
@@ -453,8 +453,8 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         weights = state.pop("_weights", None)
         super().__setstate__(state)
         if weights is not None:
-            with torch.random.fork_rng():
-                module = self._build_module()
+            with torch.random.fork_rng(devices=[]):
+                module = PatchEmbedding(**self._module_params, pretrained=False)
             # Copied, since a memory-mapped pickle hands out read-only arrays.
             module.load_state_dict({name: torch.tensor(w) for name, w in weights.items()})
             self._set_module(module)
@@ -494,13 +494,3 @@ def _split(
         stratify=target[usable] if can_stratify else None,
         random_state=seed,
     )
-
-
-def _optimizer(name: str) -> type[torch.optim.Optimizer]:
-    optimizer = getattr(torch.optim, name, None)
-    if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
-        raise ValueError(
-            "optimizer must be the name of a class in torch.optim, such as 'AdamW'. "
-            f"Got {name!r} instead."
-        )
-    return optimizer

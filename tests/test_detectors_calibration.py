@@ -80,7 +80,8 @@ def test_false_alarm_rate_is_contamination_with_domains(detector):
         assert abs(rate - contamination) < 3 * standard_error(contamination)
 
 
-def test_false_alarm_rate_is_contamination_in_each_group():
+@pytest.mark.parametrize("contamination", [0.01, 0.05, 0.1])
+def test_false_alarm_rate_is_contamination_in_each_group(contamination):
     rates = []
     for seed in range(N_FITS):
         rng = np.random.default_rng(seed)
@@ -88,11 +89,14 @@ def test_false_alarm_rate_is_contamination_in_each_group():
         X[:100] *= 5  # one machine is louder, which no common threshold allows for
         fresh[:500] *= 5
         groups = np.repeat(["loud", "quiet"], [100, 100])
-        detector = GroupedDetector(KNNDetector(metric="euclidean")).fit(X, groups=groups)
+        detector = KNNDetector(metric="euclidean", contamination=contamination)
+        detector = GroupedDetector(detector).fit(X, groups=groups)
         labels = detector.predict(fresh, groups=np.repeat(["loud", "quiet"], [500, 500]))
         rates.append([np.mean(labels[:500] == -1), np.mean(labels[500:] == -1)])
     np.testing.assert_allclose(
-        np.mean(rates, axis=0), 0.1, atol=3 * standard_error(0.1, n_clips=100, n_fresh=500)
+        np.mean(rates, axis=0),
+        contamination,
+        atol=3 * standard_error(contamination, n_clips=100, n_fresh=500),
     )
 
 

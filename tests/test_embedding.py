@@ -354,6 +354,23 @@ def test_a_saved_embedder_embeds_alike(fine_tuned, tmp_path, mmap_mode):
     assert_array_equal(loaded.transform(patches), fine_tuned.transform(patches))
 
 
+def test_loading_fetches_no_weights_and_minds_no_later_parameters(monkeypatch):
+    patches, _ = make_patches(n_clips=2)
+    create = timm.create_model
+    asked = []
+
+    def without_network(name, *, pretrained, **kwargs):
+        asked.append(pretrained)
+        return create(name.partition(".")[0], pretrained=False, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", without_network)
+    embedder = AnoPatchEmbedder("timm:vit_tiny_patch16_224.augreg_in21k", random_state=0)
+    expected = embedder.fit_transform(patches)
+    loaded = pickle.loads(pickle.dumps(embedder.set_params(backbone="vit_tiny", pooling="mean")))
+    assert_array_equal(loaded.transform(patches), expected)
+    assert asked == [True, False]
+
+
 def test_a_pickle_holds_no_tensor_so_it_needs_no_gpu(fine_tuned):
     """Tensors are pickled with the device they were on; arrays have none."""
     data = pickle.dumps(fine_tuned)

@@ -14,7 +14,7 @@ _NAMED: dict[str, Callable[[PatchGrid], Backbone]] = {
 }
 
 # Families "scheme:what", where `what` is theirs to read.
-_SCHEMES: dict[str, Callable[[str, PatchGrid], Backbone]] = {
+_SCHEMES: dict[str, Callable[..., Backbone]] = {
     "timm": timm_vit,
 }
 
@@ -36,7 +36,7 @@ def list_backbones() -> list[str]:
     return [*_NAMED, *(f"{scheme}:<name>" for scheme in _SCHEMES)]
 
 
-def create_backbone(name: str, grid: PatchGrid) -> Backbone:
+def create_backbone(name: str, grid: PatchGrid, *, pretrained: bool = True) -> Backbone:
     """Build a backbone for spectrograms of a given size.
 
     Parameters
@@ -45,6 +45,8 @@ def create_backbone(name: str, grid: PatchGrid) -> Backbone:
         One of `list_backbones`.
     grid : PatchGrid
         The patches of a clip; other lengths can be embedded later.
+    pretrained : bool, default=True
+        Whether to get the weights that the name stands for, if any.
 
     Returns
     -------
@@ -58,7 +60,7 @@ def create_backbone(name: str, grid: PatchGrid) -> Backbone:
     """
     scheme, colon, rest = name.partition(":")
     if colon and scheme in _SCHEMES:
-        return _SCHEMES[scheme](rest, grid)
+        return _SCHEMES[scheme](rest, grid, pretrained=pretrained)
     if name in _NAMED:
         return _NAMED[name](grid)
     close = difflib.get_close_matches(name, _NAMED, n=1)

@@ -98,7 +98,7 @@ def vit_tiny(grid: PatchGrid) -> Backbone:
     return Backbone(vit)
 
 
-def timm_vit(name: str, grid: PatchGrid) -> Backbone:
+def timm_vit(name: str, grid: PatchGrid, *, pretrained: bool) -> Backbone:
     """Build any plain ViT of timm.
 
     A name with a tag, ``"vit_tiny_patch16_224.augreg_in21k"``, loads the weights of that tag from
@@ -118,7 +118,7 @@ def timm_vit(name: str, grid: PatchGrid) -> Backbone:
     try:
         vit = timm.create_model(
             name,
-            pretrained=bool(tag),
+            pretrained=pretrained and bool(tag),
             img_size=(grid.n_frames, grid.n_mels),
             in_chans=1,
             num_classes=0,

@@ -34,6 +34,9 @@ class PatchEmbedding(nn.Module):
         Dimensions of the embedding, behind a linear head. None leaves what is pooled as it is.
     time_mask, frequency_mask : int, default=0
         SpecAugment's largest masks, in training mode.
+    pretrained : bool, default=True
+        Whether to get the weights that the backbone's name stands for; not needed where a state
+        dict follows.
     """
 
     mean: torch.Tensor
@@ -51,10 +54,11 @@ class PatchEmbedding(nn.Module):
         n_dims: int | None = None,
         time_mask: int = 0,
         frequency_mask: int = 0,
+        pretrained: bool = True,
     ):
         super().__init__()
         self.grid = grid
-        self.backbone = create_backbone(backbone, grid)
+        self.backbone = create_backbone(backbone, grid, pretrained=pretrained)
         self.layers = _layer_indices(layers, self.backbone.n_layers)
         mean, std = self.backbone.normalization if normalization is None else normalization
         self.register_buffer("mean", torch.tensor(float(mean)))

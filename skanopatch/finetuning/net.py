@@ -261,3 +261,20 @@ def callback_by_name(name: str) -> Callback:
             "callbacks must be names in skorch.callbacks, such as 'EpochTimer', or "
             f"'module:Class'. Got {name!r} instead ({error})."
         ) from error
+
+
+def optimizer_by_name(name: str) -> type[torch.optim.Optimizer]:
+    """Return a class of `torch.optim`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such class.
+    """
+    optimizer = getattr(torch.optim, name, None)
+    if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
+        raise ValueError(
+            "optimizer must be the name of a class in torch.optim, such as 'AdamW'. "
+            f"Got {name!r} instead."
+        )
+    return optimizer
