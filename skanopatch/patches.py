@@ -263,7 +263,7 @@ class LazyPatches:
         if errors and self.on_error == "raise":
             raise ValueError(
                 f"{len(errors)} of {len(indices)} clips cannot be used:{bullets(errors)}\n"
-                "Leave them out, or set on_error='nan' to give them the score NaN."
+                "Leave them out, or set on_error='nan': they are then not fitted on and score NaN."
             )
         if not results:
             return np.empty((0, *self.shape[1:]), dtype=self.dtype), errors

@@ -222,7 +222,7 @@ def test_all_bad_clips_of_a_batch_are_named(mixed_clips):
         f"- clip 3 ('{mixed_clips[3]}'): there is no such file\n"
         "- clip 4: it contains NaN or infinity\n"
         "- clip 5: it has no samples\n"
-        "Leave them out, or set on_error='nan' to give them the score NaN."
+        "Leave them out, or set on_error='nan': they are then not fitted on and score NaN."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         MelPatcher().fit_transform(mixed_clips)

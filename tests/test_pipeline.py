@@ -1,5 +1,6 @@
 """The three lines, and what scikit-learn's users do with them."""
 
+import tracemalloc
 import warnings
 
 import joblib
@@ -227,3 +228,18 @@ def test_a_pipeline_fitted_on_lazy_patches_scores_alike(train, test):
     with config_context(working_memory=1):
         lazy = make_pipe().fit(train).score_samples(test)
     assert_array_equal(lazy, expected)
+
+
+def test_peak_memory_does_not_grow_with_the_number_of_clips(tmp_path, train):
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, train[0], 16000)
+    peaks = {}
+    for n_clips in (100, 100, 500):  # the first fit also fills caches
+        pipe = make_pipe()
+        tracemalloc.start()
+        with config_context(working_memory=1):
+            pipe.fit([path] * n_clips).score_samples([path] * n_clips)
+        peaks[n_clips] = tracemalloc.get_traced_memory()[1] / 2**20
+        tracemalloc.stop()
+    # 400 more clips are 19 MiB of patches; their embeddings, some copies of them, are 0.6 each.
+    assert peaks[500] - peaks[100] < 5
