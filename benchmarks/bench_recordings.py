@@ -12,7 +12,8 @@ FOLDER holds what is there of
 
 Three folds over the normal clips (whole flights of the propellers): a pipeline is fitted on two
 and tested on the third with all anomalous clips; AUC and pAUC are means over folds. A seed sets
-folds, noise, weights and order. Nothing was chosen on these clips: all parameters are defaults.
+folds, noise, weights and order. All parameters are defaults, but for ``normalization="fit"`` of the
+network and propeller clips of their own length; nothing was chosen on these clips.
 
 Each result is appended to FILE (JSON lines), and what is in it is not computed again, so that an
 interrupted run goes on.
