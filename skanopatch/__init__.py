@@ -1,5 +1,7 @@
 """Anomalous sound detection with scikit-learn's grammar."""
 
+from typing import TYPE_CHECKING, Any
+
 from skanopatch import datasets, metrics
 from skanopatch.detectors import (
     GMMDetector,
@@ -7,12 +9,14 @@ from skanopatch.detectors import (
     KNNDetector,
     MahalanobisDetector,
 )
-from skanopatch.embedding import AnoPatchEmbedder
 from skanopatch.mel_statistics import MelStatistics
 from skanopatch.metrics import make_anomaly_scorer
 from skanopatch.model_selection import FitOnNormal
 from skanopatch.patches import patchify, unpatchify
 from skanopatch.patching import MelPatcher
+
+if TYPE_CHECKING:
+    from skanopatch.embedding import AnoPatchEmbedder
 
 __version__ = "0.1.0.dev0"
 
@@ -31,3 +35,17 @@ __all__ = [
     "patchify",
     "unpatchify",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the embedder when it is asked for: timm and skorch double the time to start."""
+    if name == "AnoPatchEmbedder":
+        from skanopatch.embedding import AnoPatchEmbedder
+
+        globals()[name] = AnoPatchEmbedder
+        return AnoPatchEmbedder
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
