@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import fft
 
-from .acoustics import (
+from skanopatch.datasets.acoustics import (
     Array,
     drifting_run,
     equaliser,
@@ -19,7 +19,7 @@ from .acoustics import (
     ring,
     rms,
 )
-from .machines import MACHINES
+from skanopatch.datasets.machines import MACHINES
 
 # Operating points of a domain: speeds relative to the unit's rated speed, and shares of the load.
 SPEEDS = {"source": (0.9, 1.0, 1.1), "target": (0.85, 1.15)}

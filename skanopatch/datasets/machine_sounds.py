@@ -9,8 +9,8 @@ import pandas as pd
 from sklearn.utils import Bunch, check_random_state
 from sklearn.utils._param_validation import Interval, validate_params
 
-from .factory import Unit
-from .machines import MACHINES, Machine
+from skanopatch.datasets.factory import Unit
+from skanopatch.datasets.machines import MACHINES, Machine
 
 TEST_TARGET_FRACTION = 0.5  # as in DCASE's test sets
 

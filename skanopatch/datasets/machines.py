@@ -6,7 +6,19 @@ from typing import ClassVar
 
 import numpy as np
 
-from .acoustics import ANGLES, Array, Run, harmonics, hump, impacts, level, noise, repeat, ring, rms
+from skanopatch.datasets.acoustics import (
+    ANGLES,
+    Array,
+    Run,
+    harmonics,
+    hump,
+    impacts,
+    level,
+    noise,
+    repeat,
+    ring,
+    rms,
+)
 
 
 class Machine(ABC):
