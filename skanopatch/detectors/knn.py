@@ -1,18 +1,21 @@
 """KNNDetector: distance to the nearest of a bank of normal embeddings."""
 
-from numbers import Integral
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn import get_config
-from sklearn.utils import gen_batches
+from sklearn.utils import check_random_state, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skanopatch.detectors.base import BaseDetector, Members
 
 # A float32 product may swap references that are equally near but for rounding.
 _SPARE_CANDIDATES = 2
+
+# As in the paper, unless there are fewer clips.
+_SMOTE_NEIGHBORS = 5
 
 
 class KNNDetector(BaseDetector):
@@ -42,6 +45,13 @@ class KNNDetector(BaseDetector):
         Size of the neighbourhood of "local_density"; 4 to 16 is usual. A bank of n references
         uses n - 2 if that is less. Ignored by the other normalizations.
 
+    smote : float or None, default=None
+        Size in (0, 1], relative to the largest bank, to which the smaller ones are enlarged: SMOTE
+        [2]_ adds points between neighbouring clips of a domain, so that distances to few target
+        clips compare with those to many source clips. None adds nothing; nor does a number
+        without `domains`. It needs imbalanced-learn, and excludes `normalization`, which would
+        measure the density of the points made up.
+
     contamination : float, default=0.1
         The false-alarm rate wanted on fresh normal clips, in (0, 0.5].
 
@@ -49,6 +59,9 @@ class KNNDetector(BaseDetector):
         Place `offset_` at the `contamination` quantile of the leave-one-out training scores, or
         at that of a gamma distribution with their mean, spread and skewness, which needs fewer
         clips for a small `contamination`.
+
+    random_state : int, RandomState instance or None, default=None
+        Draws the points that `smote` adds.
 
     Attributes
     ----------
@@ -58,9 +71,10 @@ class KNNDetector(BaseDetector):
     training_scores_ : ndarray of shape (n_clips,)
         The leave-one-out score of each training clip; NaN for one that could not be read.
 
-    bank_ : ndarray of shape (n_clips, n_features) or (n_clips, n_features + 1)
+    bank_ : ndarray of shape (n_references, n_features) or (n_references, n_features + 1)
         The references, bank after bank, in the dtype of `X`: centred for "euclidean"; for "cosine"
-        of unit length, with one more coordinate that is 1 for a vector of zeros.
+        of unit length, with one more coordinate that is 1 for a vector of zeros. Within a bank,
+        what SMOTE added comes last.
 
     bank_ends_ : ndarray of shape (n_domains,)
         The row of `bank_` after the last of each domain.
@@ -69,7 +83,7 @@ class KNNDetector(BaseDetector):
         What is subtracted from embeddings before the search: their mean for "euclidean", so that
         float32 products lose nothing to a common offset, and 0 for "cosine".
 
-    density_ : ndarray of shape (n_clips,)
+    density_ : ndarray of shape (n_references,)
         What `normalization` divides by or subtracts a fraction of, one a reference; 1 without.
 
     alpha_ : float
@@ -90,12 +104,15 @@ class KNNDetector(BaseDetector):
     rounding may be mistaken for each other.
 
     In the leave-one-out scores a clip is also missing from the neighbourhoods that tell how
-    crowded its references are; only `alpha_` is held fixed.
+    crowded its references are; only `alpha_` is held fixed. SMOTE is done anew without each clip of
+    an enlarged bank.
 
     References
     ----------
     .. [1] K. Wilkinghoff et al., "Local density-based anomaly score normalization for domain
        generalization", 2025, arXiv 2509.10951.
+    .. [2] N. V. Chawla et al., "SMOTE: synthetic minority over-sampling technique", Journal of
+       Artificial Intelligence Research 16, 2002.
 
     Examples
     --------
@@ -113,6 +130,8 @@ class KNNDetector(BaseDetector):
         "metric": [StrOptions({"cosine", "euclidean"})],
         "normalization": [StrOptions({"local_density", "variance_min"}), None],
         "n_density_neighbors": [Interval(Integral, 1, None, closed="left")],
+        "smote": [Interval(Real, 0, 1, closed="right"), None],
+        "random_state": ["random_state"],
     }
 
     def __init__(
@@ -122,29 +141,32 @@ class KNNDetector(BaseDetector):
         metric: str = "cosine",
         normalization: str | None = None,
         n_density_neighbors: int = 8,
+        smote: float | None = None,
         contamination: float = 0.1,
         threshold: str = "quantile",
+        random_state: int | np.random.RandomState | None = None,
     ):
         super().__init__(contamination=contamination, threshold=threshold)
         self.n_neighbors = n_neighbors
         self.metric = metric
         self.normalization = normalization
         self.n_density_neighbors = n_density_neighbors
+        self.smote = smote
+        self.random_state = random_state
 
     def _fit(self, X: NDArray, members: Members) -> NDArray[np.float64]:
-        # One clip is left out, and a normalization leaves it out of a neighbourhood as well.
-        spare = 1 if self.normalization is None else 2
-        self._check_domain_sizes(
-            members, self.n_neighbors + spare, f" with n_neighbors={self.n_neighbors}"
-        )
+        self._check_settings(members)
         self.center_ = np.zeros(X.shape[1])
         if self.metric == "euclidean":
             self.center_ = X.mean(axis=0, dtype=np.float64)
 
-        order = np.concatenate(list(members.values()))
-        self.bank_ = self._prepare(X[order])
-        self.bank_ends_ = np.cumsum([len(rows) for rows in members.values()])
-        banks = self._split(self.bank_)
+        largest = max(map(len, members.values()))
+        size = 0 if self.smote is None else round(self.smote * largest)
+        random_state = check_random_state(self.random_state)
+        clips = [X[rows] for rows in members.values()]
+        banks = [self._prepare(_enlarge(domain, size, random_state)) for domain in clips]
+        self.bank_ = np.concatenate(banks)
+        self.bank_ends_ = np.cumsum([len(bank) for bank in banks])
         crowding = [self._measure_crowding(bank) for bank in banks]
         self.density_ = np.concatenate([c.density for c in crowding])
         self.alpha_ = 0.0
@@ -153,12 +175,44 @@ class KNNDetector(BaseDetector):
 
         distances = np.full(len(X), np.inf)
         for home, rows in enumerate(members.values()):
+            queries = self._prepare(clips[home])
             for there, bank in enumerate(banks):
-                at_home = home == there
-                seen = crowding[there] if at_home else _Crowding.of_others(crowding[there].density)
-                found = self._search(banks[home], bank, self.n_neighbors, seen, at_home=at_home)[0]
+                if home != there:
+                    seen = _Crowding.of_others(crowding[there].density)
+                    found = self._search(queries, bank, self.n_neighbors, seen)[0]
+                elif len(bank) == len(rows):
+                    seen = crowding[there]
+                    found = self._search(bank, bank, self.n_neighbors, seen, at_home=True)[0]
+                else:
+                    found = self._search_without_each(clips[home], size, random_state)
                 distances[rows] = np.minimum(distances[rows], found.mean(axis=1))
         return -distances
+
+    def _check_settings(self, members: Members) -> None:
+        settings = f" with n_neighbors={self.n_neighbors}"
+        # One clip is left out, and a normalization leaves it out of a neighbourhood as well.
+        minimum = self.n_neighbors + (1 if self.normalization is None else 2)
+        if self.smote is not None:
+            if self.normalization is not None:
+                raise ValueError(
+                    f"smote={self.smote} and normalization={self.normalization!r} exclude each "
+                    "other: the density would be that of the points that SMOTE adds. Set one of "
+                    "them to None."
+                )
+            settings += f" and smote={self.smote}"
+            minimum = max(minimum, 3)  # of which two are left to add points between
+        self._check_domain_sizes(members, minimum, settings)
+
+    def _search_without_each(
+        self, X: NDArray, size: int, random_state: np.random.RandomState
+    ) -> NDArray[np.float64]:
+        """Return the distances of each clip to a bank that was enlarged without it."""
+        found = np.empty((len(X), self.n_neighbors))
+        for row, query in enumerate(self._prepare(X)):
+            rest = _enlarge(np.delete(X, row, axis=0), size, random_state)
+            bank = self._prepare(rest)
+            found[row] = self._search(query[np.newaxis], bank, self.n_neighbors)[0]
+        return found
 
     def _score(self, X: NDArray) -> NDArray[np.float64]:
         queries = self._prepare(X)
@@ -287,6 +341,26 @@ class _Crowding(NamedTuple):
             np.sum(self.left_out[references], axis=2, where=is_row),
             self.density[references],
         )
+
+
+def _enlarge(X: NDArray, size: int, random_state: np.random.RandomState) -> NDArray:
+    """Append what SMOTE makes of the rows of `X`, until there are `size` rows."""
+    if size <= len(X):
+        return X
+    try:
+        from imblearn.over_sampling import SMOTE
+    except ImportError as error:
+        raise ImportError(
+            "KNNDetector(smote=...) needs imbalanced-learn: pip install 'skanopatch[smote]'."
+        ) from error
+    # imbalanced-learn asks for a second class, which it leaves as it is: a row that is cut off.
+    sampler = SMOTE(
+        sampling_strategy={1: size},
+        k_neighbors=min(_SMOTE_NEIGHBORS, len(X) - 1),
+        random_state=random_state,
+    )
+    labels = np.arange(len(X) + 1) > 0
+    return sampler.fit_resample(np.concatenate([X[:1], X]), labels.astype(int))[0][1:]
 
 
 def _variance_minimizing_alpha(crowding: list[_Crowding]) -> float:
