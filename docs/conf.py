@@ -58,14 +58,7 @@ def public_names() -> set[str]:
     """Return every public name, as the API reference has to list it."""
     names = {name for name in skanopatch.__all__ if not inspect.ismodule(getattr(skanopatch, name))}
     names |= {f"datasets.{name}" for name in datasets.__all__}
-    names |= {
-        f"metrics.{name}"
-        for name, item in vars(metrics).items()
-        if inspect.isfunction(item)
-        and item.__module__ == metrics.__name__
-        and not name.startswith("_")
-        and name not in skanopatch.__all__
-    }
+    names |= {f"metrics.{name}" for name in metrics.__all__ if name not in skanopatch.__all__}
     return names | {f"backbones.{backbones.list_backbones.__name__}"}
 
 

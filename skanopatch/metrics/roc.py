@@ -1,8 +1,8 @@
-"""How well scores tell anomalous from normal clips: AUC, partial AUC, and scorers of them."""
+"""How well scores tell anomalous from normal clips: AUC and partial AUC."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,8 @@ def auc_score(y: Any, anomaly_score: Any, *, pos_label: Hashable = -1) -> float:
     Raises
     ------
     ValueError
-        If `y` does not hold `pos_label` and one other label, or a score is NaN.
+        If `y` does not hold `pos_label` and one other label, a score is NaN, or there is not one
+        score a clip.
 
     Examples
     --------
@@ -39,7 +40,7 @@ def auc_score(y: Any, anomaly_score: Any, *, pos_label: Hashable = -1) -> float:
     >>> auc_score([1, 1, -1, -1], [0.1, 0.4, 0.3, 0.8])
     0.75
     """
-    is_anomaly, anomaly_score = _validate(y, anomaly_score, pos_label)
+    is_anomaly, anomaly_score = validate_scores(y, anomaly_score, pos_label)
     return float(roc_auc_score(is_anomaly, anomaly_score))
 
 
@@ -68,7 +69,8 @@ def pauc_score(
     Raises
     ------
     ValueError
-        If `y` does not hold `pos_label` and one other label, or a score is NaN.
+        If `y` does not hold `pos_label` and one other label, a score is NaN, or there is not one
+        score a clip.
 
     References
     ----------
@@ -80,13 +82,21 @@ def pauc_score(
     >>> pauc_score([1, 1, -1, -1], [0.1, 0.4, 0.5, 0.8])
     1.0
     """
-    is_anomaly, anomaly_score = _validate(y, anomaly_score, pos_label)
+    is_anomaly, anomaly_score = validate_scores(y, anomaly_score, pos_label)
     return float(roc_auc_score(is_anomaly, anomaly_score, max_fpr=max_fpr))
 
 
-def _validate(y: Any, anomaly_score: Any, pos_label: Hashable) -> tuple[np.ndarray, np.ndarray]:
+def validate_scores(
+    y: Any, anomaly_score: Any, pos_label: Hashable
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which clips are anomalous, and their scores in float64, or say what is wrong."""
     y = np.asarray(y)
     anomaly_score = np.asarray(anomaly_score, dtype=np.float64)
+    if anomaly_score.shape != y.shape or y.ndim != 1:
+        raise ValueError(
+            "y and anomaly_score must have one entry per clip. Got the shapes "
+            f"{y.shape} and {anomaly_score.shape}."
+        )
     labels = list(dict.fromkeys(y.tolist()))
     if len(labels) != 2 or pos_label not in labels:
         raise ValueError(
@@ -100,62 +110,3 @@ def _validate(y: Any, anomaly_score: Any, pos_label: Hashable) -> tuple[np.ndarr
             "NaN. Leave clips that could not be read out of the evaluation."
         )
     return y == pos_label, anomaly_score
-
-
-_METRICS: dict[str, Callable[..., float]] = {"auc": auc_score, "pauc": pauc_score}
-
-
-class _AnomalyScorer:
-    """Callable with the signature that scikit-learn's model selection expects of a scorer."""
-
-    def __init__(self, metric: str, pos_label: Hashable, kwargs: dict[str, Any]):
-        self.metric = metric
-        self.pos_label = pos_label
-        self.kwargs = kwargs
-
-    def __call__(self, estimator: Any, X: Any, y: Any) -> float:
-        anomaly_score = -np.asarray(estimator.score_samples(X))
-        return _METRICS[self.metric](y, anomaly_score, pos_label=self.pos_label, **self.kwargs)
-
-    def __repr__(self) -> str:
-        kwargs = "".join(f", {name}={value!r}" for name, value in self.kwargs.items())
-        return f"make_anomaly_scorer({self.metric!r}, pos_label={self.pos_label!r}{kwargs})"
-
-
-def make_anomaly_scorer(
-    metric: str = "auc", *, pos_label: Hashable = -1, **kwargs: Any
-) -> _AnomalyScorer:
-    """Make a scorer for `GridSearchCV` or `cross_val_score` out of a metric of this module.
-
-    Unlike ``scoring="roc_auc"``, which takes the larger label for the normal one and so gives
-    1 - AUC for labels 0 and 1, it is told which label is anomalous. It needs anomalous clips in
-    each test fold; wrap the estimator into `FitOnNormal`, so that none is trained on.
-
-    Parameters
-    ----------
-    metric : {"auc", "pauc"}, default="auc"
-        See `auc_score` and `pauc_score`.
-    pos_label : hashable, default=-1
-        The label of anomalous clips in `y`.
-    **kwargs
-        Passed to the metric, such as ``max_fpr=0.05``.
-
-    Returns
-    -------
-    scorer : callable
-        ``scorer(estimator, X, y)``: higher is better. It calls `estimator.score_samples`.
-
-    Raises
-    ------
-    ValueError
-        If there is no such metric, or, when it is called, if `y` has no such label.
-
-    Examples
-    --------
-    >>> from skanopatch import make_anomaly_scorer
-    >>> make_anomaly_scorer("pauc", pos_label=1)
-    make_anomaly_scorer('pauc', pos_label=1)
-    """
-    if metric not in _METRICS:
-        raise ValueError(f"metric must be one of {sorted(_METRICS)}. Got {metric!r} instead.")
-    return _AnomalyScorer(metric, pos_label, kwargs)

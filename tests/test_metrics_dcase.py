@@ -1,0 +1,346 @@
+"""The scores of DCASE Task 2 against worked examples, a plain restatement and brute force."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from skanopatch.metrics import compare_dcase_scores, dcase_scores
+from skanopatch.metrics.sections import weighted_roc_area
+
+SOURCE, TARGET = "source", "target"
+
+
+def clips_of(machines=("fan", "valve"), sections=(0, 1), n=5, seed=0):
+    """n clips of each kind in each section, with scores that hold ties."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        (machine, section, domain, y)
+        for machine in machines
+        for section in sections
+        for domain in (SOURCE, TARGET)
+        for y in (1, -1)
+        for _ in range(n)
+    ]
+    clips = pd.DataFrame(rows, columns=["machine", "section", "domain", "y"])
+    clips["score"] = np.round(rng.normal(size=len(clips)) - 0.5 * clips.y, 1)
+    return clips.sample(frac=1, random_state=seed, ignore_index=True)
+
+
+def score(clips, year, **kwargs):
+    return dcase_scores(
+        clips.y,
+        clips.score,
+        machine=clips.machine,
+        section=clips.section,
+        domain=clips.domain,
+        year=year,
+        **kwargs,
+    )
+
+
+def share_of_pairs(anomalous, normal):
+    """AUC by its definition."""
+    difference = np.subtract.outer(np.asarray(anomalous), np.asarray(normal))
+    return np.mean((difference > 0) + 0.5 * (difference == 0))
+
+
+def test_by_hand():
+    # Source normals .1 and .4, target normals .2 and .6, anomalies .3 (source) and .5 (target).
+    # Source: .3 > .1, .5 > .1, .5 > .4 of four pairs: 3/4. Target: .3 > .2, .5 > .2: 1/2.
+    # The best normal is the best clip: no anomaly is found up to FPR 1/4, hence pAUC is
+    # (1 + (0 - 0.005) / (0.1 - 0.005)) / 2 = 9/19.
+    clips = pd.DataFrame(
+        {
+            "machine": "fan",
+            "section": 0,
+            "domain": [SOURCE, SOURCE, TARGET, TARGET, SOURCE, TARGET],
+            "y": [1, 1, 1, 1, -1, -1],
+            "score": [0.1, 0.4, 0.2, 0.6, 0.3, 0.5],
+        }
+    )
+    scores = score(clips, 2023)
+    row = scores.per_section.loc["fan", 0]
+    assert row.auc_source == 0.75
+    assert row.auc_target == 0.5
+    assert row.pauc == pytest.approx(9 / 19)
+    assert scores.official == pytest.approx(3 / (4 / 3 + 2 + 19 / 9))
+    assert scores.per_machine.official["fan"] == pytest.approx(scores.official)
+    # In 2021 only the anomaly of the same domain counts: .3 beats .1 alone, .5 beats .2 alone.
+    row = score(clips, 2021).per_section.loc["fan", 0]
+    assert (row.auc_source, row.auc_target) == (0.5, 0.5)
+    # In 2020 all are of one kind: .3 > .1, .2; .5 > .1, .2, .4 of eight pairs.
+    assert score(clips, 2020).per_section.auc["fan", 0] == 5 / 8
+
+
+@pytest.mark.parametrize("year", [2022, 2023, 2024, 2025, 2026])
+def test_official_score_since_2022_is_one_harmonic_mean_of_all_areas(year):
+    clips = clips_of()
+    areas = []
+    for _, section in clips.groupby(["machine", "section"]):
+        anomalous = section.score[section.y == -1]
+        for domain in (SOURCE, TARGET):
+            normal = section.score[(section.y == 1) & (section.domain == domain)]
+            areas.append(share_of_pairs(anomalous, normal))
+        areas.append(roc_auc_score(section.y == -1, section.score, max_fpr=0.1))
+    scores = score(clips, year)
+    assert_allclose(
+        scores.per_section[["auc_source", "auc_target", "pauc"]].to_numpy().ravel(),
+        areas,
+        rtol=1e-12,
+    )
+    assert scores.official == pytest.approx(stats.hmean(areas), rel=1e-12)
+    assert scores.per_machine.official["valve"] == pytest.approx(stats.hmean(areas[6:]), rel=1e-12)
+    assert scores.per_machine.auc_target["fan"] == pytest.approx(stats.hmean(areas[1:6:3]))
+
+
+def test_2021_keeps_the_domains_apart():
+    clips = clips_of()
+    areas = [
+        roc_auc_score(part.y == -1, part.score, max_fpr=max_fpr)
+        for _, part in clips.groupby(["machine", "section", "domain"])
+        for max_fpr in (None, 0.1)
+    ]
+    assert score(clips, 2021).official == pytest.approx(stats.hmean(areas), rel=1e-12)
+
+
+def test_2020_gives_each_machine_the_same_weight():
+    clips = clips_of()
+    clips = clips[(clips.machine == "fan") | (clips.section == 0)]  # the valve has one id
+    table = pd.DataFrame(
+        {
+            key: [
+                roc_auc_score(part.y == -1, part.score),
+                roc_auc_score(part.y == -1, part.score, max_fpr=0.1),
+            ]
+            for key, part in clips.groupby(["machine", "section"])
+        },
+        index=["auc", "pauc"],
+    )
+    means = {machine: table[machine].mean(axis=1) for machine in ("fan", "valve")}
+    scores = score(clips, 2020)
+    assert scores.per_machine.auc["fan"] == pytest.approx(means["fan"]["auc"])
+    assert scores.per_machine.pauc["fan"] == pytest.approx(means["fan"]["pauc"])
+    expected = np.mean([means["fan"].mean(), means["valve"].mean()])
+    assert scores.official == pytest.approx(expected)
+
+
+def test_the_official_evaluator_prints_our_number():
+    # The line "official score" that the evaluator of 2023 writes (nttcslab/
+    # dcase2023_task2_evaluator at 3aa8a9f, unmodified) for these clips as challenge files, with
+    # their labels and domains as its ground truth.
+    clips = clips_of(("bandsaw", "ToyTank"), (0,), n=12, seed=23)
+    assert score(clips, 2023).official == pytest.approx(0.7020301045351856, abs=1e-12)
+
+
+def test_a_perfect_and_a_reversed_system():
+    clips = clips_of(n=20)
+    clips["score"] = -clips.y.astype(float)
+    assert score(clips, 2023).official == 1.0
+    clips["score"] = clips.y.astype(float)
+    # Areas of 0 count as float64's eps, so that the harmonic mean is almost 0 but no division by
+    # zero: two of three areas are eps, pAUC is 9/19.
+    assert score(clips, 2023).official == pytest.approx(
+        3 / (2 / np.finfo(float).eps + 19 / 9), rel=1e-9
+    )
+
+
+@pytest.mark.parametrize(
+    ("normal", "anomaly"), [(1, -1), (0, 1), (False, True), ("normal", "anomaly")]
+)
+def test_labels_of_every_kind_mean_the_same(normal, anomaly):
+    clips = clips_of()
+    expected = score(clips, 2023).official
+    clips["y"] = [anomaly if y == -1 else normal for y in clips.y]
+    assert score(clips, 2023, pos_label=anomaly).official == expected
+
+
+@pytest.mark.parametrize("max_fpr", [None, 0.1, 0.25, 1 / 6])
+def test_weighted_area_is_that_of_repeated_clips(max_fpr):
+    rng = np.random.default_rng(1)
+    is_anomaly = np.repeat([False, True], [12, 9])
+    scores = np.round(rng.normal(size=21) + is_anomaly, 1)
+    weights = rng.integers(0, 4, size=(20, 21))
+    expected = [
+        roc_auc_score(np.repeat(is_anomaly, row), np.repeat(scores, row), max_fpr=max_fpr)
+        for row in weights
+    ]
+    areas = weighted_roc_area(is_anomaly, scores, weights.astype(float), max_fpr)
+    assert_allclose(areas, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("year", [2020, 2021, 2024])
+def test_intervals_are_those_of_a_jackknife_by_brute_force(year):
+    clips = clips_of(n=4)
+    scores = score(clips, year)
+    left_out = [score(clips.drop(index=row), year) for row in clips.index]
+
+    def half_width(values):
+        # The variance by pseudo-values, as in Mesaros et al., equations 4 to 6.
+        n, values = len(values), np.array(values)
+        pseudo = n * values.mean() - (n - 1) * values
+        variance = np.sum((pseudo - pseudo.mean()) ** 2) / (n * (n - 1))
+        return stats.t.ppf(0.975, n - 1) * np.sqrt(variance)
+
+    assert scores.official_ci95 == pytest.approx(half_width([s.official for s in left_out]))
+    of_fan = [
+        s for s, row in zip(left_out, clips.index, strict=True) if clips.machine[row] == "fan"
+    ]
+    for name in ("official", scores.per_section.columns[0]):
+        assert scores.per_machine[f"{name}_ci95"]["fan"] == pytest.approx(
+            half_width([s.per_machine[name]["fan"] for s in of_fan])
+        )
+    used = (clips.machine == "fan") & (clips.section == 1)
+    if year == 2021:
+        used &= clips.domain == SOURCE
+    elif year == 2024:
+        used &= (clips.domain == SOURCE) | (clips.y == -1)
+    name = scores.per_section.columns[0]
+    assert scores.per_section[f"{name}_ci95"]["fan", 1] == pytest.approx(
+        half_width(
+            [
+                left.per_section[name]["fan", 1]
+                for left, is_used in zip(left_out, used, strict=True)
+                if is_used
+            ]
+        )
+    )
+
+
+def test_jackknife_interval_of_auc_covers_the_truth():
+    # Two normal distributions one standard deviation apart: AUC is Phi(1 / sqrt(2)).
+    rng = np.random.default_rng(0)
+    truth, hits = stats.norm.cdf(1 / np.sqrt(2)), 0
+    y = np.repeat([1, -1], 50)
+    for _ in range(200):
+        scores = dcase_scores(
+            y, rng.normal(size=100) + (y == -1), machine=["m"] * 100, section=[0] * 100, year=2020
+        )
+        row = scores.per_section.iloc[0]
+        hits += abs(row.auc - truth) <= row.auc_ci95
+    assert 0.90 <= hits / 200 <= 0.99  # 95 % give or take three standard errors of 200 draws
+
+
+def test_the_table_shows_value_and_interval():
+    scores = score(clips_of(), 2023)
+    value, half = scores.per_machine.loc["fan", ["auc_source", "auc_source_ci95"]]
+    assert f"{value:.4f} ± {half:.4f}" in str(scores)
+    assert str(scores).endswith(
+        f"official score 2023: {scores.official:.4f} ± {scores.official_ci95:.4f}"
+    )
+
+
+def compare(clips, first, second, year=2023, **kwargs):
+    return compare_dcase_scores(
+        clips.y,
+        first,
+        second,
+        machine=clips.machine,
+        section=clips.section,
+        domain=clips.domain,
+        year=year,
+        random_state=0,
+        **kwargs,
+    )
+
+
+def test_bootstrap_of_the_mean_auc_has_the_spread_of_a_loop_over_resamples():
+    clips = clips_of(machines=("fan",), sections=(0,), n=15)
+    second = clips.score + np.random.default_rng(3).normal(size=len(clips))
+    comparison = compare(clips, clips.score, second, n_resamples=4000)
+    rng = np.random.default_rng(5)
+    strata = list(clips.groupby(["domain", "y"]).indices.values())
+    differences = []
+    for _ in range(1000):
+        rows = np.concatenate([rng.choice(stratum, len(stratum)) for stratum in strata])
+        official = [
+            stats.hmean(
+                [
+                    share_of_pairs(s[rows][y == -1], s[rows][(y == 1) & (domain == d)])
+                    for d in (SOURCE, TARGET)
+                ]
+                + [roc_auc_score(y == -1, s[rows], max_fpr=0.1)]
+            )
+            for s in (clips.score.to_numpy(), second.to_numpy())
+            for y, domain in [(clips.y.to_numpy()[rows], clips.domain.to_numpy()[rows])]
+        ]
+        differences.append(official[1] - official[0])
+    # The quantiles of 1000 draws lie within about 0.1 of the spread of the true ones.
+    spread = np.std(differences)
+    assert_allclose(
+        comparison.interval, np.quantile(differences, [0.025, 0.975]), atol=0.25 * spread
+    )
+    assert comparison.share_better == pytest.approx(np.mean(np.array(differences) > 0), abs=0.06)
+    expected = score(clips.assign(score=second), 2023).official - score(clips, 2023).official
+    assert comparison.difference == pytest.approx(expected)
+    assert comparison.per_machine.difference["fan"] == pytest.approx(expected)
+
+
+def test_comparison_is_paired_and_seeded():
+    clips = clips_of(n=10)
+    same = compare(clips, clips.score, 3 * clips.score + 1, n_resamples=200)
+    assert same.interval == (0.0, 0.0)
+    assert same.share_better == 0.5
+    noisy = clips.score + np.random.default_rng(0).normal(size=len(clips))
+    first, second = (compare(clips, clips.score, noisy, n_resamples=200) for _ in range(2))
+    assert first.interval == second.interval
+    reverse = compare(clips, noisy, clips.score, n_resamples=200)
+    assert_allclose(reverse.interval, (-first.interval[1], -first.interval[0]), atol=1e-12)
+    assert reverse.share_better == pytest.approx(1 - first.share_better)
+
+
+@pytest.mark.parametrize(
+    ("year", "dropped", "message"),
+    [
+        (
+            2023,
+            "machine == 'fan' and section == 1 and domain == 'target' and y == 1",
+            "Section 1 of machine 'fan' has no normal clip of the target domain, so that it has no "
+            "auc_target. Give all its clips, or leave the section out.",
+        ),
+        (
+            2021,
+            "machine == 'fan' and section == 1 and domain == 'source' and y == -1",
+            "Section 1 of machine 'fan' has no anomalous clip of the source domain, so that it has "
+            "no auc_source. Give all its clips, or leave the section out.",
+        ),
+        (
+            2020,
+            "machine == 'valve' and section == 0 and y == -1",
+            "Section 0 of machine 'valve' has no anomalous clip, so that it has no auc. Give all "
+            "its clips, or leave the section out.",
+        ),
+    ],
+)
+def test_missing_clips_are_named(year, dropped, message):
+    clips = clips_of()
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        score(clips.drop(index=clips.query(dropped).index), year)
+
+
+def test_wrong_input_is_named():
+    clips = clips_of()
+    with pytest.raises(ValueError, match=r"^year must be one of the challenges, 2020 to 2026. Got"):
+        score(clips, 2019)
+    with pytest.raises(ValueError, match=r"^domain must hold 'source' and 'target'. Got \['0'\]"):
+        score(clips.assign(domain=clips.domain.where(clips.domain == TARGET, "0")), 2023)
+    with pytest.raises(ValueError, match=r"^The scores of 1 of 80 clips are NaN\."):
+        score(clips.assign(score=clips.score.mask(clips.index == 3)), 2023)
+    with pytest.raises(
+        ValueError, match=r"^y and anomaly_score must have one entry per clip\. Got"
+    ):
+        dcase_scores(
+            clips.y, clips.score[1:], machine=clips.machine, section=clips.section, year=2020
+        )
+    with pytest.raises(ValueError, match=r"^section must have one entry per clip\. Got the shape"):
+        dcase_scores(clips.y, clips.score, machine=clips.machine, section=[1], year=2020)
+    with pytest.raises(ValueError, match=r"^domain must name the domain of each clip"):
+        dcase_scores(clips.y, clips.score, machine=clips.machine, section=clips.section, year=2022)
+    with pytest.raises(ValueError, match=r"^y must hold two labels"):
+        score(clips, 2023, pos_label=0)
+    with pytest.raises(ValueError, match=r"^n_resamples must be an int of at least 1. Got 0 inst"):
+        compare(clips, clips.score, clips.score, n_resamples=0)
