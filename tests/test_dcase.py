@@ -1,0 +1,298 @@
+"""Loading DCASE Task 2 of every year, from miniatures in its layout."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from skanopatch import MelPatcher
+from skanopatch.datasets import load_dcase, load_folder, make_miniature_dcase
+from skanopatch.datasets.layout import CHALLENGES, parse_attributes, parse_name
+
+MACHINES = {
+    2020: ["ToyConveyor"],
+    2021: ["fan"],
+    2022: ["valve"],
+    2023: ["fan", "bandsaw"],
+    2024: ["fan", "3DPrinter"],
+    2025: ["fan", "AutoTrash"],
+    2026: ["fan", "Sander"],
+}
+
+
+@pytest.fixture(scope="module")
+def miniature(tmp_path_factory):
+    """Make the miniature of a year once."""
+    roots = {}
+
+    def make(year):
+        if year not in roots:
+            roots[year] = make_miniature_dcase(
+                tmp_path_factory.mktemp(str(year)),
+                year=year,
+                machines=MACHINES[year],
+                n_train=4,
+                n_test=1,
+                random_state=0,
+            )
+        return roots[year]
+
+    return make
+
+
+@pytest.mark.parametrize("year", MACHINES)
+def test_every_clip_of_a_year_is_listed_with_its_truth(miniature, year):
+    root = miniature(year)
+    clips = load_dcase(root, year=year, machine=MACHINES[year], ground_truth=root / "evaluator")
+    challenge = CHALLENGES[year]
+    sections = {
+        (machine, section): subset
+        for machine in MACHINES[year]
+        for subset in ("development", "evaluation")
+        for section in getattr(challenge, subset).get(machine, ())
+    }
+    assert clips.absent == []
+    assert set(zip(clips.machine, clips.section, clips.subset, strict=True)) == {
+        (*key, subset) for key, subset in sections.items()
+    }
+    n_sections = len(sections)
+    is_train, is_test = clips.split == "train", clips.split == "test"
+    assert is_train.sum() == 4 * n_sections
+    assert (clips.y[is_train] == 1).all()
+    n_domains = 1 if year == 2020 else 2
+    assert np.sum(is_test & (clips.y == 1)) == n_domains * n_sections
+    assert np.sum(is_test & (clips.y == -1)) == n_domains * n_sections
+    if year == 2020:
+        assert set(clips.domain) == {"unknown"}
+    else:
+        for domain in ("source", "target"):
+            assert np.sum(is_test & (clips.domain == domain)) == 2 * n_sections
+        assert np.sum(is_train & (clips.domain == "target")) == n_sections  # the first of four
+    assert np.sum(clips.split == "supplemental") == (n_sections if year >= 2025 else 0)
+    assert soundfile.info(clips.paths[0]).channels == (2 if year == 2026 else 1)
+
+
+@pytest.mark.parametrize("year", MACHINES)
+def test_evaluation_tests_are_unknown_without_the_evaluator(miniature, year):
+    root = miniature(year)
+    clips = load_dcase(
+        root, year=year, machine=MACHINES[year][-1:], subset="evaluation", split="test"
+    )
+    assert set(clips.y) == {0}
+    assert set(clips.domain) == ({"source", "target"} if year == 2021 else {"unknown"})
+
+
+def test_labels_are_those_of_the_evaluators_table(miniature):
+    root = miniature(2023)
+    evaluator = root.parent / "swapped"
+    shutil.copytree(root / "evaluator", evaluator, dirs_exist_ok=True)
+    before = load_dcase(
+        root, year=2023, machine="bandsaw", split="test", ground_truth=root / "evaluator"
+    )
+    table = evaluator / "ground_truth_data" / "ground_truth_bandsaw_section_00_test.csv"
+    table.write_text(
+        re.sub(r",([01])$", lambda label: f",{1 - int(label[1])}", table.read_text(), flags=re.M)
+    )
+    after = load_dcase(root, year=2023, machine="bandsaw", split="test", ground_truth=evaluator)
+    assert (after.y == -before.y).all()
+    assert (after.domain == before.domain).all()
+
+
+def test_channels_of_2026_hold_one_machine_near_and_far(miniature):
+    root = miniature(2026)
+    path = load_dcase(root, year=2026, machine="fan", split="train").paths[0]
+    near, far = soundfile.read(path)[0].T
+    assert 0.2 < np.corrcoef(near, far)[0, 1] < 0.95
+    patches = [MelPatcher(channel=channel).fit_transform([path]) for channel in (0, 1)]
+    assert np.abs(patches[0] - patches[1]).mean() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("year", "split", "stem", "expected"),
+    [
+        (2020, "train", "normal_id_01_00000000", (1, False, None, {})),
+        (2020, "test", "anomaly_id_06_00000012", (6, True, None, {})),
+        (2020, "test", "id_05_00000000", (5, None, None, {})),
+        (
+            2021,
+            "train",
+            "section_00_source_train_normal_0000_strength_1_ambient",
+            (0, False, "source", {"strength": "1", "ambient": ""}),
+        ),
+        (2021, "test", "section_03_target_test_0007", (3, None, "target", {})),
+        (2022, "test", "section_03_test_0000", (3, None, None, {})),
+        (
+            2022,
+            "test",
+            "section_05_target_test_anomaly_0000_v1pat_05_v2pat_05",
+            (5, True, "target", {"v1pat": "05", "v2pat": "05"}),
+        ),
+        (
+            2023,
+            "train",
+            "section_00_source_train_normal_0326_car_B2_spd_7_mic_1",
+            (0, False, "source", {"car": "B2", "spd": "7", "mic": "1"}),
+        ),
+        (2023, "test", "section_00_0199", (0, None, None, {})),
+        (
+            2024,
+            "train",
+            "section_00_target_train_normal_0010_noAttribute",
+            (0, False, "target", {}),
+        ),
+        (2025, "train", "section_00_source_train_normal_0000_", (0, False, "source", {})),
+        (
+            2025,
+            "supplemental",
+            "section_00_machine_0001_spd_3",
+            (0, False, None, {"sound": "machine", "spd": "3"}),
+        ),
+        (
+            2025,
+            "supplemental",
+            "section_00_noise_supplemental_normal_0000",
+            (0, False, None, {"sound": "noise"}),
+        ),
+        (
+            2026,
+            "train",
+            "section_00_source_train_normal_0000_car_D2_spd_5_mic_2_mic_1",
+            (0, False, "source", {"car": "D2", "spd": "5", "mic": "2+1"}),
+        ),
+        (2023, "train", "normal_id_01_00000000", None),
+        (2020, "train", "section_00_source_train_normal_0000", None),
+        (2025, "supplemental", "section_00_source_train_normal_0000", None),
+    ],
+)
+def test_names_tell_what_they_tell(year, split, stem, expected):
+    parsed = parse_name(stem, year=year, split=split)
+    assert (parsed and tuple(parsed)) == expected
+
+
+def test_attributes_are_pairs():
+    assert parse_attributes("vel_10_f-n_A") == {"vel": "10", "f-n": "A"}
+    assert parse_attributes("noAttribute") == {}
+
+
+def test_tables_add_what_names_do_not_tell(miniature, tmp_path):
+    root = shutil.copytree(miniature(2024), tmp_path / "copy")
+    names = sorted((root / "fan" / "train").glob("*.wav"))
+    (root / "fan" / "attributes_00.csv").write_text(
+        "file_name,d1p,d1v,d2p,d2v,file_name_with_attributes\n"
+        f"fan/train/{names[0].name},spd,0,oil,old,x\n"
+        f"{names[1].stem},oil,new,,,y\n"
+    )
+    clips = load_dcase(root, year=2024, machine="fan", split="train")
+    from_name = re.search(r"spd_(\d+)", names[0].name)
+    assert clips.attributes.spd[0] == (from_name[1] if from_name else "0")  # the name comes first
+    assert clips.attributes.oil.tolist()[:2] == ["old", "new"]
+    assert clips.attributes.oil.isna().tolist()[2:] == [True, True]
+    assert clips.label[1].endswith("_oil_new")
+    assert clips.label[1].startswith("fan_00")
+
+
+def test_a_partial_copy_says_what_is_absent(miniature, tmp_path):
+    root = shutil.copytree(miniature(2022), tmp_path / "copy")
+    shutil.rmtree(root / "valve" / "train")
+    for path in (root / "valve" / "test").glob("section_01_*"):
+        path.unlink()
+    message = (
+        f"'{root}' lacks 2 part(s) of DCASE 2022 Task 2: valve/train, valve/test (section 01)."
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
+        clips = load_dcase(root, year=2022, machine="valve", subset="development")
+    assert clips.absent == ["valve/train", "valve/test (section 01)"]
+    # A set of which nothing is there is in the list, and no reason for a warning.
+    for path in (root / "valve" / "test").glob("section_0[345]_*"):
+        path.unlink()
+    with pytest.warns(UserWarning, match=r"lacks 1 part\(s\)"):
+        clips = load_dcase(root, year=2022, machine="valve", split="test")
+    assert clips.absent == ["valve/test (section 01)", "valve/test"]
+
+
+def test_wrong_input_is_named(miniature, tmp_path):
+    root = miniature(2023)
+    with pytest.raises(ValueError, match=r"^year must be one of the challenges, 2020 to 2026. Got"):
+        load_dcase(root, year=2019)
+    with pytest.raises(ValueError, match=r"^split must be None or one of \['train', 'test', 'supp"):
+        load_dcase(root, year=2023, split="dev")
+    with pytest.raises(ValueError, match=r"^machine must be of \['ToyCar', .*Got \['drill'\] inst"):
+        load_dcase(root, year=2023, machine=["fan", "drill"], subset="development")
+    with pytest.raises(FileNotFoundError, match=r"holds no such clip of DCASE 2023 Task 2. Looked"):
+        load_dcase(tmp_path, year=2023)
+    with pytest.raises(ValueError, match=r"has no name of DCASE 2020 Task 2. Is it a clip of anot"):
+        load_dcase(root, year=2020, machine="fan")
+    with pytest.raises(FileNotFoundError, match=r"^'.*' holds no table ground_truth_<machine>_sec"):
+        load_dcase(root, year=2023, machine="bandsaw", ground_truth=tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"eval_data_list.csv'. Give the folder of the off"):
+        load_dcase(miniature(2020), year=2020, machine="ToyConveyor", ground_truth=tmp_path)
+    table = root / "evaluator" / "ground_truth_data" / "ground_truth_bandsaw_section_00_test.csv"
+    short = tmp_path / "evaluator" / "ground_truth_data" / table.name
+    short.parent.mkdir(parents=True)
+    short.write_text("".join(table.open().readlines()[:3]))
+    shutil.copytree(
+        root / "evaluator" / "ground_truth_domain", short.parents[1] / "ground_truth_domain"
+    )
+    with pytest.raises(
+        ValueError, match=r"tells nothing of 1 of 4 test clips, .* 'section_00_0003"
+    ):
+        load_dcase(root, year=2023, machine="bandsaw", ground_truth=tmp_path / "evaluator")
+    twice = tmp_path / "twice"
+    shutil.copytree(root, twice / "a")
+    shutil.copytree(root, twice / "b")
+    with pytest.raises(
+        ValueError, match=r"are the same clip. Give the folder of one copy of one y"
+    ):
+        load_dcase(twice, year=2023, machine="fan")
+
+
+def test_miniatures_are_seeded_and_machines_do_not_depend_on_each_other(miniature, tmp_path):
+    alone = make_miniature_dcase(
+        tmp_path, year=2023, machines=["bandsaw"], n_train=4, n_test=1, random_state=0
+    )
+    for path in alone.rglob("*.wav"):
+        assert path.read_bytes() == (miniature(2023) / path.relative_to(alone)).read_bytes()
+
+
+def test_own_recordings_in_any_nesting(tmp_path):
+    for name in (
+        "fan/id_00/normal/0.wav",  # MIMII
+        "fan/id_00/abnormal/0.wav",
+        "Normal/pump/1.FLAC",
+        "anomaly/2.ogg",
+        "pump/anomalous/deep/3.wav",
+        "pump/anomalous/notes.txt",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    clips = load_folder(tmp_path)
+    found = {
+        Path(path).relative_to(tmp_path).as_posix(): (y, machine)
+        for path, y, machine in zip(clips.paths, clips.y.tolist(), clips.machine, strict=True)
+    }
+    assert found == {
+        "fan/id_00/normal/0.wav": (1, "fan/id_00"),
+        "fan/id_00/abnormal/0.wav": (-1, "fan/id_00"),
+        "Normal/pump/1.FLAC": (1, "pump"),
+        "anomaly/2.ogg": (-1, ""),
+        "pump/anomalous/deep/3.wav": (-1, "pump/deep"),
+    }
+    (tmp_path / "stray.wav").touch()
+    with pytest.raises(ValueError, match=r"stray.wav' lies in no folder called normal, anomaly, "):
+        load_folder(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"holds no recording \(\.aif, "):
+        load_folder(tmp_path / "anomaly" / "nothing")
+
+
+@pytest.mark.skipif("SKANOPATCH_DATA" not in os.environ, reason="no recordings are shipped")
+def test_real_valves_of_2023():
+    with pytest.warns(UserWarning, match="lacks"):
+        clips = load_dcase(os.environ["SKANOPATCH_DATA"], year=2023, machine="valve")
+    for y in (1, -1):
+        for domain in ("source", "target"):
+            assert np.sum((clips.y == y) & (clips.domain == domain)) == 25
+    assert sorted(set(clips.attributes.pat)) == ["00", "01", "02", "03"]
