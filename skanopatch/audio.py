@@ -105,6 +105,30 @@ def clip_duration(clip: Any, *, sample_rate: int) -> float:
     return len(samples) / _valid_rate(rate)
 
 
+def read_clip(clip: Clip) -> tuple[np.ndarray, int | None]:
+    """Read one clip as it is.
+
+    Parameters
+    ----------
+    clip : str, Path, array of shape (n_samples,) or (array, sample_rate)
+        As for `load_clip`.
+
+    Returns
+    -------
+    samples : ndarray of shape (n_samples, n_channels), float32
+    sample_rate : int or None
+        In Hz; None for a bare array.
+
+    Raises
+    ------
+    ValueError
+        If the clip cannot be read, is empty, or holds NaN or infinity.
+    """
+    samples, rate = _read_file(clip, None) if is_path(clip) else _from_memory(clip, 1)
+    _check_samples(samples)
+    return samples, rate if is_path(clip) or is_pair(clip) else None
+
+
 def load_clip(
     clip: Clip,
     *,
@@ -151,10 +175,7 @@ def load_clip(
     else:
         samples, rate = _from_memory(clip, sample_rate)
     samples = _pick_channel(samples, channel)
-    if samples.size == 0:
-        raise ValueError("it has no samples")
-    if not np.isfinite(samples).all():
-        raise ValueError("it contains NaN or infinity")
+    _check_samples(samples)
     if rate != sample_rate:
         samples = _resample(samples, rate, sample_rate)
     if duration is not None:
@@ -194,6 +215,13 @@ def _read_file(path: Any, duration: float | None) -> tuple[np.ndarray, int]:
         return soundfile.read(fspath(path), frames=n_frames, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         raise ValueError(f"libsndfile cannot read it ({error.error_string.strip('. ')})") from error
+
+
+def _check_samples(samples: np.ndarray) -> None:
+    if samples.size == 0:
+        raise ValueError("it has no samples")
+    if not np.isfinite(samples).all():
+        raise ValueError("it contains NaN or infinity")
 
 
 def _from_memory(clip: Any, sample_rate: int) -> tuple[np.ndarray, int]:
