@@ -1,0 +1,97 @@
+"""What every backbone is: spectrograms in, tokens in the order of time out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from skanopatch.log_mel import FrontEnd
+
+# Front ends of the networks trained on AudioSet: Kaldi's defaults at 16-bit range (BEATs), and
+# its Hann window on samples within -1 and 1 (AST, AudioMAE).
+KALDI = FrontEnd(
+    sample_rate=16000,
+    n_mels=128,
+    frame_length=0.025,
+    frame_shift=0.010,
+    f_min=20.0,
+    f_max=None,
+    window="povey",
+    preemphasis=0.97,
+    scale=2.0**15,
+    patch_size=16,
+)
+KALDI_HANNING = replace(KALDI, window="hanning", scale=1.0)
+
+
+class Backbone(nn.Module):
+    """A network that reads log-mel spectrograms and writes tokens.
+
+    Parameters
+    ----------
+    n_dims : int
+        Width of a token.
+    n_layers : int
+        Number of layers.
+    normalization : tuple of float or None, default=None
+        What log-mel spectrograms are reduced and divided by before they come here. None stands
+        for mean and deviation of the training patches.
+    config : dict or None, default=None
+        Architecture, in types of JSON, where the backbone's name alone does not tell it:
+        `create_backbone` builds the same network from it without the file it came from.
+
+    Attributes
+    ----------
+    segment : int or None
+        Frames of a stretch of time that it reads at a time; None reads a clip as a whole.
+    joins_statistics : bool
+        Whether an embedding is best with the clip's `BandStatistics` before it.
+    """
+
+    segment: int | None = None
+    joins_statistics: bool = False
+
+    def __init__(
+        self,
+        n_dims: int,
+        n_layers: int,
+        *,
+        normalization: tuple[float, float] | None = None,
+        config: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        self.n_dims = n_dims
+        self.n_layers = n_layers
+        self.normalization = normalization
+        self.config = config
+
+    def token_grid(self, n_frames: int, n_mels: int) -> tuple[int, int]:
+        """Return how many tokens there are along time and along frequency."""
+        raise NotImplementedError
+
+    def layer_tokens(self, log_mel: torch.Tensor, layers: Sequence[int]) -> list[torch.Tensor]:
+        """Return the tokens of some layers, in the order of the layers.
+
+        Parameters
+        ----------
+        log_mel : Tensor of shape (n_clips, n_frames, n_mels)
+            Normalised spectrograms.
+        layers : sequence of int
+            Layers from 0, increasing; those after the last are not computed. Where the network
+            ends with a normalisation, the tokens of every layer pass through it.
+
+        Returns
+        -------
+        tokens : list of Tensor of shape (n_clips, n_tokens, n_dims)
+            In the order of time.
+        """
+        raise NotImplementedError
+
+    def forward(self, log_mel: torch.Tensor, layers: Sequence[int]) -> torch.Tensor:
+        """Return tokens, averaged over layers; see `layer_tokens`."""
+        tokens = self.layer_tokens(log_mel, layers)
+        return tokens[0] if len(tokens) == 1 else torch.stack(tokens).mean(dim=0)
