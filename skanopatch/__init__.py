@@ -14,6 +14,7 @@ from skanopatch.metrics import make_anomaly_scorer
 from skanopatch.model_selection import FitOnNormal
 from skanopatch.patches import patchify, unpatchify
 from skanopatch.patching import MelPatcher
+from skanopatch.pipelines import make_anopatch_pipeline
 from skanopatch.pseudo_anomalies import make_pseudo_anomalies
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ __all__ = [
     "MelStatistics",
     "datasets",
     "make_anomaly_scorer",
+    "make_anopatch_pipeline",
     "make_pseudo_anomalies",
     "metrics",
     "patchify",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from numbers import Integral, Real
 from typing import Any
 
@@ -132,6 +133,39 @@ class MelPatcher(TransformerMixin, BaseEstimator):
         self.duration = duration
         self.on_error = on_error
         self.n_jobs = n_jobs
+
+    @classmethod
+    def for_backbone(cls, backbone, **params):
+        """Make a patcher with the mel settings that a backbone was trained with.
+
+        Parameters
+        ----------
+        backbone : str
+            A name, see `skanopatch.backbones.list_backbones`.
+        **params : dict
+            Further parameters, such as `duration` or `channel`.
+
+        Returns
+        -------
+        patcher : MelPatcher
+
+        Raises
+        ------
+        ValueError
+            If there is no such backbone, or a parameter contradicts its settings.
+
+        Examples
+        --------
+        >>> from skanopatch import MelPatcher
+        >>> MelPatcher.for_backbone("ast:MIT/ast-finetuned-audioset-10-10-0.4593", duration=4.0)
+        MelPatcher(duration=4.0, scale=1.0, window='hanning')
+        """
+        # Not above: patches are made without the networks, and without the time to import them.
+        from skanopatch.backbones import check_front_end, front_end
+
+        patcher = cls(**{**asdict(front_end(backbone)), **params})
+        check_front_end(backbone, patcher._front_end())
+        return patcher
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):

@@ -1,6 +1,11 @@
 """The Vision Transformers that take spectrograms to tokens, and their registry."""
 
-from skanopatch.backbones.registry import create_backbone, list_backbones
-from skanopatch.backbones.vit import Backbone
+from skanopatch.backbones.base import Backbone
+from skanopatch.backbones.registry import (
+    check_front_end,
+    create_backbone,
+    front_end,
+    list_backbones,
+)
 
-__all__ = ["Backbone", "create_backbone", "list_backbones"]
+__all__ = ["Backbone", "check_front_end", "create_backbone", "front_end", "list_backbones"]

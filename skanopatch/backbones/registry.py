@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple
 
-from skanopatch.backbones.vit import Backbone, timm_vit, vit_tiny
+from skanopatch.backbones.ast import ast
+from skanopatch.backbones.base import KALDI, KALDI_HANNING, Backbone
+from skanopatch.backbones.beats import beats
+from skanopatch.backbones.vit import audiomae, hf_hub, timm_vit, vit_tiny
+from skanopatch.log_mel import FrontEnd
 from skanopatch.patches import PatchGrid
 
 # Backbones with a name of their own; each is built for a grid of patches.
-_NAMED: dict[str, Callable[[PatchGrid], Backbone]] = {
-    "vit_tiny": vit_tiny,
+_NAMED: dict[str, Callable[..., Backbone]] = {
+    "vit_tiny": lambda grid, pretrained: vit_tiny(grid),
 }
 
-# Families "scheme:what", where `what` is theirs to read.
-_SCHEMES: dict[str, Callable[..., Backbone]] = {
-    "timm": timm_vit,
+
+class Family(NamedTuple):
+    """Backbones named "scheme:what", where `what` is for `build` to read."""
+
+    build: Callable[..., Backbone]
+    placeholder: str  # for `what`
+    front_end: FrontEnd | None = None  # that all of them were trained with
+
+
+_SCHEMES = {
+    "beats": Family(beats, "<file>", KALDI),
+    "ast": Family(ast, "<folder or hub name>", KALDI_HANNING),
+    "audiomae": Family(audiomae, "<folder or hub name>", KALDI_HANNING),
+    "hf_hub": Family(hf_hub, "<folder or hub name>"),
+    "timm": Family(timm_vit, "<name>"),
 }
 
 
@@ -30,13 +48,76 @@ def list_backbones() -> list[str]:
     Examples
     --------
     >>> from skanopatch.backbones import list_backbones
-    >>> list_backbones()
-    ['vit_tiny', 'timm:<name>']
+    >>> for name in list_backbones():
+    ...     print(name)
+    vit_tiny
+    beats:<file>
+    ast:<folder or hub name>
+    audiomae:<folder or hub name>
+    hf_hub:<folder or hub name>
+    timm:<name>
     """
-    return [*_NAMED, *(f"{scheme}:<name>" for scheme in _SCHEMES)]
+    families = (f"{scheme}:{family.placeholder}" for scheme, family in _SCHEMES.items())
+    return [*_NAMED, *families]
 
 
-def create_backbone(name: str, grid: PatchGrid, *, pretrained: bool = True) -> Backbone:
+def front_end(name: str) -> FrontEnd:
+    """Return the mel settings for a backbone, without building it or reading its file.
+
+    Parameters
+    ----------
+    name : str
+        One of `list_backbones`. One that is at home with any settings gets those of BEATs, which
+        are the defaults of `MelPatcher`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such backbone.
+    """
+    family, _ = _look_up(name)
+    return (family.front_end if family is not None else None) or KALDI
+
+
+def check_front_end(name: str, made_with: FrontEnd | None) -> None:
+    """Refuse patches that were made with other mel settings than a backbone was trained with.
+
+    Parameters
+    ----------
+    name : str
+        One of `list_backbones`.
+    made_with : FrontEnd or None
+        What made the patches; None, of an array that does not tell, is taken on trust.
+
+    Raises
+    ------
+    ValueError
+        If a setting differs; both values are named. The patch size may: patches of any size are
+        put together to the same spectrogram.
+    """
+    family, _ = _look_up(name)
+    if family is None or family.front_end is None or made_with is None:
+        return
+    own, other = _audible(family.front_end), _audible(made_with)
+    differ = [setting for setting in own if own[setting] != other[setting]]
+    if differ:
+        raise ValueError(
+            f"The backbone {name!r} was trained with "
+            f"{', '.join(f'{setting}={own[setting]!r}' for setting in differ)}, but the patches "
+            f"are made with {', '.join(f'{setting}={other[setting]!r}' for setting in differ)}. "
+            f"MelPatcher.for_backbone({name!r}) makes patches that fit."
+        )
+
+
+def _audible(settings: FrontEnd) -> dict[str, Any]:
+    """Return what changes a spectrogram; an `f_max` of None is half the rate."""
+    f_max = settings.f_max or settings.sample_rate / 2
+    return {k: v for k, v in asdict(replace(settings, f_max=f_max)).items() if k != "patch_size"}
+
+
+def create_backbone(
+    name: str, grid: PatchGrid, *, pretrained: bool = True, config: dict[str, Any] | None = None
+) -> Backbone:
     """Build a backbone for spectrograms of a given size.
 
     Parameters
@@ -46,7 +127,10 @@ def create_backbone(name: str, grid: PatchGrid, *, pretrained: bool = True) -> B
     grid : PatchGrid
         The patches of a clip; other lengths can be embedded later.
     pretrained : bool, default=True
-        Whether to get the weights that the name stands for, if any.
+        Whether to get the weights that the name stands for, if any. False reads and downloads
+        nothing, where `config` says the architecture that the name does not tell.
+    config : dict or None, default=None
+        `Backbone.config` of a backbone of that name that was built earlier.
 
     Returns
     -------
@@ -56,13 +140,29 @@ def create_backbone(name: str, grid: PatchGrid, *, pretrained: bool = True) -> B
     Raises
     ------
     ValueError
-        If there is no such backbone.
+        If there is no such backbone, its file holds another network, or the patches have another
+        number of mel bins than it was trained with.
+    OSError
+        If its file is not there, cannot be downloaded or has another SHA-256 than was stated.
     """
-    scheme, colon, rest = name.partition(":")
+    family, what = _look_up(name)
+    if family is None:
+        return _NAMED[name](grid, pretrained=pretrained)
+    if family.front_end is not None and grid.n_mels != family.front_end.n_mels:
+        raise ValueError(
+            f"The backbone {name!r} was trained with n_mels={family.front_end.n_mels}, but the "
+            f"patches have {grid.n_mels} mel bins ({grid.n_freq} bands of {grid.width})."
+        )
+    return family.build(what, grid, pretrained=pretrained, config=config)
+
+
+def _look_up(name: str) -> tuple[Family | None, str]:
+    """Return the family of a name and what it has to read; no family has a name of its own."""
+    scheme, colon, what = name.partition(":")
     if colon and scheme in _SCHEMES:
-        return _SCHEMES[scheme](rest, grid, pretrained=pretrained)
+        return _SCHEMES[scheme], what
     if name in _NAMED:
-        return _NAMED[name](grid)
+        return None, name
     close = difflib.get_close_matches(name, _NAMED, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ValueError(f"backbone must be one of {list_backbones()}. Got {name!r} instead.{hint}")

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from skanopatch.backbones.base import Backbone
+from skanopatch.backbones.hub import Source
 from skanopatch.patches import PatchGrid
 
 # Mean and deviation of the Kaldi log-mel bins of AudioSet at 16-bit range, as measured for BEATs
 # (Chen et al. 2023, the authors' code). BEATs itself divides by twice the deviation.
-AUDIOSET_MEAN, AUDIOSET_STD = 15.41663, 6.55582
+AUDIOSET = (15.41663, 6.55582)
+
+# Mean and twice the deviation, by AudioMAE's own front end (Huang et al. 2022, the authors' code).
+AUDIOMAE = (-4.2677393, 2 * 4.5689974)
 
 
-class Backbone(nn.Module):
+class TimmBackbone(Backbone):
     """A timm Vision Transformer that reads log-mel spectrograms.
 
     Parameters
@@ -24,49 +31,35 @@ class Backbone(nn.Module):
     vit : nn.Module
         A timm model with ``forward_intermediates`` and ``patch_embed``, one input channel and
         dynamic image size.
-    normalization : tuple of float, default=(15.41663, 6.55582)
-        Mean and deviation by which log-mel spectrograms are normalised for it.
-
-    Attributes
-    ----------
-    n_dims : int
-        Width of a token.
-    n_layers : int
-        Number of layers.
+    normalization : tuple of float or None, default=None
+        As for `Backbone`.
+    config : dict or None, default=None
+        As for `Backbone`.
     """
 
     def __init__(
         self,
         vit: nn.Module,
         *,
-        normalization: tuple[float, float] = (AUDIOSET_MEAN, AUDIOSET_STD),
+        normalization: tuple[float, float] | None = None,
+        config: dict[str, Any] | None = None,
     ):
-        super().__init__()
+        n_layers = len(vit.blocks)  # type: ignore[arg-type]
+        super().__init__(
+            vit.num_features,  # type: ignore[arg-type]
+            n_layers,
+            normalization=normalization,
+            config=config,
+        )
         self.vit = vit
-        self.normalization = normalization
-        self.n_dims: int = vit.num_features  # type: ignore[assignment]
-        self.n_layers = len(vit.blocks)  # type: ignore[arg-type]
 
     def token_grid(self, n_frames: int, n_mels: int) -> tuple[int, int]:
         """Return how many tokens there are along time and along frequency."""
         return self.vit.patch_embed.dynamic_feat_size((n_frames, n_mels))  # type: ignore
 
-    def forward(self, log_mel: torch.Tensor, layers: Sequence[int]) -> torch.Tensor:
-        """Return tokens, averaged over layers.
-
-        Parameters
-        ----------
-        log_mel : Tensor of shape (n_clips, n_frames, n_mels)
-            Normalised spectrograms.
-        layers : sequence of int
-            Layers from 0 whose outputs, after the final normalisation, are averaged.
-
-        Returns
-        -------
-        tokens : Tensor of shape (n_clips, n_tokens, n_dims)
-            In the order of time.
-        """
-        outputs = self.vit.forward_intermediates(  # type: ignore[operator]
+    def layer_tokens(self, log_mel: torch.Tensor, layers: Sequence[int]) -> list[torch.Tensor]:
+        """Return the tokens of some layers; see `Backbone.layer_tokens`."""
+        return self.vit.forward_intermediates(  # type: ignore[operator]
             log_mel[:, None],
             indices=list(layers),
             norm=True,
@@ -74,10 +67,9 @@ class Backbone(nn.Module):
             output_fmt="NLC",
             intermediates_only=True,
         )
-        return outputs[0] if len(outputs) == 1 else torch.stack(outputs).mean(dim=0)
 
 
-def vit_tiny(grid: PatchGrid) -> Backbone:
+def vit_tiny(grid: PatchGrid) -> TimmBackbone:
     """Build a small ViT with random weights: 6 layers of 192 dimensions, 2.8 M parameters.
 
     It has the width and the heads of ViT-Ti (Touvron et al. 2021) and half its depth: deep enough
@@ -95,15 +87,17 @@ def vit_tiny(grid: PatchGrid) -> Backbone:
         class_token=False,
         dynamic_img_size=True,
     )
-    return Backbone(vit)
+    return TimmBackbone(vit, normalization=AUDIOSET)
 
 
-def timm_vit(name: str, grid: PatchGrid, *, pretrained: bool) -> Backbone:
+def timm_vit(
+    name: str, grid: PatchGrid, *, pretrained: bool, config: dict[str, Any] | None = None
+) -> Backbone:
     """Build any plain ViT of timm.
 
     A name with a tag, ``"vit_tiny_patch16_224.augreg_in21k"``, loads the weights of that tag from
     the Hugging Face hub; a name without one has random weights. Position embeddings are resampled
-    to the grid.
+    to the grid, and the kernels of three colours summed to one.
 
     Raises
     ------
@@ -115,18 +109,64 @@ def timm_vit(name: str, grid: PatchGrid, *, pretrained: bool) -> Backbone:
         close = timm.list_models(f"*{architecture}*")[:3]
         hint = f" Did you mean one of {close}?" if close else ""
         raise ValueError(f"timm has no model {architecture!r}.{hint}")
+    if not (pretrained and tag):
+        return TimmBackbone(_create(architecture, grid), normalization=AUDIOSET)
+    pretrained_cfg = timm.get_pretrained_cfg(name)
+    if pretrained_cfg is None or not pretrained_cfg.hf_hub_id:
+        tags = timm.list_pretrained(f"{architecture}.*")[:5]
+        raise ValueError(f"timm has no weights {name!r} on the hub. It has {tags}.")
+    return _from_hub(pretrained_cfg.hf_hub_id, grid, normalization=AUDIOSET)
+
+
+def hf_hub(
+    what: str, grid: PatchGrid, *, pretrained: bool = True, config: dict[str, Any] | None = None
+) -> Backbone:
+    """Build a plain ViT from a folder or a repository of the hub in timm's form.
+
+    Parameters
+    ----------
+    what : str
+        A folder or a name on the hub with config.json and weights, as `Source.parse` reads it.
+    grid : PatchGrid
+        Position embeddings are resampled to it.
+    pretrained : bool, default=True
+        False builds the network of `config` with random weights, and reads no file.
+    config : dict or None, default=None
+        `Backbone.config` of an earlier one.
+    """
+    if not pretrained and config is not None:
+        vit = _create(config["architecture"], grid, **config["model_args"])
+        return TimmBackbone(vit, normalization=AUDIOSET, config=config)
+    return _from_hub(what, grid, normalization=AUDIOSET)
+
+
+def audiomae(
+    what: str, grid: PatchGrid, *, pretrained: bool = True, config: dict[str, Any] | None = None
+) -> Backbone:
+    """Build AudioMAE (Huang et al. 2022, arXiv 2207.06405) in timm's form; see `hf_hub`."""
+    backbone = hf_hub(what, grid, pretrained=pretrained, config=config)
+    backbone.normalization = AUDIOMAE
+    return backbone
+
+
+def _from_hub(what: str, grid: PatchGrid, *, normalization: tuple[float, float]) -> Backbone:
+    source = Source.parse(what)
+    path = source.companion("config.json")
+    if path is None:
+        raise FileNotFoundError(f"{source.place!r} has no config.json with the architecture.")
+    stored = json.loads(path.read_text())
+    config = {"architecture": stored["architecture"], "model_args": stored.get("model_args", {})}
+    folder = source.weights("model.safetensors", "pytorch_model.bin").parent
+    vit = _create(f"local-dir:{folder}", grid, pretrained=True)
+    return TimmBackbone(vit, normalization=normalization, config=config)
+
+
+def _create(name: str, grid: PatchGrid, **kwargs: Any) -> nn.Module:
+    size = {"img_size": (grid.n_frames, grid.n_mels), "in_chans": 1, "num_classes": 0}
     try:
-        vit = timm.create_model(
-            name,
-            pretrained=pretrained and bool(tag),
-            img_size=(grid.n_frames, grid.n_mels),
-            in_chans=1,
-            num_classes=0,
-            dynamic_img_size=True,
-        )
+        return timm.create_model(name, **{**kwargs, **size, "dynamic_img_size": True})
     except TypeError as error:
         raise ValueError(
-            f"timm's {architecture!r} cannot be used: a plain Vision Transformer with dynamic "
+            f"timm's {name!r} cannot be used: a plain Vision Transformer with dynamic "
             f"image size is needed ({error})."
         ) from error
-    return Backbone(vit)
