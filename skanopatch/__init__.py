@@ -9,6 +9,7 @@ from skanopatch.detectors import (
     KNNDetector,
     MahalanobisDetector,
 )
+from skanopatch.evaluation import evaluate_dcase
 from skanopatch.mel_statistics import MelStatistics
 from skanopatch.metrics import make_anomaly_scorer
 from skanopatch.model_selection import FitOnNormal
@@ -32,6 +33,7 @@ __all__ = [
     "MelPatcher",
     "MelStatistics",
     "datasets",
+    "evaluate_dcase",
     "make_anomaly_scorer",
     "make_anopatch_pipeline",
     "make_pseudo_anomalies",

@@ -1,0 +1,108 @@
+"""The command line: ``skanopatch <command>``."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import click
+from sklearn.pipeline import Pipeline
+
+import skanopatch
+from skanopatch.datasets.layout import CHALLENGES, SUBSETS
+from skanopatch.evaluation import evaluate_dcase
+
+EMBEDDERS = {"anopatch": "AnoPatchEmbedder", "mel-statistics": "MelStatistics"}
+DETECTORS = {"knn": "KNNDetector", "mahalanobis": "MahalanobisDetector", "gmm": "GMMDetector"}
+
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+_NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(skanopatch.__version__, package_name="skanopatch")
+def main() -> None:
+    """Anomalous sound detection with scikit-learn's grammar."""
+
+
+def _parse_settings(
+    _: click.Context, __: click.Parameter, settings: tuple[str, ...]
+) -> dict[str, Any]:
+    """Turn ``step__parameter=value`` into parameters; what is no Python literal is a string."""
+    parameters = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise click.BadParameter(f"'{setting}' is not of the form step__parameter=value.")
+        try:
+            parameters[name] = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            parameters[name] = text
+    return parameters
+
+
+@main.command()
+@click.argument("root", type=_FOLDER)
+@click.option("--year", type=click.IntRange(min(CHALLENGES), max(CHALLENGES)), required=True)
+@click.option("--subset", type=click.Choice(SUBSETS), default=SUBSETS[0], show_default=True)
+@click.option("--machine", multiple=True, help="A machine type; may be repeated. All by default.")
+@click.option("--ground-truth", type=_FOLDER, help="Folder of the year's official evaluator.")
+@click.option(
+    "--embedder", type=click.Choice(list(EMBEDDERS)), default="anopatch", show_default=True
+)
+@click.option("--detector", type=click.Choice(list(DETECTORS)), default="knn", show_default=True)
+@click.option(
+    "--set",
+    "parameters",
+    multiple=True,
+    callback=_parse_settings,
+    metavar="STEP__PARAMETER=VALUE",
+    help="A parameter of the steps patcher, embedder and detector, such as patcher__channel=0.",
+)
+@click.option(
+    "--domains/--no-domains",
+    default=True,
+    show_default=True,
+    help="Whether the detector is told the domains of the clips it is fitted on.",
+)
+@click.option("--cache", type=_NEW_FOLDER, help="Folder that keeps embeddings between runs.")
+@click.option("--output", type=_NEW_FOLDER, help="Folder for tables (CSV) and challenge files.")
+def evaluate(
+    root: Path,
+    year: int,
+    subset: str,
+    machine: tuple[str, ...],
+    ground_truth: Path | None,
+    embedder: str,
+    detector: str,
+    parameters: dict[str, Any],
+    domains: bool,
+    cache: Path | None,
+    output: Path | None,
+) -> None:
+    """Evaluate a pipeline on DCASE Challenge Task 2, whose recordings are below ROOT."""
+    pipeline = Pipeline(
+        [
+            ("patcher", skanopatch.MelPatcher()),
+            ("embedder", getattr(skanopatch, EMBEDDERS[embedder])()),
+            ("detector", getattr(skanopatch, DETECTORS[detector])()),
+        ]
+    )
+    try:
+        evaluation = evaluate_dcase(
+            pipeline.set_params(**parameters),
+            root,
+            year=year,
+            machine=list(machine) or None,
+            subset=subset,
+            ground_truth=ground_truth,
+            domains=domains,
+            cache=cache,
+            verbose=1,
+        )
+        if output is not None:
+            evaluation.write(output)
+    except (OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(str(evaluation))

@@ -1,0 +1,252 @@
+"""Evaluation on miniatures of DCASE: what is fitted on what, numbers, cache and files."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from numpy.testing import assert_array_equal
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.ensemble import IsolationForest
+from sklearn.pipeline import make_pipeline
+
+from skanopatch import GroupedDetector, KNNDetector, MahalanobisDetector, evaluate_dcase
+from skanopatch.datasets import load_dcase, make_miniature_dcase, read_challenge_files
+from skanopatch.metrics import dcase_scores
+
+MACHINES = ["fan", "valve", "bandsaw"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return make_miniature_dcase(
+        tmp_path_factory.mktemp("dcase"), year=2023, machines=MACHINES, n_test=3, random_state=0
+    )
+
+
+@pytest.fixture(autouse=True)
+def _forget():
+    BandLevels.fits.clear()
+    BandLevels.embedded.clear()
+    SpyDetector.told.clear()
+
+
+class BandLevels(TransformerMixin, BaseEstimator):
+    """Level of a clip in bands; notes what it is given."""
+
+    fits: list = []
+    embedded: list = []
+
+    def __init__(self, n_bands=8):
+        self.n_bands = n_bands
+
+    def fit(self, X, y=None, labels=None):
+        self.fits.append((list(X), labels))
+        self.fitted_ = True
+        return self
+
+    def transform(self, X):
+        self.embedded.extend(X)
+        spectra = [np.abs(np.fft.rfft(soundfile.read(path)[0])) for path in X]
+        return np.log([[band.mean() for band in np.array_split(s, self.n_bands)] for s in spectra])
+
+
+class SpyDetector(KNNDetector):
+    told: list = []
+
+    def fit(self, X, y=None, *, domains=None):
+        self.told.append((len(X), None if domains is None else list(domains)))
+        return super().fit(X, y, domains=domains)
+
+
+def levels_of(paths):
+    return BandLevels().transform(paths)
+
+
+def pipe(detector=None):
+    return make_pipeline(
+        BandLevels(), KNNDetector(metric="euclidean") if detector is None else detector
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.* lacks:UserWarning")
+def test_numbers_are_those_of_doing_it_by_hand(root):
+    evaluation = evaluate_dcase(pipe(), root, year=2023, machine=["fan", "valve"])
+    tables = []
+    for machine in ("fan", "valve"):
+        train = load_dcase(root, year=2023, machine=machine, split="train")
+        test = load_dcase(root, year=2023, machine=machine, split="test")
+        detector = KNNDetector(metric="euclidean")
+        detector.fit(levels_of(train.paths), domains=train.domain)
+        embeddings = levels_of(test.paths)
+        # GroupedDetector divides by a number and adds another: the order stays as it is.
+        tables.append(
+            pd.DataFrame(
+                {
+                    "machine": machine,
+                    "path": test.paths,
+                    "y": test.y,
+                    "domain": test.domain,
+                    "score": detector.anomaly_score(embeddings),
+                    "decision": (detector.predict(embeddings) == -1).astype(int),
+                }
+            )
+        )
+    by_hand = pd.concat(tables, ignore_index=True)
+    expected = dcase_scores(
+        by_hand.y,
+        by_hand.score,
+        machine=by_hand.machine,
+        section=np.zeros(len(by_hand), int),
+        domain=by_hand.domain,
+        year=2023,
+    )
+    assert evaluation.scores.official == pytest.approx(expected.official, abs=1e-12)
+    assert evaluation.scores.official > 0.6  # the miniature's faults are strong
+    assert_array_equal(evaluation.clips.path, by_hand.path)
+    assert_array_equal(evaluation.clips.decision, by_hand.decision)
+    for (machine, y), part in by_hand.groupby(["machine", "y"]):
+        column = {1: "false_alarm_rate", -1: "detection_rate"}[y]
+        assert evaluation.rates[column][machine, 0] == part.decision.mean()
+    assert "false_alarm_rate" in str(evaluation)
+    assert f"official score 2023: {expected.official:.4f} ±" in str(evaluation)
+
+
+@pytest.mark.filterwarnings("ignore:.* lacks:UserWarning")
+def test_one_embedder_is_told_labels_and_each_detector_its_domains(root):
+    evaluate_dcase(pipe(SpyDetector()), root, year=2023, machine=["fan", "valve"])
+    [(paths, labels)] = BandLevels.fits
+    train = load_dcase(root, year=2023, machine=["fan", "valve"], split="train")
+    assert paths == train.paths.tolist()
+    assert labels == train.label.tolist()
+    assert len(set(labels)) > 2  # attributes are part of them
+    domains = [train.domain[train.machine == machine].tolist() for machine in ("fan", "valve")]
+    assert SpyDetector.told == [(12, own) for own in domains]
+    assert domains[0].count("target") == 2
+
+    SpyDetector.told.clear()
+    grouped = GroupedDetector(SpyDetector())
+    evaluate_dcase(pipe(grouped), root, year=2023, machine="fan", domains=False)
+    assert SpyDetector.told == [(12, None)]
+    evaluate_dcase(pipe(IsolationForest(random_state=0)), root, year=2023, machine="fan")
+
+
+@pytest.mark.filterwarnings("ignore:.* lacks:UserWarning")
+def test_a_second_detector_embeds_nothing(root, tmp_path):
+    arguments = {"year": 2023, "machine": ["fan", "valve"], "cache": tmp_path / "cache"}
+    first = evaluate_dcase(pipe(), root, **arguments)
+    assert len(BandLevels.embedded) == 2 * (12 + 12)
+    again = evaluate_dcase(pipe(), root, **arguments)
+    evaluate_dcase(pipe(MahalanobisDetector()), root, domains=False, **arguments)
+    assert len(BandLevels.embedded) == 2 * (12 + 12)
+    assert len(BandLevels.fits) == 1
+    pd.testing.assert_frame_equal(first.clips, again.clips)
+    uncached = evaluate_dcase(pipe(), root, year=2023, machine=["fan", "valve"])
+    pd.testing.assert_frame_equal(first.clips, uncached.clips)
+
+
+@pytest.mark.filterwarnings("ignore:.* lacks:UserWarning")
+def test_other_parameters_and_other_files_are_embedded_anew(root, tmp_path):
+    cache = tmp_path / "cache"
+    copy = make_miniature_dcase(
+        tmp_path / "copy", year=2023, machines=["fan"], n_test=1, random_state=0
+    )
+    arguments = {"year": 2023, "machine": "fan", "domains": False, "cache": cache}
+    evaluate_dcase(pipe(), copy, **arguments)
+    evaluate_dcase(make_pipeline(BandLevels(n_bands=4), KNNDetector()), copy, **arguments)
+    assert len(BandLevels.fits) == 2
+    test = next((copy / "fan" / "test").glob("*anomaly*"))
+    samples, rate = soundfile.read(test)
+    before = evaluate_dcase(pipe(), copy, **arguments)
+    soundfile.write(test, samples[::-1] * np.linspace(0, 1, len(samples)), rate, subtype="PCM_16")
+    after = evaluate_dcase(pipe(), copy, **arguments)
+    assert len(BandLevels.fits) == 2  # the clips to train on are the same
+    changed = before.clips.anomaly_score != after.clips.anomaly_score
+    assert before.clips.path[changed].tolist() == [str(test)]
+    train = next((copy / "fan" / "train").glob("*.wav"))
+    soundfile.write(train, samples[::-1], rate, subtype="PCM_16")
+    evaluate_dcase(pipe(), copy, **arguments)
+    assert len(BandLevels.fits) == 3
+
+
+@pytest.mark.filterwarnings("ignore:.* lacks:UserWarning")
+def test_an_interrupted_evaluation_goes_on_with_the_machine_it_was_at(root, tmp_path, monkeypatch):
+    arguments = {"year": 2023, "machine": ["fan", "valve"], "cache": tmp_path}
+    transform = BandLevels.transform
+
+    def interrupted(self, X):
+        if any("valve" in path for path in X):
+            raise KeyboardInterrupt
+        return transform(self, X)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BandLevels, "transform", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate_dcase(pipe(), root, **arguments)
+    assert {path.split("/")[-3] for path in BandLevels.embedded} == {"fan"}
+    BandLevels.embedded.clear()
+    resumed = evaluate_dcase(pipe(), root, **arguments)
+    assert {path.split("/")[-3] for path in BandLevels.embedded} == {"valve"}
+    assert len(BandLevels.fits) == 1
+    assert not list(tmp_path.rglob("*.part"))
+    whole = evaluate_dcase(pipe(), root, year=2023, machine=["fan", "valve"])
+    pd.testing.assert_frame_equal(resumed.clips, whole.clips)
+
+
+def test_evaluation_sets_are_scored_with_and_without_their_truth(root, tmp_path):
+    arguments = {"year": 2023, "machine": "bandsaw", "subset": "evaluation"}
+    blind = evaluate_dcase(pipe(), root, **arguments)
+    assert blind.scores is None
+    assert str(blind).startswith("12 clips of DCASE 2023 Task 2 were scored. Their labels are unk")
+    blind.write(tmp_path / "blind")
+    known = evaluate_dcase(pipe(), root, ground_truth=root / "evaluator", **arguments)
+    assert_array_equal(known.clips.anomaly_score, blind.clips.anomaly_score)
+
+    # What the official evaluator would read gives the number that was printed.
+    files = read_challenge_files(
+        tmp_path / "blind" / "challenge",
+        names=known.clips.name,
+        machine=known.clips.machine,
+        section=known.clips.section,
+    )
+    scores = dcase_scores(
+        known.clips.y,
+        files.anomaly_score,
+        machine=files.machine,
+        section=files.section,
+        domain=known.clips.domain,
+        year=2023,
+    )
+    assert scores.official == known.scores.official
+    assert_array_equal(files.decision, known.clips.decision)
+
+
+@pytest.mark.filterwarnings("ignore:.* lacks:UserWarning")
+def test_tables_are_written(root, tmp_path):
+    evaluation = evaluate_dcase(pipe(), root, year=2023, machine=["fan", "valve"])
+    evaluation.write(tmp_path)
+    sections = pd.read_csv(tmp_path / "per_section.csv", index_col=["machine", "section"])
+    assert sections.auc_source["valve", 0] == evaluation.scores.per_section.auc_source["valve", 0]
+    assert sections.detection_rate["fan", 0] == evaluation.rates.detection_rate["fan", 0]
+    machines = pd.read_csv(tmp_path / "per_machine.csv", index_col="machine")
+    assert machines.official["fan"] == evaluation.scores.per_machine.official["fan"]
+    assert len(pd.read_csv(tmp_path / "clips.csv")) == 24
+    assert len(list((tmp_path / "challenge").iterdir())) == 4
+
+
+@pytest.mark.filterwarnings("ignore:.* lacks:UserWarning")
+def test_wrong_input_is_named(root, tmp_path):
+    message = (
+        "The 'pipeline' parameter of evaluate_dcase must be a Pipeline of clips to embeddings to a "
+        "detector. Got KNNDetector() instead."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        evaluate_dcase(KNNDetector(), root, year=2023)
+    copy = make_miniature_dcase(
+        tmp_path, year=2023, machines=["fan"], n_train=2, n_test=1, random_state=0
+    )
+    for path in (copy / "fan" / "train").iterdir():
+        path.unlink()
+    with pytest.raises(ValueError, match=r"has no clips to train on of fan/00\.$"):
+        evaluate_dcase(pipe(), copy, year=2023, machine="fan")
