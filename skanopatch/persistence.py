@@ -1,0 +1,298 @@
+"""Files of a fitted embedder: safetensors and JSON, which execute nothing when they are read.
+
+The JSON says everything but weights, and the version of its form. Where that form changes, and be
+it by a new parameter, `VERSION` goes up by one and `_UPGRADES` gets the step from the form before
+it, so that every file ever written can be read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from sklearn.utils.validation import check_is_fitted
+
+from skanopatch.band_statistics import BandStatistics
+from skanopatch.finetuning.lora import is_update, merged_state
+from skanopatch.finetuning.module import PatchEmbedding
+from skanopatch.patches import PatchGrid
+
+FORMAT = "skanopatch embedder"
+VERSION = 1
+
+# From a version to the next one: what the JSON becomes. Tensors keep their names.
+_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+_JSON, _WEIGHTS = "embedder.json", "embedder.safetensors"
+_FIELDS = ("format", "version", "params", "network", "fitted", "backbone_sha256")
+_FITTED = ("classes_", "history_", "n_features_in_", "has_statistics", "has_network")
+
+# Parameters that say how a machine is used, and mean nothing on another one.
+_OF_THE_MACHINE = ("checkpoint_dir", "device", "n_workers", "verbose")
+
+
+class PersistenceMixin:
+    """What keeps a fitted embedder: `save` and `load`, and pickles without tensors."""
+
+    classes_: list[Any] | None
+    _has_network: bool
+    _module: PatchEmbedding
+    _module_params: dict[str, Any]
+
+    def save(self, path, *, with_backbone=True):
+        """Write a folder that `load` makes the same embedder of, on any machine.
+
+        Parameters
+        ----------
+        path : str or Path
+            The folder. It gets the files embedder.json and embedder.safetensors.
+        with_backbone : bool, default=True
+            Write all weights, with LoRA's updates merged into those of the backbone. False writes
+            what fine-tuning added to the backbone: a few MB, to which `load` gets the backbone
+            by its name. This needs a backbone that can be had again, and another `tuning` than
+            "full".
+
+        Raises
+        ------
+        ValueError
+            If the backbone was fine-tuned in full or has random weights, but is to be left out,
+            or if a label or parameter is of a type that JSON does not have.
+
+        Notes
+        -----
+        `checkpoint_dir`, `device`, `n_workers` and `verbose` are not saved: they belong to the
+        machine. Lists come back as tuples.
+        """
+        check_is_fitted(self)
+        network = dict(self._module_params)
+        if with_backbone:
+            state, sha256 = merged_state(self._module), None
+            # What is merged reads like a backbone whose own weights were trained.
+            network["tuning"] = "full" if network["tuning"] == "lora" else network["tuning"]
+        else:
+            state, sha256 = self._module.state_dict(), self._backbone_sha256()
+            state = {name: tensor for name, tensor in state.items() if not _is_backbone(name)}
+        params = {k: v for k, v in self.get_params().items() if k not in _OF_THE_MACHINE}
+        fitted = {
+            "classes_": self.classes_,
+            "history_": self.history_,
+            "n_features_in_": self.n_features_in_,
+            "has_statistics": self._statistics is not None,
+            "has_network": self._has_network,
+        }
+        header = {
+            "format": FORMAT,
+            "version": VERSION,
+            "params": _plain(params, "params"),
+            "network": _plain(network, "network"),
+            "fitted": _plain(fitted, "fitted"),
+            "backbone_sha256": sha256,
+        }
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        (path / _WEIGHTS).write_bytes(save(state))
+        (path / _JSON).write_text(json.dumps(header, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path, *, backbone=None):
+        """Read what `save` wrote.
+
+        Parameters
+        ----------
+        path : str or Path
+            The folder.
+        backbone : str or None, default=None
+            Name of the backbone, if its file lies elsewhere than it did where the embedder was
+            fitted. It must hold the same weights.
+
+        Returns
+        -------
+        embedder : AnoPatchEmbedder
+            Fitted, with the device "auto".
+
+        Raises
+        ------
+        ValueError
+            If the files were not written by `save` or by a later version of it, an entry or a
+            weight is unknown, missing or of a wrong shape, or the backbone has other weights than
+            the one that was left out.
+        OSError
+            If the files, or those of a backbone that was left out, are not there.
+        """
+        path = Path(path)
+        header = _read_header(path / _JSON)
+        params, network, fitted = header["params"], header["network"], header["fitted"]
+        expected = set(cls._get_param_names()) - set(_OF_THE_MACHINE)
+        _check_names(params, expected, f"params of {str(path / _JSON)!r}")
+        expected = set(inspect.signature(PatchEmbedding).parameters) - {"pretrained"}
+        _check_names(network, expected, f"network of {str(path / _JSON)!r}")
+        _check_names(fitted, _FITTED, f"fitted of {str(path / _JSON)!r}")
+        if backbone is not None:
+            params["backbone"] = network["backbone"] = backbone
+        embedder = cls(**{name: _tuples(value) for name, value in params.items()})
+        embedder._validate_params()
+        grid = PatchGrid(*network["grid"])
+        network = {**{name: _tuples(value) for name, value in network.items()}, "grid": grid}
+        embedder._grid, embedder._module_params = grid, network
+        embedder.classes_ = fitted["classes_"] and [_tuples(label) for label in fitted["classes_"]]
+        embedder.history_ = fitted["history_"]
+        embedder.n_features_in_ = fitted["n_features_in_"]
+        embedder._has_network = fitted["has_network"]
+        embedder._statistics = None
+        if fitted["has_statistics"]:
+            # They depend on the size of the clips alone.
+            a_clip = np.zeros((1, grid.n_time * grid.n_freq, grid.height * grid.width))
+            embedder._statistics = BandStatistics(grid.n_freq).fit(a_clip)
+        is_whole = header["backbone_sha256"] is None
+        module = _build(network, pretrained=not is_whole)
+        state = module.state_dict()
+        weights = _read_weights(path / _WEIGHTS)
+        expected = {name: t for name, t in state.items() if is_whole or not _is_backbone(name)}
+        _check_weights(weights, expected, path / _WEIGHTS)
+        if not is_whole and _sha256(state) != header["backbone_sha256"]:
+            raise ValueError(
+                f"The backbone {network['backbone']!r} has other weights here than the one that "
+                f"{str(path)!r} was saved without. Name the right one by load(path, backbone=...)."
+            )
+        module.load_state_dict({**state, **weights})
+        embedder._set_module(module)
+        return embedder
+
+    def _backbone_sha256(self) -> str:
+        """Return the SHA-256 of a backbone that can be had again by its name."""
+        if self._module_params["tuning"] == "full":
+            raise ValueError(
+                "with_backbone must be True for an embedder whose backbone was fine-tuned "
+                "(tuning='full'), or was merged with LoRA's updates. Got False instead."
+            )
+        sha256 = _sha256(self._module.state_dict())
+        if _sha256(_build(self._module_params, pretrained=True).state_dict()) != sha256:
+            raise ValueError(
+                "with_backbone must be True where the backbone's name does not stand for its "
+                f"weights. Got False for {self._module_params['backbone']!r}, which has random "
+                "weights or was changed since fit."
+            )
+        return sha256
+
+    def __getstate__(self):
+        state = super().__getstate__().copy()
+        module = state.pop("_module", None)
+        if module is not None:
+            # Plain arrays: what was fitted on a GPU loads without one, and without torch's pickle.
+            state["_weights"] = {name: t.cpu().numpy() for name, t in module.state_dict().items()}
+        return state
+
+    def __setstate__(self, state):
+        state = dict(state)
+        weights = state.pop("_weights", None)
+        super().__setstate__(state)
+        if weights is not None:
+            module = _build(self._module_params, pretrained=False)
+            # Copied, since a memory-mapped pickle hands out read-only arrays.
+            module.load_state_dict({name: torch.tensor(w) for name, w in weights.items()})
+            self._set_module(module)
+
+
+def _build(network: dict[str, Any], *, pretrained: bool) -> PatchEmbedding:
+    """Build the module without a trace in the global generator."""
+    with torch.random.fork_rng(devices=[]):
+        return PatchEmbedding(**network, pretrained=pretrained)
+
+
+def _is_backbone(name: str) -> bool:
+    return name.startswith("backbone.") and not is_update(name)
+
+
+def _sha256(state: Mapping[str, torch.Tensor]) -> str:
+    """Return the SHA-256 of the names, shapes and values of a backbone's own weights."""
+    digest = hashlib.sha256()
+    for name in sorted(filter(_is_backbone, state)):
+        weight = state[name].cpu().numpy()
+        digest.update(f"{name}{weight.shape}".encode())
+        digest.update(np.ascontiguousarray(weight).data)
+    return digest.hexdigest()
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    """Read the JSON of any version in the form of this one."""
+    try:
+        header = json.loads(path.read_text())
+    except ValueError as error:  # no JSON, or no text
+        raise ValueError(f"{str(path)!r} is damaged: {error}.") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise ValueError(
+            f"{str(path)!r} is not the file of an embedder: it has no format={FORMAT!r}."
+        )
+    version = header.get("version")
+    if version not in {*_UPGRADES, VERSION}:
+        raise ValueError(
+            f"The version of {str(path)!r} must be one of {sorted({*_UPGRADES, VERSION})}. Got "
+            f"{version!r} instead; a later version of skanopatch may read it."
+        )
+    for older in range(version, VERSION):
+        header = _UPGRADES[older](header)
+    _check_names(header, _FIELDS, repr(str(path)))
+    return header
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{str(path)!r} is damaged: {error}.") from error
+
+
+def _check_names(found: Collection[str], expected: Collection[str], place: str) -> None:
+    """Refuse names that are missing or unknown, and name them."""
+    problems = [
+        f"{problem} {names}"
+        for problem, names in (
+            ("lacks", sorted(set(expected) - set(found))),
+            ("has the unknown", sorted(set(found) - set(expected))),
+        )
+        if names
+    ]
+    if problems:
+        raise ValueError(f"{place[0].upper()}{place[1:]} {' and '.join(problems)}.")
+
+
+def _check_weights(
+    found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], path: Path
+) -> None:
+    """Refuse weights that are missing, unknown or of a wrong shape, and name them."""
+    _check_names(found, expected, repr(str(path)))
+    for name, weight in found.items():
+        if weight.shape != expected[name].shape:
+            raise ValueError(
+                f"{name} in {str(path)!r} must have the shape {tuple(expected[name].shape)}. "
+                f"Got {tuple(weight.shape)} instead."
+            )
+
+
+def _plain(value: Any, name: str) -> Any:
+    """Return a value in the types of JSON, or name the one that cannot be."""
+    if isinstance(value, dict):
+        return {key: _plain(item, f"{name}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, name) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    raise ValueError(
+        f"{name} must consist of strings, numbers, tuples and None to be saved. "
+        f"Got {value!r} instead."
+    )
+
+
+def _tuples(value: Any) -> Any:
+    """Return a value with tuples for JSON's lists."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
