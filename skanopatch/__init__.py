@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from skanopatch import datasets, metrics
+from skanopatch.band_statistics import BandStatistics
 from skanopatch.detectors import (
     GMMDetector,
     GroupedDetector,
@@ -25,6 +26,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "AnoPatchEmbedder",
+    "BandStatistics",
     "FitOnNormal",
     "GMMDetector",
     "GroupedDetector",

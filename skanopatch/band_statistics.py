@@ -18,8 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from skanopatch.patches import iterate_batches, unpatchify, validate_patches
 
 _BATCH_SIZE = 8  # clips: their powers stay in the cache
-_FRAMES_A_BAND = 24  # the deviations of how many bands a clip of so many frames can pin down
-_MOST_BANDS = 32
+_LOUD, _FLUCTUATING, _SWELLING = 32, 16, 4  # bands
 _SLOW = 8  # frames
 
 
@@ -33,8 +32,9 @@ class BandStatistics(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     * the mean of each log-mel bin over time: the spectrum;
     * half the log of the mean squared power of 32 bands: the loud moments, where knocks and
       rattling show;
-    * the deviation over time of the log power of 32, 16, ..., 1 bands (the shorter the clip, the
-      fewer: one for 24 frames): unsteadiness;
+    * the deviations of the bins over time, averaged over 16 bands: tones fluctuate less than
+      noise;
+    * the deviations over time of the log power of 4, 2 and 1 bands: swelling and beating;
     * of the mean log-mel bin of each frame: the deviation, the mean step from frame to frame,
       and the deviation of its means over 8 frames.
 
@@ -58,7 +58,7 @@ class BandStatistics(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     >>> from skanopatch import BandStatistics, patchify
     >>> patches = patchify(np.random.default_rng(0).normal(size=(3, 192, 128)))
     >>> BandStatistics().fit_transform(patches).shape
-    (3, 178)
+    (3, 186)
     """
 
     _parameter_constraints: dict = {"n_freq": [Interval(Integral, 1, None, closed="left")]}
@@ -68,7 +68,7 @@ class BandStatistics(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
-        """Choose the number of bands by the length of the clips.
+        """Lay out the bands; nothing is learnt.
 
         Parameters
         ----------
@@ -82,16 +82,13 @@ class BandStatistics(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self : object
         """
         _, grid = validate_patches(self, X, n_freq=self.n_freq, reset=True)
-        n_bands = math.gcd(grid.n_mels, _MOST_BANDS)
-        n_varying = min(n_bands, 2 ** int(math.log2(max(1, grid.n_frames / _FRAMES_A_BAND))))
-        numbers = [n_bands] + [n_varying >> i for i in range(n_varying.bit_length())]
-        self._n_bands = n_bands
-        # A column a band: its product with the power of a frame's bins is their mean.
-        self._averages = np.concatenate(
-            [np.repeat(np.eye(n) * n / grid.n_mels, grid.n_mels // n, axis=0) for n in numbers],
-            axis=1,
-        ).astype(np.float32)
-        self._n_features_out = grid.n_mels + self._averages.shape[1] + 3
+        self._loud = _band_means(grid.n_mels, _LOUD)
+        self._fluctuating = _band_means(grid.n_mels, _FLUCTUATING)
+        self._swelling = np.hstack(
+            [_band_means(grid.n_mels, n) for n in (_SWELLING, _SWELLING // 2, 1)]
+        )
+        n_bands = sum(bands.shape[1] for bands in (self._loud, self._fluctuating, self._swelling))
+        self._n_features_out = grid.n_mels + n_bands + 3
         return self
 
     def transform(self, X):
@@ -111,8 +108,31 @@ class BandStatistics(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         X, grid = validate_patches(self, X, n_freq=self.n_freq, reset=False)
         return np.concatenate(
             [
-                _band_statistics(unpatchify(batch, grid.n_freq), self._averages, self._n_bands)
+                self._describe(unpatchify(batch, grid.n_freq))
                 for batch in iterate_batches(X, _BATCH_SIZE)
+            ]
+        )
+
+    def _describe(self, log_mel: np.ndarray) -> np.ndarray:
+        n_clips, n_frames, _ = log_mel.shape
+        largest = log_mel.max(axis=(1, 2), keepdims=True)
+        power = np.exp(log_mel - largest)
+        loud = _log_power(power, self._loud)
+        loudest = loud.max(axis=1, keepdims=True)
+        mean_square = np.exp(2 * (loud - loudest)).mean(axis=1)
+        level = log_mel.mean(axis=2)
+        steps = np.abs(np.diff(level, axis=1, prepend=level[:, :1])).sum(axis=1)
+        width = min(_SLOW, n_frames)
+        slow = level[:, : n_frames // width * width].reshape(n_clips, -1, width).mean(axis=2)
+        return np.hstack(
+            [
+                log_mel.mean(axis=1),
+                np.log(mean_square) / 2 + (loudest + largest)[:, 0],
+                log_mel.std(axis=1) @ self._fluctuating,
+                _log_power(power, self._swelling).std(axis=1),
+                np.column_stack(
+                    [level.std(axis=1), steps / max(1, n_frames - 1), slow.std(axis=1)]
+                ),
             ]
         )
 
@@ -122,24 +142,12 @@ class BandStatistics(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         return tags
 
 
-def _band_statistics(log_mel: np.ndarray, averages: np.ndarray, n_bands: int) -> np.ndarray:
-    n_clips, n_frames, _ = log_mel.shape
-    largest = log_mel.max(axis=(1, 2), keepdims=True)
-    power = np.exp(log_mel - largest) @ averages
-    log_power = np.log(np.maximum(power, np.finfo(power.dtype).tiny))
-    loud, varying = log_power[:, :, :n_bands], log_power[:, :, n_bands:]
-    loudest = loud.max(axis=1, keepdims=True)
-    mean_square = np.exp(2 * (loud - loudest)).mean(axis=1)
-    level = log_mel.mean(axis=2)
-    step = np.abs(np.diff(level, axis=1, prepend=level[:, :1])).sum(axis=1) / max(1, n_frames - 1)
-    width = min(_SLOW, n_frames)
-    slow = level[:, : n_frames // width * width].reshape(n_clips, -1, width).mean(axis=2)
-    return np.concatenate(
-        [
-            log_mel.mean(axis=1),
-            np.log(mean_square) / 2 + (loudest + largest)[:, 0],
-            varying.std(axis=1),
-            np.stack([level.std(axis=1), step, slow.std(axis=1)], axis=1),
-        ],
-        axis=1,
-    )
+def _band_means(n_mels: int, n_bands: int) -> np.ndarray:
+    """Return a matrix (n_mels, n_bands) that averages bins; there are fewer bands if need be."""
+    n_bands = math.gcd(n_mels, n_bands)
+    bands = np.repeat(np.eye(n_bands), n_mels // n_bands, axis=0)
+    return (bands * n_bands / n_mels).astype(np.float32)
+
+
+def _log_power(power: np.ndarray, bands: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(power @ bands, np.finfo(power.dtype).tiny))

@@ -10,6 +10,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import skanopatch
 from skanopatch import (
     AnoPatchEmbedder,
+    BandStatistics,
     FitOnNormal,
     GMMDetector,
     GroupedDetector,
@@ -21,6 +22,7 @@ from skanopatch import (
 
 INSTANCES = [
     AnoPatchEmbedder(),
+    BandStatistics(),
     FitOnNormal(KNNDetector()),
     GMMDetector(),
     GroupedDetector(),
