@@ -7,7 +7,6 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import torch
 from sklearn.base import (
@@ -16,52 +15,52 @@ from sklearn.base import (
     TransformerMixin,
     _fit_context,
 )
-from sklearn.model_selection import train_test_split
+from sklearn.cluster import KMeans
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
-from skorch.callbacks import GradientNormClipping, ProgressBar
-from skorch.helper import predefined_split
 from tqdm.auto import tqdm
 
-from skanopatch.finetuning.arcface import ArcFace
-from skanopatch.finetuning.devices import autocast_dtype, choose_device, memory_errors
+from skanopatch.backbones import check_front_end
+from skanopatch.band_statistics import BandStatistics
+from skanopatch.finetuning.devices import choose_device, memory_errors
 from skanopatch.finetuning.module import PatchEmbedding
-from skanopatch.finetuning.net import (
-    EpochSeed,
-    FineTuningNet,
-    PatchDataset,
-    ResumableCheckpoint,
-    ResumableEarlyStopping,
-    WarmupCosine,
-    callback_by_name,
-    optimizer_by_name,
-)
 from skanopatch.finetuning.pooling import POOLINGS
+from skanopatch.finetuning.training import fine_tune
 from skanopatch.patches import iterate_batches, validate_patches
+from skanopatch.persistence import PersistenceMixin
+
+_MOST_CLUSTERS = 16
 
 
-class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class AnoPatchEmbedder(
+    PersistenceMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
     """Embed clips with a Vision Transformer, fine-tuned where labels are given.
 
-    Without `labels` the backbone is used as it is and its tokens are pooled. With `labels`, which
-    tell the clips apart (machine, unit, operating state; not normal from anomalous), the backbone
-    is fine-tuned with ArcFace to tell them apart too, and the embedding is what its head gives
-    [1]_. What changes in a sound when a machine breaks is much like what differs between
-    machines, so distances between such embeddings show it.
+    With `labels`, which tell the clips apart (machine, unit, operating state; not normal from
+    anomalous), the backbone is fine-tuned with ArcFace to tell them apart too, and the embedding
+    is what its head gives [1]_: what changes in a sound when a machine breaks is much like what
+    differs between machines. Without `labels` the backbone is used as it is and its tokens are
+    pooled, or `pretext` makes labels. What plain statistics of the spectrum know comes first in
+    an embedding with the small backbones of this package, see `statistics`.
 
     Parameters
     ----------
-    backbone : str, default="vit_tiny"
-        Name of a Vision Transformer, see `skanopatch.backbones.list_backbones`: ``"vit_tiny"`` (6
-        layers of 192, random weights) or ``"timm:<name>"``.
+    backbone : str, default="anopatch-tiny"
+        Name of a Vision Transformer, see `skanopatch.backbones.list_backbones`:
+        ``"anopatch-tiny"`` (6 layers of 192, part of this package), ``"vit_tiny"`` (the same with
+        random weights), ``"timm:<name>"``, ...
     n_freq : int, default=8
         Frequency bands of the patches: ``n_mels // patch_size`` of the `MelPatcher`.
     normalization : "backbone", "fit" or tuple (mean, std), default="backbone"
         What is subtracted from the log-mel bins, and by what they are divided: what the backbone
-        was trained with, the mean and deviation of the training patches, or two numbers.
-    layers : int, sequence of int, "all" or None, default=None
+        was trained with (where that is nothing fixed: as "fit"), the mean and deviation of the
+        training patches, or two numbers.
+    layers : int, sequence of int, "all", "weighted" or None, default=None
         Layers whose tokens are averaged, from 0, or from -1 backwards. None is the last one.
+        "weighted" are all, with weights that fine-tuning learns and that start equal.
     pooling : {"attentive", "mean", "gem", "rdp"}, default="attentive"
         How the tokens of a clip become one vector: attentive mean and deviation in the form of
         ECAPA-TDNN (without labels its attention is uniform: plain mean and deviation), their
@@ -70,13 +69,34 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         Pool over time only and put the frequency bands side by side.
     output : {"clip", "patches"}, default="clip"
         One embedding a clip, or the token of each patch.
-    n_dims : int, default=256
+    statistics : bool or "auto", default="auto"
+        Whether the clip's `BandStatistics` come before what the network gives. "auto" decides by
+        what measured best: beside the fine-tuned small ViTs, in place of them without
+        fine-tuning, not beside other backbones. The scales differ: `MahalanobisDetector` does not
+        mind, distances of `KNNDetector` do.
+    pretext : {"augmentation", "cluster"} or None, default=None
+        What fine-tuning tells apart. "augmentation": which of seven changes (pitch, tempo, tilt,
+        up, down or none) was made to a clip, and its label if it has one. "cluster": without
+        labels, clusters of the clips' statistics. None: the labels alone.
+    tuning : {"full", "lora", "head", "frozen"}, default="full"
+        What fine-tuning trains beside pooling and head: the whole backbone, low-rank updates of
+        its attention (LoRA [2]_), or nothing of it. "frozen" trains nothing at all, as if there
+        were no labels.
+    lora_rank : int, default=16
+        Rank of LoRA's updates; 64 is usual for backbones of 768 dimensions.
+    lora_targets : sequence of {"q", "k", "v"}, default=("q", "v")
+        The projections of attention that LoRA updates: query, key, value.
+    layer_decay : float, default=1.0
+        Learning rate of a layer of the backbone over that of the layer above it.
+    gradient_checkpointing : bool, default=False
+        Compute the layers twice in training, instead of keeping what is in them in memory.
+    n_dims : int, default=32
         Dimensions of a fine-tuned embedding.
     scale, margin : float, default=30.0 and 0.2
         ArcFace's factor on the cosines and angle in radians, added for the target class only.
     n_subcenters : int, default=1
         ArcFace's centres a class; more help where a label covers several states.
-    time_mask, frequency_mask : int, default=80
+    time_mask, frequency_mask : int, default=40 and 60
         SpecAugment's largest masks in frames and mel bins; at most half of either axis.
     mixup : float, default=0.0
         Parameter alpha of the Beta distribution that clips of a batch are mixed by; 0 is none.
@@ -86,8 +106,9 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         Learning rate after the warm-up.
     weight_decay : float, default=0.05
         Weight decay of the optimizer.
-    max_epochs : int, default=20
-        Passes over the training clips.
+    max_epochs : int or "auto", default="auto"
+        Passes over the training clips. "auto" are as many as make 20,000 clips, but at least 5 and
+        at most 30.
     batch_size : int, default=32
         Clips a step, and clips embedded at a time.
     warmup : float, default=0.1
@@ -131,25 +152,34 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     ----------
     .. [1] A. Jiang et al., "AnoPatch: Towards Better Consistency in Machine Anomalous Sound
        Detection", Interspeech 2024, arXiv 2406.11364.
+    .. [2] E. Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022,
+       arXiv 2106.09685.
 
     Examples
     --------
     >>> import numpy as np
     >>> from skanopatch import AnoPatchEmbedder, patchify
     >>> log_mel = np.random.default_rng(0).normal(size=(6, 32, 128))
-    >>> embedder = AnoPatchEmbedder(normalization="fit", random_state=0)
+    >>> embedder = AnoPatchEmbedder(random_state=0)
     >>> embedder.fit_transform(patchify(log_mel)).shape
-    (6, 384)
+    (6, 186)
     """
 
     _parameter_constraints: dict = {
         "backbone": [str],
         "n_freq": [Interval(Integral, 1, None, closed="left")],
         "normalization": [StrOptions({"backbone", "fit"}), tuple, list],
-        "layers": [Integral, tuple, list, StrOptions({"all"}), None],
+        "layers": [Integral, tuple, list, StrOptions({"all", "weighted"}), None],
         "pooling": [StrOptions(set(POOLINGS))],
         "keep_bands": ["boolean"],
         "output": [StrOptions({"clip", "patches"})],
+        "statistics": ["boolean", StrOptions({"auto"})],
+        "pretext": [StrOptions({"augmentation", "cluster"}), None],
+        "tuning": [StrOptions({"full", "lora", "head", "frozen"})],
+        "lora_rank": [Interval(Integral, 1, None, closed="left")],
+        "lora_targets": [tuple, list],
+        "layer_decay": [Interval(Real, 0, 1, closed="right")],
+        "gradient_checkpointing": ["boolean"],
         "n_dims": [Interval(Integral, 1, None, closed="left")],
         "scale": [Interval(Real, 0, None, closed="neither")],
         "margin": [Interval(Real, 0, math.pi / 2, closed="left")],
@@ -160,7 +190,7 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         "optimizer": [str],
         "lr": [Interval(Real, 0, None, closed="neither")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "warmup": [Interval(Real, 0, 1, closed="left")],
         "gradient_clip": [Interval(Real, 0, None, closed="neither"), None],
@@ -177,7 +207,7 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
     def __init__(
         self,
-        backbone="vit_tiny",
+        backbone="anopatch-tiny",
         *,
         n_freq=8,
         normalization="backbone",
@@ -185,17 +215,24 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         pooling="attentive",
         keep_bands=False,
         output="clip",
-        n_dims=256,
+        statistics="auto",
+        pretext=None,
+        tuning="full",
+        lora_rank=16,
+        lora_targets=("q", "v"),
+        layer_decay=1.0,
+        gradient_checkpointing=False,
+        n_dims=32,
         scale=30.0,
         margin=0.2,
         n_subcenters=1,
-        time_mask=80,
-        frequency_mask=80,
+        time_mask=40,
+        frequency_mask=60,
         mixup=0.0,
         optimizer="AdamW",
         lr=5e-4,
         weight_decay=0.05,
-        max_epochs=20,
+        max_epochs="auto",
         batch_size=32,
         warmup=0.1,
         gradient_clip=1.0,
@@ -216,6 +253,13 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.pooling = pooling
         self.keep_bands = keep_bands
         self.output = output
+        self.statistics = statistics
+        self.pretext = pretext
+        self.tuning = tuning
+        self.lora_rank = lora_rank
+        self.lora_targets = lora_targets
+        self.layer_decay = layer_decay
+        self.gradient_checkpointing = gradient_checkpointing
         self.n_dims = n_dims
         self.scale = scale
         self.margin = margin
@@ -266,27 +310,47 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         MemoryError
             If a batch does not fit into the memory of the device.
         """
+        check_front_end(self.backbone, getattr(X, "front_end", None))
         X, self._grid = validate_patches(self, X, n_freq=self.n_freq, reset=True)
         device = choose_device(self.device)
-        random_state = check_random_state(self.random_state)
-        seed = int(random_state.randint(2**31 - 1))
-        usable = None
-        self.normalization_ = None if self.normalization == "backbone" else self.normalization
-        if labels is not None or self.normalization == "fit":
-            usable, mean_and_std = _survey(X, self.batch_size)
-            if self.normalization == "fit":
-                self.normalization_ = mean_and_std
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        usable, measured = _survey(X, self.batch_size)
+        target = self._target(labels, X, usable, seed)
+        self._module_params = {
+            "backbone": self.backbone,
+            "grid": self._grid,
+            "normalization": self._normalization(measured),
+            "measured": measured,
+            "layers": self.layers,
+            "pooling": self.pooling,
+            "keep_bands": self.keep_bands,
+            "n_dims": None if target is None else self.n_dims,
+            "time_mask": self.time_mask,
+            "frequency_mask": self.frequency_mask,
+            "tuning": "frozen" if target is None else self.tuning,
+            "lora_rank": self.lora_rank,
+            "lora_targets": self.lora_targets,
+        }
+        self.history_ = None
         # The generators of the caller stay as they are, and what ran before does not matter.
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
-            if labels is None:
-                self.classes_ = self.history_ = None
-                self._module_params = self._make_module_params()
+            if target is None:
                 module = PatchEmbedding(**self._module_params)
             else:
-                target = self._encode_labels(labels, len(X))
-                self._module_params = self._make_module_params()
-                module = self._fine_tune(X, target, usable, seed, device)
+                module, self.history_ = fine_tune(
+                    self,
+                    X,
+                    target,
+                    usable,
+                    module_params=self._module_params,
+                    seed=seed,
+                    device=device,
+                )
+        joins = module.backbone.joins_statistics
+        with_statistics = joins if self.statistics == "auto" else self.statistics
+        self._statistics = BandStatistics(self.n_freq).fit(X) if with_statistics else None
+        self._has_network = not (self.statistics == "auto" and joins and target is None)
         self._set_module(module)
         return self
 
@@ -306,10 +370,10 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             patches are NaN.
         """
         check_is_fitted(self)
+        check_front_end(self._module_params["backbone"], getattr(X, "front_end", None))
         X, _ = validate_patches(self, X, n_freq=self.n_freq, reset=False)
         device = choose_device(self.device)
-        module = self._module.to(device)
-        embed = module.tokens if self.output == "patches" else module
+        self._module.to(device)
         batches = tqdm(
             iterate_batches(X, self.batch_size),
             total=math.ceil(len(X) / self.batch_size),
@@ -318,28 +382,46 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             disable=not self.verbose,
         )
         with torch.inference_mode(), memory_errors(self.batch_size):
-            return np.concatenate(
-                [embed(torch.from_numpy(batch).to(device)).cpu().numpy() for batch in batches]
-            )
+            return np.concatenate([self._embed(batch, device) for batch in batches])
 
-    def _make_module_params(self) -> dict[str, Any]:
-        return {
-            "backbone": self.backbone,
-            "grid": self._grid,
-            "normalization": self.normalization_,
-            "layers": self.layers,
-            "pooling": self.pooling,
-            "keep_bands": self.keep_bands,
-            "n_dims": None if self.classes_ is None else self.n_dims,
-            "time_mask": self.time_mask,
-            "frequency_mask": self.frequency_mask,
-        }
+    def _embed(self, batch: np.ndarray, device: torch.device) -> np.ndarray:
+        patches = torch.from_numpy(batch).to(device)
+        if self.output == "patches":
+            return self._module.tokens(patches).cpu().numpy()
+        parts = [] if self._statistics is None else [self._statistics.transform(batch)]
+        if self._has_network:
+            parts.append(self._module(patches).cpu().numpy())
+        return np.concatenate(parts, axis=1)
+
+    def _normalization(self, measured: tuple[float, float]) -> tuple[float, float] | None:
+        if isinstance(self.normalization, str):
+            return measured if self.normalization == "fit" else None
+        return self.normalization
+
+    def _target(self, labels: Any, X: Any, usable: np.ndarray, seed: int) -> np.ndarray | None:
+        """Return the class of each clip that fine-tuning tells apart, None without fine-tuning."""
+        self.classes_ = None
+        if self.tuning == "frozen":
+            return None
+        if labels is not None:
+            return self._encode_labels(labels, len(X))
+        if self.pretext is None:
+            return None
+        target = np.zeros(len(X), dtype=int)
+        if self.pretext == "cluster":
+            statistics = BandStatistics(self.n_freq).fit_transform(X)[usable]
+            n_clusters = min(_MOST_CLUSTERS, max(2, len(usable) // 10))
+            kmeans = KMeans(n_clusters, n_init=10, random_state=seed)
+            target[usable] = kmeans.fit_predict(StandardScaler().fit_transform(statistics))
+        return target
 
     def _set_module(self, module: PatchEmbedding) -> None:
         module.cpu().eval().requires_grad_(False)
         self._module = module
+        self._module_params["config"] = module.backbone.config
         self.normalization_ = (float(module.mean), float(module.std))
-        self._n_features_out = module.n_dims
+        n_statistics = 0 if self._statistics is None else self._statistics._n_features_out
+        self._n_features_out = n_statistics + (module.n_dims if self._has_network else 0)
 
     def _encode_labels(self, labels: Any, n_clips: int) -> np.ndarray:
         """Return the labels as integers and keep what they stand for in `classes_`."""
@@ -367,97 +449,10 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         index = {label: i for i, label in enumerate(self.classes_)}
         return np.array([index[label] for label in labels])
 
-    def _fine_tune(
-        self, X: Any, target: np.ndarray, usable: np.ndarray, seed: int, device: torch.device
-    ) -> PatchEmbedding:
-        """Train backbone, pooling and head with skorch, from a checkpoint if there is one."""
-        train, valid = usable, None
-        if self.early_stopping is not None:
-            train, valid = _split(usable, target, self.validation_fraction, seed)
-        n_steps = self.max_epochs * math.ceil(len(train) / self.batch_size)
-        checkpoint = self._checkpoint(X, target)
-        callbacks = [EpochSeed(seed), WarmupCosine(n_steps, self.warmup)]
-        if self.gradient_clip is not None:
-            callbacks.append(GradientNormClipping(self.gradient_clip))
-        if self.early_stopping is not None:
-            callbacks.append(ResumableEarlyStopping(patience=self.early_stopping, load_best=True))
-        if self.verbose:
-            callbacks.append(ProgressBar())
-        callbacks += [callback_by_name(name) for name in self.callbacks or ()]
-        if checkpoint is not None:
-            callbacks.append(checkpoint)
-        net = FineTuningNet(
-            PatchEmbedding,
-            **{f"module__{name}": value for name, value in self._module_params.items()},
-            criterion=ArcFace,
-            criterion__n_dims=self.n_dims,
-            criterion__n_classes=len(self.classes_),
-            criterion__n_subcenters=self.n_subcenters,
-            criterion__scale=self.scale,
-            criterion__margin=self.margin,
-            optimizer=optimizer_by_name(self.optimizer),
-            optimizer__weight_decay=self.weight_decay,
-            lr=self.lr,
-            max_epochs=self.max_epochs,
-            batch_size=self.batch_size,
-            iterator_train__shuffle=True,
-            iterator_train__num_workers=self.n_workers,
-            iterator_train__pin_memory=device.type == "cuda",
-            train_split=None if valid is None else predefined_split(PatchDataset(X, target, valid)),
-            callbacks=callbacks,
-            autocast_dtype=autocast_dtype(device, self.precision),
-            mixup_alpha=self.mixup,
-            device=str(device),
-            verbose=0,
-        )
-        with memory_errors(self.batch_size):
-            net.initialize()
-            is_finished = checkpoint is not None and checkpoint.restore(net)
-            if not is_finished:
-                net.train_on(PatchDataset(X, target, train))
-        self.history_ = [
-            {key: value for key, value in epoch.items() if key != "batches"}
-            for epoch in net.history
-        ]
-        return net.module_
-
-    def _checkpoint(self, X: Any, target: np.ndarray) -> ResumableCheckpoint | None:
-        if self.checkpoint_dir is None:
-            return None
-        if not isinstance(self.random_state, Integral):
-            raise ValueError(
-                "checkpoint_dir needs a random_state that is an int, by which a fit that goes on "
-                f"is told from a new one. Got random_state={self.random_state!r} instead."
-            )
-        params = self.get_params()
-        for name in ("checkpoint_dir", "device", "n_workers", "output", "verbose"):
-            del params[name]  # they do not change the weights
-        fingerprint = joblib.hash((params, X, target))
-        return ResumableCheckpoint(Path(self.checkpoint_dir) / f"{fingerprint}.pt")
-
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
-
-    def __getstate__(self):
-        state = super().__getstate__().copy()
-        module = state.pop("_module", None)
-        if module is not None:
-            # Plain arrays: what was fitted on a GPU loads without one, and without torch's pickle.
-            state["_weights"] = {name: t.cpu().numpy() for name, t in module.state_dict().items()}
-        return state
-
-    def __setstate__(self, state):
-        state = dict(state)
-        weights = state.pop("_weights", None)
-        super().__setstate__(state)
-        if weights is not None:
-            with torch.random.fork_rng(devices=[]):
-                module = PatchEmbedding(**self._module_params, pretrained=False)
-            # Copied, since a memory-mapped pickle hands out read-only arrays.
-            module.load_state_dict({name: torch.tensor(w) for name, w in weights.items()})
-            self._set_module(module)
 
 
 def _survey(X: Any, batch_size: int) -> tuple[np.ndarray, tuple[float, float]]:
@@ -480,17 +475,3 @@ def _survey(X: Any, batch_size: int) -> tuple[np.ndarray, tuple[float, float]]:
         raise ValueError("Every clip is NaN: there is nothing to learn from.")
     std = math.sqrt(squares / count)
     return np.flatnonzero(np.concatenate(usable)), (mean, std or 1.0)
-
-
-def _split(
-    usable: np.ndarray, target: np.ndarray, fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Set clips aside for validation, class by class where the classes are large enough."""
-    classes, counts = np.unique(target[usable], return_counts=True)
-    can_stratify = counts.min() >= 2 and fraction * len(usable) >= len(classes)
-    return train_test_split(
-        usable,
-        test_size=fraction,
-        stratify=target[usable] if can_stratify else None,
-        random_state=seed,
-    )

@@ -64,17 +64,21 @@ def patchify(log_mel: np.ndarray, *, patch_size: int = 16) -> np.ndarray:
             "log_mel must have shape (n_clips, n_frames, n_mels). "
             f"Got an array of shape {log_mel.shape} instead."
         )
-    n_clips, n_frames, n_mels = log_mel.shape
+    _, n_frames, n_mels = log_mel.shape
     if n_mels % patch_size or n_frames < patch_size:
         raise ValueError(
             f"log_mel must have a multiple of patch_size={patch_size} mel bins and at least as "
             f"many frames. Got {n_frames} frames and {n_mels} mel bins instead."
         )
-    n_time, n_freq = n_frames // patch_size, n_mels // patch_size
-    cells = log_mel[:, : n_time * patch_size].reshape(
-        n_clips, n_time, patch_size, n_freq, patch_size
-    )
-    return cells.transpose(0, 1, 3, 2, 4).reshape(n_clips, n_time * n_freq, patch_size**2)
+    return cut_into_patches(log_mel, patch_size, patch_size)
+
+
+def cut_into_patches(log_mel: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Cut spectrograms into patches of `height` frames and `width` bins, without any check."""
+    n_clips, n_frames, n_mels = log_mel.shape
+    n_time, n_freq = n_frames // height, n_mels // width
+    cells = log_mel[:, : n_time * height].reshape(n_clips, n_time, height, n_freq, width)
+    return cells.transpose(0, 1, 3, 2, 4).reshape(n_clips, n_time * n_freq, height * width)
 
 
 def unpatchify(patches: np.ndarray, n_freq: int = 8) -> np.ndarray:
@@ -147,6 +151,32 @@ def patch_grid(shape: tuple[int, int], n_freq: int) -> PatchGrid:
     side = round(patch_area**0.5)
     height, width = (side, side) if side * side == patch_area else (1, patch_area)
     return PatchGrid(n_patches // n_freq, n_freq, height, width)
+
+
+class Patches(np.ndarray):
+    """An array of patches that tells which front end made them, by itself and in its slices.
+
+    What `MelPatcher.transform` returns, so that a backbone can refuse patches which were made for
+    another. Where an operation turns it into a plain array, nothing is checked.
+
+    Attributes
+    ----------
+    front_end : FrontEnd or None
+        What made the patches, if that is known.
+    """
+
+    front_end: FrontEnd | None = None
+
+    def __array_finalize__(self, array: Any) -> None:
+        self.front_end = getattr(array, "front_end", None)
+
+    def __reduce__(self) -> Any:
+        rebuild, arguments, state = super().__reduce__()  # type: ignore[str-unpack]
+        return rebuild, arguments, (self.front_end, state)
+
+    def __setstate__(self, state: tuple[Any, Any]) -> None:  # type: ignore[override]
+        self.front_end, array_state = state
+        super().__setstate__(array_state)
 
 
 class LazyPatches:

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skanopatch.audio import as_clip_list, clip_duration, clip_name, pcm_to_float
 from skanopatch.log_mel import WINDOWS, FrontEnd
-from skanopatch.patches import Clips, LazyPatches, bullets
+from skanopatch.patches import Clips, LazyPatches, Patches, bullets
 
 
 class MelPatcher(TransformerMixin, BaseEstimator):
@@ -221,7 +221,9 @@ class MelPatcher(TransformerMixin, BaseEstimator):
         )
         if patches.nbytes > get_config()["working_memory"] * 2**20:
             return patches
-        return np.asarray(patches)
+        array = np.asarray(patches).view(Patches)
+        array.front_end = patches.front_end
+        return array
 
     def _front_end(self) -> FrontEnd:
         names = FrontEnd.__dataclass_fields__

@@ -43,7 +43,7 @@ def small_park(tmp_path_factory):
 
 def test_park_is_summarised_by_machine_and_drawn(small_park):
     picture, summaries = small_park
-    assert list(summaries) == ["fine-tuned ViT", "mel statistics"]
+    assert list(summaries) == ["AnoPatch", "mel statistics"]
     for summary in summaries.values():
         assert list(summary.index) == ["fan", "valve", "mean"]
         assert summary[["AUC", "pAUC", "false alarms"]].stack().between(0, 1).all()

@@ -15,11 +15,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
 from skorch.callbacks import Callback
 
-from skanopatch import AnoPatchEmbedder, MelPatcher, patchify, unpatchify
+from skanopatch import AnoPatchEmbedder, BandStatistics, MelPatcher, patchify, unpatchify
+from skanopatch.backbones import anopatch_tiny, list_backbones
+from skanopatch.finetuning.augmentation import change
 from skanopatch.finetuning.devices import autocast_dtype, memory_errors
 from skanopatch.finetuning.net import FineTuningNet, ResumableCheckpoint
 
-TINY = {"normalization": "fit", "batch_size": 8, "max_epochs": 3, "random_state": 0}
+TINY = {"statistics": False, "batch_size": 8, "max_epochs": 3, "random_state": 0}
 
 
 def make_patches(n_clips=24, n_frames=32, n_classes=2, seed=0):
@@ -76,7 +78,7 @@ def test_layers_are_chosen_and_averaged():
 
 def test_bands_are_kept_side_by_side():
     patches, _ = make_patches(n_clips=2, n_frames=48)
-    params = {"pooling": "mean", "random_state": 0}
+    params = {"pooling": "mean", "statistics": False, "random_state": 0}
     tokens = AnoPatchEmbedder(output="patches", **params).fit_transform(patches)
     kept = AnoPatchEmbedder(keep_bands=True, **params).fit_transform(patches)
     assert_allclose(kept, tokens.reshape(2, 3, 8, 192).mean(axis=1).reshape(2, -1), atol=1e-6)
@@ -93,17 +95,53 @@ def test_normalization_is_learnt_on_the_training_patches():
     assert_allclose(embedder.transform(patches), by_hand, atol=1e-5)
 
 
-def test_the_backbones_own_normalization_is_audiosets():
-    embedder = AnoPatchEmbedder(random_state=0).fit(make_patches(2)[0])
-    assert_allclose(embedder.normalization_, (15.41663, 6.55582), rtol=1e-6)
+def test_a_backbone_is_normalised_as_it_was_trained():
+    patches, _ = make_patches(4)
+    timm_vit = AnoPatchEmbedder("timm:vit_tiny_patch16_224", random_state=0).fit(patches)
+    assert_allclose(timm_vit.normalization_, (15.41663, 6.55582), rtol=1e-6)  # AudioSet's
+    ours = AnoPatchEmbedder(random_state=0).fit(patches)
+    assert_allclose(ours.normalization_, (patches.mean(), patches.std()), rtol=1e-5)
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_statistics_come_before_the_networks_embedding(labelled):
+    patches, labels = make_patches(n_clips=6, n_frames=192)
+    params = {**TINY, "max_epochs": 1, "n_dims": 8}
+    labels = labels if labelled else None
+
+    def embed(statistics):
+        embedder = AnoPatchEmbedder(**{**params, "statistics": statistics})
+        return embedder.fit(patches, labels=labels).transform(patches)
+
+    alone = BandStatistics().fit_transform(patches)
+    assert_array_equal(embed(True), np.hstack([alone, embed(False)]))
+    # By itself our small ViT takes part where it was fine-tuned.
+    assert_array_equal(embed("auto"), embed(True) if labelled else alone)
+
+
+def test_statistics_do_not_join_the_backbones_of_others_unasked():
+    patches, _ = make_patches(n_clips=2)
+    embedder = AnoPatchEmbedder("timm:vit_tiny_patch16_224", pooling="mean", random_state=0)
+    assert embedder.fit_transform(patches).shape == (2, 192)
+
+
+def test_a_long_clip_is_read_segment_by_segment():
+    patches, _ = make_patches(n_clips=2, n_frames=192 + 80)
+    embedder = AnoPatchEmbedder(output="patches", random_state=0).fit(patches)
+    tokens = embedder.transform(patches)
+    head = embedder.transform(patches[:, : 12 * 8])
+    tail = embedder.transform(patches[:, 5 * 8 :])
+    assert_allclose(tokens, np.concatenate([head, tail[:, 7 * 8 :]], axis=1), atol=1e-5)
 
 
 def test_other_lengths_than_in_fit_are_embedded():
-    embedder = AnoPatchEmbedder(random_state=0).fit(make_patches(2, n_frames=32)[0])
-    assert embedder.transform(make_patches(2, n_frames=160)[0]).shape == (2, 384)
-    assert embedder.set_params(output="patches").transform(
-        make_patches(2, n_frames=48)[0]
-    ).shape == (2, 24, 192)
+    patches, _ = make_patches(2, n_frames=160)
+    short = AnoPatchEmbedder(statistics=False, random_state=0).fit(patches[:, :16])
+    for n_patches in (16, 160 // 16 * 8):
+        as_fitted = AnoPatchEmbedder(
+            statistics=False, normalization=short.normalization_, random_state=0
+        ).fit_transform(patches[:, :n_patches])
+        assert_allclose(short.transform(patches[:, :n_patches]), as_fitted, atol=1e-5)
 
 
 def test_scores_do_not_depend_on_the_company_of_a_clip():
@@ -167,6 +205,26 @@ def test_fine_tuning_tells_unseen_clips_of_the_classes_apart(fine_tuned):
     frozen = AnoPatchEmbedder(**TINY).fit(patches)
     assert spread(fine_tuned.transform(patches), labels) > 0.8
     assert spread(frozen.transform(patches), labels) < 0.2
+
+
+def test_the_changes_of_the_pretext_are_heard_without_labels():
+    patches, _ = make_patches(n_clips=32, n_frames=64, n_classes=1)
+    log_mel = unpatchify(patches)
+    brighter = patchify(np.stack([change(clip, "brighter", 64) for clip in log_mel]))
+    clips, kind = np.concatenate([patches, brighter]), np.repeat([0, 1], 32)
+    params = {**TINY, "max_epochs": 40, "lr": 1e-3, "time_mask": 0, "frequency_mask": 0}
+    embedder = AnoPatchEmbedder(pretext="augmentation", **params).fit(patches)
+    assert embedder.classes_ is None
+    assert spread(embedder.transform(clips), kind) > 0.35
+    assert spread(AnoPatchEmbedder(**params).fit_transform(clips), kind) < 0.2
+
+
+def test_the_clusters_of_the_pretext_are_told_apart():
+    patches, _ = make_patches(n_clips=40, n_classes=4)
+    params = {**TINY, "max_epochs": 10, "lr": 1e-3, "time_mask": 0, "frequency_mask": 0}
+    embedder = AnoPatchEmbedder(pretext="cluster", **params).fit(patches)
+    fresh, labels = make_patches(n_clips=40, n_classes=4, seed=1)
+    assert spread(embedder.transform(fresh), labels) > 0.8
 
 
 def test_the_loss_falls(fine_tuned):
@@ -356,19 +414,13 @@ def test_a_saved_embedder_embeds_alike(fine_tuned, tmp_path, mmap_mode):
 
 def test_loading_fetches_no_weights_and_minds_no_later_parameters(monkeypatch):
     patches, _ = make_patches(n_clips=2)
-    create = timm.create_model
-    asked = []
-
-    def without_network(name, *, pretrained, **kwargs):
-        asked.append(pretrained)
-        return create(name.partition(".")[0], pretrained=False, **kwargs)
-
-    monkeypatch.setattr(timm, "create_model", without_network)
-    embedder = AnoPatchEmbedder("timm:vit_tiny_patch16_224.augreg_in21k", random_state=0)
+    embedder = AnoPatchEmbedder(random_state=0, statistics=False)
     expected = embedder.fit_transform(patches)
-    loaded = pickle.loads(pickle.dumps(embedder.set_params(backbone="vit_tiny", pooling="mean")))
-    assert_array_equal(loaded.transform(patches), expected)
-    assert asked == [True, False]
+    saved = pickle.dumps(embedder.set_params(backbone="vit_tiny", pooling="mean"))
+    monkeypatch.setattr(anopatch_tiny, "WEIGHTS", "nowhere")
+    assert_array_equal(pickle.loads(saved).transform(patches), expected)
+    with pytest.raises(FileNotFoundError):
+        AnoPatchEmbedder().fit(patches)
 
 
 def test_a_pickle_holds_no_tensor_so_it_needs_no_gpu(fine_tuned):
@@ -445,8 +497,8 @@ def test_other_errors_pass_through():
     [
         (
             {"backbone": "vit_tiy"},
-            "backbone must be one of ['vit_tiny', 'timm:<name>']. Got 'vit_tiy' instead. Did you "
-            "mean 'vit_tiny'?",
+            f"backbone must be one of {list_backbones()}. Got 'vit_tiy' instead. Did you mean "
+            "'vit_tiny'?",
         ),
         ({"backbone": "timm:vit_teeny"}, "timm has no model 'vit_teeny'."),
         (

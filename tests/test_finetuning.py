@@ -5,18 +5,25 @@ import math
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from torch.nn import functional as F
 
 from skanopatch.finetuning.arcface import ArcFace
-from skanopatch.finetuning.augmentation import mixup, spec_augment
-from skanopatch.finetuning.net import WarmupCosine
+from skanopatch.finetuning.augmentation import (
+    CHANGES,
+    change,
+    mixup,
+    random_segment,
+    spec_augment,
+)
+from skanopatch.finetuning.net import PatchDataset, WarmupCosine
 from skanopatch.finetuning.pooling import (
     POOLINGS,
     AttentiveStatisticsPooling,
     GeMPooling,
     RDPPooling,
 )
+from skanopatch.patches import patchify, unpatchify
 
 
 @pytest.fixture(autouse=True)
@@ -150,6 +157,58 @@ def test_mixup_is_a_convex_combination():
     assert 0 <= weight <= 1
     torch.testing.assert_close(mixed, weight * patches[first] + (1 - weight) * patches[second])
     assert sorted(second.tolist()) == first.tolist() == list(range(8))
+
+
+def test_a_random_segment_starts_anywhere():
+    log_mel = np.arange(100.0)[:, None]
+    segments = [random_segment(log_mel, 60)[:, 0] for _ in range(400)]
+    assert {segment[0] for segment in segments} == set(range(41))
+    assert all((np.diff(segment) == 1).all() for segment in segments)
+
+
+@pytest.mark.parametrize(("kind", "step"), [("none", 1.0), ("faster", 1.25), ("slower", 0.8)])
+def test_a_change_of_tempo_takes_other_steps(kind, step):
+    ramp = np.repeat(np.arange(100.0)[:, None], 8, axis=1)
+    assert_allclose(np.diff(change(ramp, kind, 64), axis=0), step)
+
+
+def test_a_clip_too_short_for_a_faster_one_starts_over():
+    log_mel = np.arange(40.0)[:, None]
+    assert_array_equal(change(log_mel, "faster", 40)[32], log_mel[0])
+
+
+def test_changes_of_pitch_move_the_bins_and_those_of_tilt_turn_them():
+    rng = np.random.default_rng(0)
+    log_mel = rng.normal(size=(32, 128))
+    assert_array_equal(change(log_mel, "higher", 32)[:, 3:], log_mel[:, :-3])
+    assert_array_equal(change(log_mel, "lower", 32)[:, :-3], log_mel[:, 3:])
+    tilt = np.broadcast_to(np.linspace(-1, 1, 128), log_mel.shape)
+    assert_allclose(change(log_mel, "brighter", 32) - log_mel, tilt)
+    assert_allclose(change(log_mel, "darker", 32) - log_mel, -tilt)
+
+
+def test_a_change_makes_a_class_of_its_own_of_each_label():
+    log_mel = np.random.default_rng(0).normal(size=(6, 64, 128)).astype(np.float32)
+    labels = np.array([0, 1, 2, 0, 1, 2])
+    data = PatchDataset(patchify(log_mel), labels, np.array([1, 3, 5]), changes=CHANGES)
+    seen = set()
+    for _ in range(40):
+        for row, (patches, target) in zip([1, 3, 5], data.__getitems__([0, 1, 2]), strict=True):
+            label, kind = divmod(target, len(CHANGES))
+            assert label == labels[row]
+            if CHANGES[kind] != "slower":  # the one that starts at a random place
+                expected = change(log_mel[row], CHANGES[kind], 64)
+                assert_array_equal(unpatchify(patches[None])[0], expected)
+            seen.add(kind)
+    assert seen == set(range(7))
+
+
+def test_training_takes_a_segment_of_a_long_clip():
+    log_mel = np.arange(320, dtype=np.float32)[None, :, None].repeat(128, axis=2)
+    data = PatchDataset(patchify(log_mel), np.zeros(1, int), np.zeros(1, int), segment=192)
+    starts = {unpatchify(data[0][0][None])[0, 0, 0] for _ in range(50)}
+    assert len(starts) > 20
+    assert max(starts) <= 320 - 192
 
 
 def test_the_learning_rate_warms_up_and_falls_along_a_cosine():

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
+from skanopatch.backbones.anopatch_tiny import anopatch_tiny
 from skanopatch.backbones.ast import ast
 from skanopatch.backbones.base import KALDI, KALDI_HANNING, Backbone
 from skanopatch.backbones.beats import beats
@@ -16,6 +17,7 @@ from skanopatch.patches import PatchGrid
 
 # Backbones with a name of their own; each is built for a grid of patches.
 _NAMED: dict[str, Callable[..., Backbone]] = {
+    "anopatch-tiny": anopatch_tiny,
     "vit_tiny": lambda grid, pretrained: vit_tiny(grid),
 }
 
@@ -50,6 +52,7 @@ def list_backbones() -> list[str]:
     >>> from skanopatch.backbones import list_backbones
     >>> for name in list_backbones():
     ...     print(name)
+    anopatch-tiny
     vit_tiny
     beats:<file>
     ast:<folder or hub name>

@@ -22,6 +22,9 @@ AUDIOSET = (15.41663, 6.55582)
 # Mean and twice the deviation, by AudioMAE's own front end (Huang et al. 2022, the authors' code).
 AUDIOMAE = (-4.2677393, 2 * 4.5689974)
 
+# What `vit_tiny` has position embeddings for: 192 frames (2 s) of 128 mel bins.
+TINY_GRID = PatchGrid(n_time=12, n_freq=8, height=16, width=16)
+
 
 class TimmBackbone(Backbone):
     """A timm Vision Transformer that reads log-mel spectrograms.
@@ -69,14 +72,53 @@ class TimmBackbone(Backbone):
         )
 
 
-def vit_tiny(grid: PatchGrid) -> TimmBackbone:
+class SegmentBackbone(TimmBackbone):
+    """A backbone that reads long spectrograms segment by segment, as it is trained.
+
+    Attention then costs in proportion to the length of a clip.
+
+    Parameters
+    ----------
+    vit : nn.Module
+        As for `Backbone`.
+    segment : int
+        Frames a segment.
+    """
+
+    segment: int
+    joins_statistics = True
+
+    def __init__(self, vit: nn.Module, *, segment: int):
+        super().__init__(vit)
+        self.segment = segment
+
+    def layer_tokens(self, log_mel: torch.Tensor, layers: Sequence[int]) -> list[torch.Tensor]:
+        """Return the tokens of some layers; see `Backbone.layer_tokens`."""
+        n_clips, n_frames, n_mels = log_mel.shape
+        if n_frames <= self.segment:
+            return super().layer_tokens(log_mel, layers)
+        starts = [*range(0, n_frames - self.segment, self.segment), n_frames - self.segment]
+        segments = torch.stack([log_mel[:, s : s + self.segment] for s in starts], dim=1)
+        n_time, n_freq = self.token_grid(n_frames, n_mels)
+        outputs = []
+        for tokens in super().layer_tokens(segments.flatten(0, 1), layers):
+            tokens = tokens.unflatten(0, (n_clips, -1))
+            # The last segment ends with the clip; what the one before it covers is left out.
+            n_twice = len(starts) * tokens.shape[2] - n_time * n_freq
+            outputs.append(torch.cat([tokens[:, :-1].flatten(1, 2), tokens[:, -1, n_twice:]], 1))
+        return outputs
+
+
+def vit_tiny(grid: PatchGrid) -> SegmentBackbone:
     """Build a small ViT with random weights: 6 layers of 192 dimensions, 2.8 M parameters.
 
     It has the width and the heads of ViT-Ti (Touvron et al. 2021) and half its depth: deep enough
-    to learn from a thousand clips, small enough to train on two CPU cores.
+    to learn from a thousand clips, small enough to train on two CPU cores. It reads 12 patches of
+    time at once: 2 s, where patches are 16 frames of 10 ms.
     """
+    segment = TINY_GRID.n_time * grid.height
     vit = VisionTransformer(
-        img_size=(grid.n_frames, grid.n_mels),
+        img_size=(segment, TINY_GRID.n_freq * grid.width),
         patch_size=(grid.height, grid.width),
         in_chans=1,
         num_classes=0,
@@ -87,7 +129,7 @@ def vit_tiny(grid: PatchGrid) -> TimmBackbone:
         class_token=False,
         dynamic_img_size=True,
     )
-    return TimmBackbone(vit, normalization=AUDIOSET)
+    return SegmentBackbone(vit, segment=segment)
 
 
 def timm_vit(

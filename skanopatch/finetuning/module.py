@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from skanopatch.backbones import create_backbone
 from skanopatch.finetuning.augmentation import spec_augment
+from skanopatch.finetuning.lora import add_lora
 from skanopatch.finetuning.pooling import POOLINGS
 from skanopatch.patches import PatchGrid
 
@@ -20,12 +22,17 @@ class PatchEmbedding(nn.Module):
     ----------
     backbone : str
         A name that `create_backbone` knows.
+    config : dict or None, default=None
+        The backbone's architecture, where it was built before; see `create_backbone`.
     grid : PatchGrid
         The patches of a clip.
     normalization : tuple of float or None
         Mean and deviation; None takes the backbone's own.
-    layers : "all", int, sequence of int or None
-        Layers whose outputs are averaged; None is the last one.
+    measured : tuple of float, default=(0.0, 1.0)
+        Mean and deviation of the training patches, for a backbone that has none of its own.
+    layers : "all", "weighted", int, sequence of int or None
+        Layers whose outputs are averaged; None is the last one. "weighted" are all, with weights
+        that are learnt and start equal.
     pooling : str
         A name in `POOLINGS`.
     keep_bands : bool
@@ -34,6 +41,12 @@ class PatchEmbedding(nn.Module):
         Dimensions of the embedding, behind a linear head. None leaves what is pooled as it is.
     time_mask, frequency_mask : int, default=0
         SpecAugment's largest masks, in training mode.
+    tuning : {"full", "lora", "head", "frozen"}, default="full"
+        What of the backbone learns: all, low-rank updates, or nothing.
+    lora_rank : int, default=16
+        Rank of the updates.
+    lora_targets : sequence of {"q", "k", "v"}, default=("q", "v")
+        What they update.
     pretrained : bool, default=True
         Whether to get the weights that the backbone's name stands for; not needed where a state
         dict follows.
@@ -46,21 +59,33 @@ class PatchEmbedding(nn.Module):
         self,
         backbone: str,
         *,
+        config: dict[str, Any] | None = None,
         grid: PatchGrid,
         normalization: tuple[float, float] | None = None,
+        measured: tuple[float, float] = (0.0, 1.0),
         layers: str | int | Sequence[int] | None = None,
         pooling: str = "attentive",
         keep_bands: bool = False,
         n_dims: int | None = None,
         time_mask: int = 0,
         frequency_mask: int = 0,
+        tuning: str = "full",
+        lora_rank: int = 16,
+        lora_targets: Sequence[str] = ("q", "v"),
         pretrained: bool = True,
     ):
         super().__init__()
         self.grid = grid
-        self.backbone = create_backbone(backbone, grid, pretrained=pretrained)
+        self.backbone = create_backbone(backbone, grid, pretrained=pretrained, config=config)
+        if tuning == "lora":
+            add_lora(self.backbone, rank=lora_rank, targets=lora_targets)
+        elif tuning != "full":
+            self.backbone.requires_grad_(False)
         self.layers = _layer_indices(layers, self.backbone.n_layers)
-        mean, std = self.backbone.normalization if normalization is None else normalization
+        self.layer_logits = None
+        if layers == "weighted":
+            self.layer_logits = nn.Parameter(torch.zeros(len(self.layers)))
+        mean, std = normalization or self.backbone.normalization or measured
         self.register_buffer("mean", torch.tensor(float(mean)))
         self.register_buffer("std", torch.tensor(float(std)))
         self.time_mask = time_mask
@@ -92,7 +117,11 @@ class PatchEmbedding(nn.Module):
             log_mel = spec_augment(
                 log_mel, time_mask=self.time_mask, frequency_mask=self.frequency_mask
             )
-        return self.backbone(log_mel, self.layers)
+        if self.layer_logits is None:
+            return self.backbone(log_mel, self.layers)
+        # Peters et al. 2018 (ELMo), eq. 1.
+        tokens = torch.stack(self.backbone.layer_tokens(log_mel, self.layers), dim=-1)
+        return tokens @ self.layer_logits.softmax(dim=0)
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
         """Return the embeddings (n_clips, n_dims) of patches (n_clips, n_patches, patch_area)."""
@@ -109,7 +138,7 @@ class PatchEmbedding(nn.Module):
 def _layer_indices(layers: str | int | Sequence[int] | None, n_layers: int) -> list[int]:
     if layers is None:
         return [n_layers - 1]
-    if layers == "all":
+    if layers in ("all", "weighted"):
         return list(range(n_layers))
     chosen: list[int] = [layers] if isinstance(layers, int) else list(layers)  # type: ignore
     if not chosen or not all(-n_layers <= layer < n_layers for layer in chosen):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from skorch.history import History
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 
-from skanopatch.finetuning.augmentation import mixup
+from skanopatch.finetuning.augmentation import change, mixup
+from skanopatch.finetuning.layers import rate_factors
+from skanopatch.patches import cut_into_patches, patch_grid, unpatchify
 
 
 class PatchDataset(Dataset):
@@ -32,12 +34,30 @@ class PatchDataset(Dataset):
     target : ndarray of shape (n_clips,), int
     indices : ndarray of int
         The clips that belong to this data set.
+    n_freq : int, default=8
+        Frequency bands of the patches.
+    segment : int or None, default=None
+        Frames of the stretch of a clip that is taken at random each time. None takes all.
+    changes : sequence of str, default=("none",)
+        Of these one is made at random each time, and the class is that of clip and change.
     """
 
-    def __init__(self, patches: Any, target: np.ndarray, indices: np.ndarray):
+    def __init__(
+        self,
+        patches: Any,
+        target: np.ndarray,
+        indices: np.ndarray,
+        *,
+        n_freq: int = 8,
+        segment: int | None = None,
+        changes: Sequence[str] = ("none",),
+    ):
         self.patches = patches
         self.target = target
         self.indices = indices
+        self.grid = patch_grid(patches.shape[1:], n_freq)
+        self.n_frames = min(segment or self.grid.n_frames, self.grid.n_frames)
+        self.changes = changes
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -48,7 +68,17 @@ class PatchDataset(Dataset):
     def __getitems__(self, indices: list[int]) -> list[tuple[np.ndarray, int]]:
         rows = self.indices[indices]
         patches = np.asarray(self.patches[rows], dtype=np.float32)
-        return list(zip(patches, self.target[rows].tolist(), strict=True))
+        target = self.target[rows]
+        if self.n_frames < self.grid.n_frames or len(self.changes) > 1:
+            kinds = torch.randint(len(self.changes), (len(rows),)).numpy()
+            log_mel = unpatchify(patches, self.grid.n_freq)
+            segments = [
+                change(clip, self.changes[kind], self.n_frames)
+                for clip, kind in zip(log_mel, kinds, strict=True)
+            ]
+            patches = cut_into_patches(np.stack(segments), self.grid.height, self.grid.width)
+            target = target * len(self.changes) + kinds
+        return list(zip(patches, target.tolist(), strict=True))
 
 
 class FineTuningNet(NeuralNet):
@@ -62,6 +92,8 @@ class FineTuningNet(NeuralNet):
         Precision of the matrix products in training; None is float32.
     mixup_alpha : float, default=0.0
         Parameter of `mixup`; 0 leaves it out.
+    layer_decay : float, default=1.0
+        Learning rate of a layer over that of the one above it, see `rate_factors`.
     """
 
     def __init__(
@@ -69,11 +101,31 @@ class FineTuningNet(NeuralNet):
         *args: Any,
         autocast_dtype: torch.dtype | None = None,
         mixup_alpha: float = 0.0,
+        layer_decay: float = 1.0,
         **kwargs: Any,
     ):
         self.autocast_dtype = autocast_dtype
         self.mixup_alpha = mixup_alpha
+        self.layer_decay = layer_decay
         super().__init__(*args, **kwargs)
+
+    def get_params_for_optimizer(
+        self, prefix: str, named_parameters: Iterable[tuple[str, torch.nn.Parameter]]
+    ) -> tuple[tuple[list[dict[str, Any]]], dict[str, Any]]:
+        """Put the parameters that learn into groups, one a learning rate.
+
+        The first group has the full rate, which is the one that the history tells.
+        """
+        parameters = {name: p for name, p in named_parameters if p.requires_grad}
+        args, kwargs = super().get_params_for_optimizer(prefix, parameters.items())
+        if self.layer_decay == 1:
+            return args, kwargs
+        n_layers = max(self.module_.layers) + 1
+        groups: dict[float, list[torch.nn.Parameter]] = {1.0: []}
+        for name, factor in rate_factors(parameters, n_layers, self.layer_decay).items():
+            groups.setdefault(factor, []).append(parameters[name])
+        rates = [{"params": group, "lr": factor * kwargs["lr"]} for factor, group in groups.items()]
+        return (rates,), kwargs
 
     def infer(self, x: torch.Tensor, **fit_params: Any) -> torch.Tensor:
         """Embed a batch; the loss then sees float32."""
