@@ -3,12 +3,12 @@
 python benchmarks/bench_beats.py
 
 Both read the same checkpoint of BEATs' base size and embed the same spectrograms: 4 clips of 10 s.
-Times are taken in turns in one process; memory is the peak of a process of its own that reads the
-checkpoint and embeds the clips once, less that of one that only imports the package. It needs
+Times are taken in turns in one process; memory is how far that of a process of its own rises while
+it reads the checkpoint, and then while it embeds the clips (Linux only). It needs
 ``pip install openbeats``.
 """
 
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -28,8 +28,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "random.pt")
         write_checkpoint(path)
-        # First, since a process inherits the peak of the one that starts it.
-        memory = [peak_memory(which, path) - peak_memory(which) for which in ("ours", "openbeats")]
+        memory = [peak_memory(which, path) for which in ("ours", "openbeats")]
         log_mel = spectrograms()
         ours, theirs = load_ours(path), load_openbeats(path)
         tokens, reference = ours(log_mel), theirs(log_mel)
@@ -37,10 +36,11 @@ def main():
         seconds = time_in_turns([lambda: ours(log_mel), lambda: theirs(log_mel)], REPEATS)
     print(
         f"{N_CLIPS} clips of {N_FRAMES} frames: {seconds[0]:.2f} s, openbeats {seconds[1]:.2f} s: "
-        f"{seconds[1] / seconds[0]:.2f} times as fast; peak memory {memory[0]:.0f} MB, openbeats "
-        f"{memory[1]:.0f} MB: ratio {memory[0] / memory[1]:.2f}; relative difference of the tokens "
+        f"{seconds[1] / seconds[0]:.2f} times as fast; relative difference of the tokens "
         f"{difference:.1e}"
     )
+    for name, ours, theirs in zip(("reading", "embedding"), *memory, strict=True):
+        print(f"memory of {name}: {ours:.0f} MB, openbeats {theirs:.0f} MB: {ours / theirs:.2f}")
 
 
 def spectrograms():
@@ -86,18 +86,30 @@ def load_openbeats(path):
     return embed
 
 
-def peak_memory(*arguments):
-    """Return the peak resident memory in MB of a process that runs `embed_once`."""
-    command = [sys.executable, "-W", "ignore", __file__, *arguments]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def peak_memory(which, path):
+    """Return the MB that a process of its own takes to read a checkpoint, and then to embed."""
+    command = [sys.executable, "-W", "ignore", __file__, which, path]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return [float(number) for number in output.split()]
 
 
-def embed_once(which, path=None):
-    """Import a package, embed the clips if there is a checkpoint, and print the peak memory."""
+def embed_once(which, path):
+    """Read the checkpoint, embed the clips, and print how far the memory rises in each."""
     import_module({"ours": "skanopatch.backbones", "openbeats": "openbeats.model"}[which])
-    if path is not None:
-        {"ours": load_ours, "openbeats": load_openbeats}[which](path)(spectrograms())
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    start = resident("VmRSS")
+    embed = {"ours": load_ours, "openbeats": load_openbeats}[which](path)
+    print(resident("VmHWM") - start)
+    log_mel = spectrograms()
+    start = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    embed(log_mel)
+    print(resident("VmHWM") - start)
+
+
+def resident(kind):
+    """Return this process's resident memory in MB, now (VmRSS) or at its peak (VmHWM)."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(rf"{kind}:\s+(\d+)", status)[1]) / 1024
 
 
 if __name__ == "__main__":
