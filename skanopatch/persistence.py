@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from sklearn.utils.validation import check_is_fitted
 
 from skanopatch.band_statistics import BandStatistics
@@ -36,7 +36,7 @@ _FIELDS = ("format", "version", "params", "network", "fitted", "backbone_sha256"
 _FITTED = ("classes_", "history_", "n_features_in_", "has_statistics", "has_network")
 
 # Parameters that say how a machine is used, and mean nothing on another one.
-_OF_THE_MACHINE = ("checkpoint_dir", "device", "n_workers", "verbose")
+OF_THE_MACHINE = ("checkpoint_dir", "device", "memory", "n_jobs", "n_workers", "verbose")
 
 
 class PersistenceMixin:
@@ -71,6 +71,14 @@ class PersistenceMixin:
         `checkpoint_dir`, `device`, `n_workers` and `verbose` are not saved: they belong to the
         machine. Lists come back as tuples.
         """
+        header, weights = self.to_saved(with_backbone=with_backbone)
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        (path / _WEIGHTS).write_bytes(weights)
+        (path / _JSON).write_text(json.dumps(header, indent=1) + "\n")
+
+    def to_saved(self, *, with_backbone: bool = True) -> tuple[dict[str, Any], bytes]:
+        """Return what `save` writes: the JSON, and the safetensors."""
         check_is_fitted(self)
         network = dict(self._module_params)
         if with_backbone:
@@ -80,7 +88,7 @@ class PersistenceMixin:
         else:
             state, sha256 = self._module.state_dict(), self._backbone_sha256()
             state = {name: tensor for name, tensor in state.items() if not _is_backbone(name)}
-        params = {k: v for k, v in self.get_params().items() if k not in _OF_THE_MACHINE}
+        params = {k: v for k, v in self.get_params().items() if k not in OF_THE_MACHINE}
         fitted = {
             "classes_": self.classes_,
             "history_": self.history_,
@@ -96,10 +104,7 @@ class PersistenceMixin:
             "fitted": _plain(fitted, "fitted"),
             "backbone_sha256": sha256,
         }
-        path = Path(path)
-        path.mkdir(parents=True, exist_ok=True)
-        (path / _WEIGHTS).write_bytes(save(state))
-        (path / _JSON).write_text(json.dumps(header, indent=1) + "\n")
+        return header, save(state)
 
     @classmethod
     def load(cls, path, *, backbone=None):
@@ -128,16 +133,40 @@ class PersistenceMixin:
             If the files, or those of a backbone that was left out, are not there.
         """
         path = Path(path)
-        header = _read_header(path / _JSON)
+        header = parse_json((path / _JSON).read_bytes(), repr(str(path / _JSON)))
+        weights = (path / _WEIGHTS).read_bytes()
+        places = repr(str(path / _JSON)), repr(str(path / _WEIGHTS))
+        return cls.from_saved(header, weights, places=places, backbone=backbone)
+
+    @classmethod
+    def from_saved(
+        cls,
+        header: Any,
+        weights: bytes,
+        *,
+        places: tuple[str, str],
+        backbone: str | None = None,
+    ) -> Any:
+        """Make the embedder that `to_saved` was asked of; `places` name both parts in errors."""
+        place, weights_place = places
+        header = current_form(
+            header,
+            place,
+            what="an embedder",
+            form=FORMAT,
+            version=VERSION,
+            upgrades=_UPGRADES,
+            fields=_FIELDS,
+        )
         params, network, fitted = header["params"], header["network"], header["fitted"]
-        expected = set(cls._get_param_names()) - set(_OF_THE_MACHINE)
-        _check_names(params, expected, f"params of {str(path / _JSON)!r}")
+        expected = set(cls._get_param_names()) - set(OF_THE_MACHINE)  # type: ignore[attr-defined]
+        check_names(params, expected, f"params of {place}")
         expected = set(inspect.signature(PatchEmbedding).parameters) - {"pretrained"}
-        _check_names(network, expected, f"network of {str(path / _JSON)!r}")
-        _check_names(fitted, _FITTED, f"fitted of {str(path / _JSON)!r}")
+        check_names(network, expected, f"network of {place}")
+        check_names(fitted, _FITTED, f"fitted of {place}")
         if backbone is not None:
             params["backbone"] = network["backbone"] = backbone
-        embedder = cls(**{name: _tuples(value) for name, value in params.items()})
+        embedder: Any = cls(**{name: _tuples(value) for name, value in params.items()})
         embedder._validate_params()
         grid = PatchGrid(*network["grid"])
         network = {**{name: _tuples(value) for name, value in network.items()}, "grid": grid}
@@ -154,15 +183,15 @@ class PersistenceMixin:
         is_whole = header["backbone_sha256"] is None
         module = _build(network, pretrained=not is_whole)
         state = module.state_dict()
-        weights = _read_weights(path / _WEIGHTS)
-        expected = {name: t for name, t in state.items() if is_whole or not _is_backbone(name)}
-        _check_weights(weights, expected, path / _WEIGHTS)
+        tensors = _parse_weights(weights, weights_place)
+        wanted = {name: t for name, t in state.items() if is_whole or not _is_backbone(name)}
+        _check_weights(tensors, wanted, weights_place)
         if not is_whole and _sha256(state) != header["backbone_sha256"]:
             raise ValueError(
                 f"The backbone {network['backbone']!r} has other weights here than the one that "
-                f"{str(path)!r} was saved without. Name the right one by load(path, backbone=...)."
+                f"{place} was saved without. Name the right one by load(path, backbone=...)."
             )
-        module.load_state_dict({**state, **weights})
+        module.load_state_dict({**state, **tensors})
         embedder._set_module(module)
         return embedder
 
@@ -221,37 +250,64 @@ def _sha256(state: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _read_header(path: Path) -> dict[str, Any]:
-    """Read the JSON of any version in the form of this one."""
+def parse_json(content: bytes, place: str) -> Any:
+    """Parse JSON, or say that it is damaged."""
     try:
-        header = json.loads(path.read_text())
-    except ValueError as error:  # no JSON, or no text
-        raise ValueError(f"{str(path)!r} is damaged: {error}.") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:  # no JSON, no text, or nested without end
+        raise ValueError(f"{place} is damaged: {error}.") from error
+
+
+def current_form(
+    header: Any,
+    place: str,
+    *,
+    what: str,
+    form: str,
+    version: int,
+    upgrades: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]],
+    fields: Collection[str],
+) -> dict[str, Any]:
+    """Bring the JSON of any version into the form of this one, or say why that cannot be.
+
+    Parameters
+    ----------
+    header : object
+        What `parse_json` returned.
+    place : str
+        Where it was read, for messages; so is `what`, which it is of.
+    form, version : str and int
+        What "format" has to be, and the "version" of this package.
+    upgrades : dict
+        From a version to what makes the next one of it.
+    fields : collection of str
+        The keys of this version.
+    """
+    if not isinstance(header, dict) or header.get("format") != form:
+        raise ValueError(f"{place} is not the file of {what}: it has no format={form!r}.")
+    found = header.get("version")
+    if not isinstance(found, int) or found not in {*upgrades, version}:
         raise ValueError(
-            f"{str(path)!r} is not the file of an embedder: it has no format={FORMAT!r}."
+            f"The version of {place} must be one of {sorted({*upgrades, version})}. Got "
+            f"{found!r} instead; a later version of skanopatch may read it."
         )
-    version = header.get("version")
-    if version not in {*_UPGRADES, VERSION}:
-        raise ValueError(
-            f"The version of {str(path)!r} must be one of {sorted({*_UPGRADES, VERSION})}. Got "
-            f"{version!r} instead; a later version of skanopatch may read it."
-        )
-    for older in range(version, VERSION):
-        header = _UPGRADES[older](header)
-    _check_names(header, _FIELDS, repr(str(path)))
+    for older in range(found, version):
+        header = upgrades[older](header)
+    check_names(header, fields, place)
     return header
 
 
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+def _parse_weights(content: bytes, place: str) -> dict[str, torch.Tensor]:
     try:
-        return load_file(path)
+        return load(content)
     except SafetensorError as error:
-        raise ValueError(f"{str(path)!r} is damaged: {error}.") from error
+        raise ValueError(f"{place} is damaged: {error}.") from error
 
 
-def _check_names(found: Collection[str], expected: Collection[str], place: str) -> None:
-    """Refuse names that are missing or unknown, and name them."""
+def check_names(found: Any, expected: Collection[str], place: str) -> None:
+    """Refuse what has no names, or names that are missing or unknown, and name them."""
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{place[0].upper()}{place[1:]} must have names. Got {found!r} instead.")
     problems = [
         f"{problem} {names}"
         for problem, names in (
@@ -265,14 +321,14 @@ def _check_names(found: Collection[str], expected: Collection[str], place: str) 
 
 
 def _check_weights(
-    found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], path: Path
+    found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], place: str
 ) -> None:
     """Refuse weights that are missing, unknown or of a wrong shape, and name them."""
-    _check_names(found, expected, repr(str(path)))
+    check_names(found, expected, place)
     for name, weight in found.items():
         if weight.shape != expected[name].shape:
             raise ValueError(
-                f"{name} in {str(path)!r} must have the shape {tuple(expected[name].shape)}. "
+                f"{name} in {place} must have the shape {tuple(expected[name].shape)}. "
                 f"Got {tuple(weight.shape)} instead."
             )
 
