@@ -1,6 +1,13 @@
 from . import datasets, metrics
 from .band_statistics import BandStatistics
-from .detectors import GMMDetector, GroupedDetector, KNNDetector, MahalanobisDetector
+from .detectors import (
+    GMMDetector,
+    GroupedDetector,
+    KNNDetector,
+    MahalanobisDetector,
+    PatchKNNDetector,
+    SubbandKNNDetector,
+)
 from .embedding import AnoPatchEmbedder
 from .evaluation import evaluate_dcase
 from .mel_statistics import MelStatistics
@@ -8,7 +15,7 @@ from .metrics import make_anomaly_scorer
 from .model_selection import FitOnNormal
 from .patches import patchify, unpatchify
 from .patching import MelPatcher
-from .pipelines import make_anopatch_pipeline
+from .pipelines import anomaly_map, make_anopatch_pipeline, make_map_pipeline
 from .pseudo_anomalies import make_pseudo_anomalies
 
 __version__: str
@@ -23,10 +30,14 @@ __all__ = [
     "MahalanobisDetector",
     "MelPatcher",
     "MelStatistics",
+    "PatchKNNDetector",
+    "SubbandKNNDetector",
+    "anomaly_map",
     "datasets",
     "evaluate_dcase",
     "make_anomaly_scorer",
     "make_anopatch_pipeline",
+    "make_map_pipeline",
     "make_pseudo_anomalies",
     "metrics",
     "patchify",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.utils import gen_batches
 
-from skanopatch.detectors import MahalanobisDetector
+from skanopatch.detectors import MahalanobisDetector, SubbandKNNDetector
 from skanopatch.patching import MelPatcher
+
+_BATCH_SIZE = 64  # clips whose tokens are held at a time
 
 
 def make_anopatch_pipeline(backbone="anopatch-tiny", *, detector=None, memory=None, **params):
@@ -62,3 +66,99 @@ def make_anopatch_pipeline(backbone="anopatch-tiny", *, detector=None, memory=No
     embedder.set_params(n_freq=patcher.n_mels // patcher.patch_size)
     check_front_end(embedder.backbone, patcher._front_end())
     return pipeline
+
+
+def make_map_pipeline(backbone="anopatch-tiny", *, detector=None, memory=None, **params):
+    """Make the pipeline from clips to maps of where in time and frequency they are odd.
+
+    Parameters
+    ----------
+    backbone : str, default="anopatch-tiny"
+        Name of a Vision Transformer, see `skanopatch.backbones.list_backbones`.
+    detector : estimator with `anomaly_map`, default=None
+        What compares the tokens. None is `SubbandKNNDetector`.
+    memory : str or object with the joblib.Memory interface, default=None
+        Where `Pipeline` keeps what its transformers computed.
+    **params : dict
+        Parameters of the steps, as for `set_params`: ``melpatcher__duration=4.0``.
+
+    Returns
+    -------
+    pipeline : Pipeline
+        Of the steps "melpatcher", "anopatchembedder" and the detector.
+
+    Raises
+    ------
+    ValueError
+        If a parameter contradicts the settings of the backbone; both values are named.
+
+    See Also
+    --------
+    anomaly_map : The maps of clips.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skanopatch import anomaly_map, make_map_pipeline
+    >>> clips = np.random.default_rng(0).normal(size=(12, 16000))
+    >>> pipe = make_map_pipeline(melpatcher__duration=1.0).fit(clips)
+    >>> anomaly_map(pipe, clips[:2]).shape
+    (2, 6, 8)
+    """
+    pipeline = make_anopatch_pipeline(
+        backbone,
+        detector=SubbandKNNDetector() if detector is None else detector,
+        memory=memory,
+        anopatchembedder__output="patches",
+        **params,
+    )
+    n_freq = pipeline[1].n_freq
+    return pipeline.set_params(**{f"{pipeline.steps[-1][0]}__n_freq": n_freq})
+
+
+def anomaly_map(pipeline, X):
+    """Tell where in time and frequency clips are odd, by a pipeline that ends in a detector.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        A fitted one, whose last step has `anomaly_map`, such as that of `make_map_pipeline`.
+    X : sequence of clips
+        What `pipeline.predict` takes.
+
+    Returns
+    -------
+    maps : ndarray of shape (n_clips, n_time, n_freq)
+        Float64, higher = more odd, 1 is the threshold; NaN for clips that cannot be read.
+
+    Raises
+    ------
+    TypeError
+        If the last step has no `anomaly_map`.
+
+    See Also
+    --------
+    make_map_pipeline : Make such a pipeline.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skanopatch import anomaly_map, make_map_pipeline
+    >>> clips = np.random.default_rng(0).normal(size=(12, 16000))
+    >>> pipe = make_map_pipeline(melpatcher__duration=1.0).fit(clips)
+    >>> anomaly_map(pipe, clips).shape
+    (12, 6, 8)
+    """
+    detector = pipeline[-1]
+    if not hasattr(detector, "anomaly_map"):
+        raise TypeError(
+            "The last step of the pipeline must have anomaly_map, as SubbandKNNDetector and "
+            f"PatchKNNDetector do. Got {detector!r} instead."
+        )
+    transformers = pipeline[:-1]
+    return np.concatenate(
+        [
+            detector.anomaly_map(transformers.transform(X[rows]))
+            for rows in gen_batches(len(X), _BATCH_SIZE)
+        ]
+    )

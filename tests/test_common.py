@@ -18,6 +18,8 @@ from skanopatch import (
     MahalanobisDetector,
     MelPatcher,
     MelStatistics,
+    PatchKNNDetector,
+    SubbandKNNDetector,
 )
 
 INSTANCES = [
@@ -32,6 +34,8 @@ INSTANCES = [
     MahalanobisDetector(),
     MelPatcher(duration=0.2),  # ten seconds of each of thousands of clips take minutes
     MelStatistics(),
+    PatchKNNDetector(),
+    SubbandKNNDetector(),
 ]
 
 PUBLIC = {

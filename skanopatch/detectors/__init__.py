@@ -4,5 +4,14 @@ from skanopatch.detectors.gmm import GMMDetector
 from skanopatch.detectors.grouped import GroupedDetector
 from skanopatch.detectors.knn import KNNDetector
 from skanopatch.detectors.mahalanobis import MahalanobisDetector
+from skanopatch.detectors.patch_knn import PatchKNNDetector
+from skanopatch.detectors.subband import SubbandKNNDetector
 
-__all__ = ["GMMDetector", "GroupedDetector", "KNNDetector", "MahalanobisDetector"]
+__all__ = [
+    "GMMDetector",
+    "GroupedDetector",
+    "KNNDetector",
+    "MahalanobisDetector",
+    "PatchKNNDetector",
+    "SubbandKNNDetector",
+]

@@ -101,6 +101,7 @@ class BaseDetector(OutlierMixin, BaseEstimator, ABC):
         self._row_digests, first, twin = np.unique(
             _row_digests(embeddings), return_index=True, return_inverse=True
         )
+        self._row_of_digest = first
         self._row_scores = scores[first]
         self.training_scores_ = np.full(len(readable), np.nan)
         self.training_scores_[readable] = self._row_scores[twin]
@@ -111,7 +112,23 @@ class BaseDetector(OutlierMixin, BaseEstimator, ABC):
         self, X: ArrayLike, *, reset: bool
     ) -> tuple[NDArray, NDArray[np.bool_]]:
         """Return the rows that are not NaN throughout, and which these are."""
-        rows = validate_data(
+        rows = self._validate_rows(X, reset=reset)
+        readable = ~np.isnan(rows).reshape(len(rows), -1).all(axis=1)
+        embeddings = rows[readable]
+        if reset or readable.any():
+            embeddings = check_array(
+                embeddings,
+                dtype=FLOATS,
+                allow_nd=True,
+                ensure_min_samples=2 if reset else 1,
+                estimator=self,
+                input_name="X",
+            )
+        return embeddings, readable
+
+    def _validate_rows(self, X: ArrayLike, *, reset: bool) -> NDArray:
+        """Return `X` as an array with a clip a row, whatever its values."""
+        return validate_data(
             self,
             X,
             dtype=FLOATS,
@@ -119,17 +136,6 @@ class BaseDetector(OutlierMixin, BaseEstimator, ABC):
             ensure_min_samples=2 if reset else 1,
             reset=reset,
         )
-        readable = ~np.isnan(rows).all(axis=1)
-        embeddings = rows[readable]
-        if reset or readable.any():
-            embeddings = check_array(
-                embeddings,
-                dtype=FLOATS,
-                ensure_min_samples=2 if reset else 1,
-                estimator=self,
-                input_name="X",
-            )
-        return embeddings, readable
 
     def _place_offset(self) -> float:
         scores = self.training_scores_[~np.isnan(self.training_scores_)]
@@ -186,11 +192,15 @@ class BaseDetector(OutlierMixin, BaseEstimator, ABC):
         embeddings, readable = self._validate_embeddings(X, reset=False)
         scores = np.full(len(readable), np.nan)
         if readable.any():
-            digests = _row_digests(embeddings)
-            place = np.searchsorted(self._row_digests, digests) % len(self._row_digests)
-            known = self._row_digests[place] == digests
+            known, place = self._recognize(embeddings)
             scores[readable] = np.where(known, self._row_scores[place], self._score(embeddings))
         return scores
+
+    def _recognize(self, X: NDArray) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
+        """Return which rows are bit-identical to a training row, and the place of its digest."""
+        digests = _row_digests(X)
+        place = np.searchsorted(self._row_digests, digests) % len(self._row_digests)
+        return self._row_digests[place] == digests, place
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return `score_samples(X) - offset_`: negative for anomalies.

@@ -5,14 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn import get_config
-from sklearn.utils import check_random_state, gen_batches
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skanopatch.detectors.base import BaseDetector, Members
-
-# A float32 product may swap references that are equally near but for rounding.
-_SPARE_CANDIDATES = 2
+from skanopatch.detectors.search import as_distance, find_nearest, prepare
 
 # As in the paper, unless there are fewer clips.
 _SMOTE_NEIGHBORS = 5
@@ -223,16 +220,7 @@ class KNNDetector(BaseDetector):
         return -distances
 
     def _prepare(self, X: NDArray) -> NDArray:
-        """Map embeddings to where squared Euclidean distance ranks as `metric` does."""
-        rows = X - self.center_
-        if self.metric == "cosine":
-            norms = np.linalg.norm(rows, axis=1, keepdims=True)
-            rows = np.hstack([rows / np.where(norms > 0, norms, 1), norms == 0])
-        return rows.astype(X.dtype)
-
-    def _distance(self, squared: NDArray) -> NDArray:
-        # Between unit vectors, the squared Euclidean distance is twice the cosine distance.
-        return squared / 2 if self.metric == "cosine" else np.sqrt(squared)
+        return prepare(X - self.center_, self.metric).astype(X.dtype)
 
     def _split(self, references: NDArray) -> list[NDArray]:
         return np.split(references, self.bank_ends_[:-1])
@@ -266,38 +254,23 @@ class KNNDetector(BaseDetector):
         Distances are normalized if `crowding` is given. `at_home` says that the queries are the
         bank itself, and leaves each out of its own search.
         """
-        fast_bank = bank.astype(np.float32, copy=False)
-        squares = np.einsum("ij,ij->i", fast_bank, fast_bank)
-        n_candidates = min(n_neighbors + _SPARE_CANDIDATES, len(bank) - at_home)
-        row_bytes = 12 * len(bank) + 16 * n_candidates * bank.shape[1]
-        n_rows = max(1, int(get_config()["working_memory"] * 2**20 // row_bytes))
+        apart = (np.arange(len(bank)),) * 2 if at_home else None
+        if crowding is None or self.normalization is None:
+            rank_by = None
+        else:
 
-        distances = np.empty((len(queries), n_neighbors))
-        neighbors = np.empty((len(queries), n_neighbors), dtype=np.intp)
-        for batch in gen_batches(len(queries), n_rows):
-            rows = np.arange(batch.start, batch.stop)
-            fast = queries[batch].astype(np.float32, copy=False)
-            rank = (-2 * fast) @ fast_bank.T
-            rank += squares  # the squared distance, but for the query's own square
-            if crowding is not None and self.normalization is not None:
-                # Now the query's square counts, and the root of it all.
-                rank += np.einsum("ij,ij->i", fast, fast)[:, np.newaxis]
-                rank = self._distance(np.maximum(rank, 0, out=rank))
-                rank = self._normalize_block(rank, batch, crowding)
-            if at_home:
-                rank[rows - batch.start, rows] = np.inf
+            def rank_by(squared: NDArray, batch: slice) -> NDArray:
+                return self._normalize_block(as_distance(squared, self.metric), batch, crowding)
 
-            candidates = _smallest(rank, n_candidates)
-            differences = np.subtract(
-                bank[candidates], queries[batch, np.newaxis], dtype=np.float64
-            )
-            exact = self._distance(np.einsum("ijk,ijk->ij", differences, differences))
-            if crowding is not None:
-                exact = self._normalize(exact, crowding.without(rows, candidates))
-            order = np.argsort(exact, axis=1)[:, :n_neighbors]
-            distances[batch] = np.take_along_axis(exact, order, axis=1)
-            neighbors[batch] = np.take_along_axis(candidates, order, axis=1)
-        return distances, neighbors
+        def measure(squared: NDArray, rows: NDArray, references: NDArray) -> NDArray:
+            distances = as_distance(squared, self.metric)
+            if crowding is None:
+                return distances
+            return self._normalize(distances, crowding.without(rows, references))
+
+        return find_nearest(
+            queries, bank, n_neighbors, apart=apart, rank_by=rank_by, measure=measure
+        )
 
     def _normalize(self, distances: NDArray, density: NDArray) -> NDArray:
         if self.normalization == "local_density":
@@ -370,25 +343,3 @@ def _variance_minimizing_alpha(crowding: list[_Crowding]) -> float:
     )
     variance = nearest.var()
     return float(np.cov(own, nearest, bias=True)[0, 1] / variance) if variance > 0 else 0.0
-
-
-def _smallest(values: NDArray, k: int) -> NDArray[np.intp]:
-    """Return the columns of the `k` smallest values of each row, in no order.
-
-    A row's k smallest are found within the k of its column groups that have the least minima,
-    and in what no group holds. That reads `values` once, where argpartition takes as long as
-    a third of the matrix product.
-    """
-    group_size = 32
-    n_groups = values.shape[1] // group_size
-    if n_groups <= 4 * k:
-        return np.argpartition(values, k - 1, axis=1)[:, :k]
-    grouped = values[:, : n_groups * group_size].reshape(len(values), group_size, n_groups)
-    groups = np.argpartition(grouped.min(axis=1), k - 1, axis=1)[:, :k]
-    members = groups[:, np.newaxis] + n_groups * np.arange(group_size)[:, np.newaxis]
-    rest = np.arange(n_groups * group_size, values.shape[1])
-    columns = np.hstack(
-        [members.reshape(len(values), -1), np.broadcast_to(rest, (len(values), len(rest)))]
-    )
-    best = np.argpartition(np.take_along_axis(values, columns, axis=1), k - 1, axis=1)[:, :k]
-    return np.take_along_axis(columns, best, axis=1)
