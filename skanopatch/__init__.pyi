@@ -1,4 +1,4 @@
-from . import datasets, metrics
+from . import datasets, display, metrics
 from .band_statistics import BandStatistics
 from .detectors import (
     GMMDetector,
@@ -7,6 +7,13 @@ from .detectors import (
     MahalanobisDetector,
     PatchKNNDetector,
     SubbandKNNDetector,
+)
+from .display import (
+    AnomalyMapDisplay,
+    AnomalyRocDisplay,
+    EmbeddingDisplay,
+    ScoreDisplay,
+    TimelineDisplay,
 )
 from .embedding import AnoPatchEmbedder
 from .evaluation import evaluate_dcase
@@ -22,7 +29,10 @@ __version__: str
 
 __all__ = [
     "AnoPatchEmbedder",
+    "AnomalyMapDisplay",
+    "AnomalyRocDisplay",
     "BandStatistics",
+    "EmbeddingDisplay",
     "FitOnNormal",
     "GMMDetector",
     "GroupedDetector",
@@ -31,9 +41,12 @@ __all__ = [
     "MelPatcher",
     "MelStatistics",
     "PatchKNNDetector",
+    "ScoreDisplay",
     "SubbandKNNDetector",
+    "TimelineDisplay",
     "anomaly_map",
     "datasets",
+    "display",
     "evaluate_dcase",
     "make_anomaly_scorer",
     "make_anopatch_pipeline",

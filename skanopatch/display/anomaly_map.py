@@ -1,0 +1,353 @@
+"""AnomalyMapDisplay: where in time and frequency a clip sounds odd."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, QuadMesh
+from matplotlib.colors import Colormap, LinearSegmentedColormap
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import NullLocator
+from numpy.typing import ArrayLike, NDArray
+from sklearn.pipeline import Pipeline
+from sklearn.utils import check_array
+
+from skanopatch.audio import Clip
+from skanopatch.display._style import new_axes, with_defaults
+from skanopatch.log_mel import FrontEnd
+from skanopatch.patches import unpatchify
+from skanopatch.pipelines import anomaly_map as map_of_clips
+
+_TICKS = np.array([100, 250, 500, 1000, 2000, 4000, 8000, 16000])  # Hz
+_DYNAMIC_RANGE = 70.0  # dB that are drawn below the loudest
+_THRESHOLD = 1.0  # of every map
+
+# Nothing is laid over what is far from odd; what is odd turns from yellow to red, and denser.
+_OVERLAY = LinearSegmentedColormap.from_list(
+    "anomaly",
+    [
+        (0.0, (0.94, 0.89, 0.26, 0.0)),
+        (0.35, (0.94, 0.89, 0.26, 0.0)),
+        (0.5, (0.94, 0.75, 0.15, 0.45)),
+        (0.75, (0.84, 0.37, 0.0, 0.6)),
+        (1.0, (0.65, 0.0, 0.15, 0.75)),
+    ],
+)
+
+
+class AnomalyMapDisplay:
+    """Spectrogram of a clip, with what is odd laid over it.
+
+    Make one with `from_estimator` or `from_predictions`. All parameters are stored as attributes.
+
+    Parameters
+    ----------
+    log_mel : array-like of shape (n_frames, n_mels)
+        Natural logarithm of the power in each mel bin, as `unpatchify` gives it.
+    anomaly_map : array-like of shape (n_time, n_freq)
+        How odd each patch is; 1 is the threshold.
+    front_end : FrontEnd
+        The settings that the spectrogram was made with: the attribute `front_end` of what
+        `MelPatcher.transform` returns.
+
+    Attributes
+    ----------
+    spectrogram_ : QuadMesh
+        The level in dB below the loudest.
+    map_ : QuadMesh
+        The map, transparent where nothing is odd.
+    outline_ : LineCollection
+        The border of what is above the threshold.
+    ax_ : Axes
+        Axes in seconds and, on the mel scale, in Hz.
+    figure_ : Figure
+        Figure with the axes.
+
+    See Also
+    --------
+    anomaly_map : The maps of clips as arrays.
+    make_map_pipeline : A pipeline for `from_estimator`.
+
+    Notes
+    -----
+    A frame is drawn around its middle: the first one reaches from 7.5 to 17.5 ms where frames of
+    25 ms follow each other by 10 ms. A cell of the map covers the frames and the bins of a patch,
+    but a Vision Transformer sees the whole clip at each of them: an odd sound may also show in
+    cells beside its own.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skanopatch import AnomalyMapDisplay, MelPatcher, unpatchify
+    >>> clip = np.random.default_rng(0).normal(size=16000)
+    >>> patches = MelPatcher(duration=1.0).fit_transform([clip])
+    >>> anomaly_map = np.zeros((6, 8))
+    >>> anomaly_map[3, 5] = 1.7
+    >>> display = AnomalyMapDisplay.from_predictions(
+    ...     unpatchify(patches)[0], anomaly_map, front_end=patches.front_end
+    ... )
+    >>> display.ax_.get_ylabel()
+    'frequency (Hz, mel scale)'
+    """
+
+    spectrogram_: QuadMesh
+    map_: QuadMesh
+    outline_: LineCollection
+    ax_: Axes
+    figure_: Figure | SubFigure
+
+    def __init__(self, *, log_mel: ArrayLike, anomaly_map: ArrayLike, front_end: FrontEnd):
+        self.log_mel = log_mel
+        self.anomaly_map = anomaly_map
+        self.front_end = front_end
+
+    def plot(
+        self,
+        ax: Axes | None = None,
+        *,
+        cmap: str | Colormap = "gray_r",
+        colorbar: bool = True,
+        spectrogram_kwargs: Mapping[str, Any] | None = None,
+        map_kwargs: Mapping[str, Any] | None = None,
+        outline_kwargs: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Draw the spectrogram, the map over it and the outline of what is above the threshold.
+
+        Parameters
+        ----------
+        ax : Axes, default=None
+            Where to draw. None makes a figure.
+        cmap : str or Colormap, default="gray_r"
+            Colours of the spectrogram. Grey leaves colour to the map.
+        colorbar : bool, default=True
+            Whether to draw the scales of level and map.
+        spectrogram_kwargs : dict, default=None
+            Keywords for the spectrogram, as of `matplotlib.axes.Axes.pcolormesh`.
+        map_kwargs : dict, default=None
+            Keywords for the map, as of `matplotlib.axes.Axes.pcolormesh`.
+        outline_kwargs : dict, default=None
+            Keywords for the outline, as of `matplotlib.collections.LineCollection`.
+
+        Returns
+        -------
+        display : AnomalyMapDisplay
+
+        Raises
+        ------
+        ValueError
+            If `log_mel` or `anomaly_map` is not 2-D or not finite, or if they do not belong to
+            each other or to `front_end`.
+        """
+        log_mel = check_array(self.log_mel, dtype=np.float64, input_name="log_mel")
+        odd = check_array(self.anomaly_map, dtype=np.float64, input_name="anomaly_map")
+        front_end = self.front_end
+        size = front_end.patch_size
+        expected = len(log_mel) // size, log_mel.shape[1] // size
+        if log_mel.shape[1] != front_end.n_mels:
+            raise ValueError(
+                f"log_mel must have the {front_end.n_mels} mel bins of front_end. "
+                f"Got {log_mel.shape[1]} instead."
+            )
+        if odd.shape != expected:
+            raise ValueError(
+                f"anomaly_map must have shape {expected}, a cell for each patch of {size} frames "
+                f"and {size} mel bins of log_mel. Got shape {odd.shape} instead."
+            )
+        seconds = _frame_edges(front_end, len(log_mel))
+        hertz = _bin_edges(front_end)
+        cell_seconds, cell_hertz = seconds[: size * len(odd) + 1 : size], hertz[::size]
+
+        if ax is None:
+            ax = new_axes((8.0, 3.6))
+        self.ax_, self.figure_ = ax, ax.figure
+        level = 10 / np.log(10) * (log_mel - log_mel.max())
+        style: dict[str, Any] = {"cmap": cmap, "vmin": -_DYNAMIC_RANGE, "vmax": 0.0}
+        self.spectrogram_ = ax.pcolormesh(
+            seconds,
+            hertz,
+            level.T,
+            **with_defaults(spectrogram_kwargs, {**style, "rasterized": True}, QuadMesh),
+        )
+        style = {"cmap": _OVERLAY, "vmin": 0.0, "vmax": 2 * _THRESHOLD, "rasterized": True}
+        self.map_ = ax.pcolormesh(
+            cell_seconds, cell_hertz, odd.T, **with_defaults(map_kwargs, style, QuadMesh)
+        )
+        style = {"color": "k", "linewidth": 1.2, "capstyle": "projecting"}
+        self.outline_ = LineCollection(
+            _outline(odd > _THRESHOLD, cell_seconds, cell_hertz),
+            **with_defaults(outline_kwargs, style, LineCollection),
+        )
+        ax.add_collection(self.outline_, autolim=False)
+
+        top = front_end.f_max or front_end.sample_rate / 2
+        ax.set_yscale("function", functions=(_to_mel, _to_hertz))
+        ax.set(
+            xlim=(seconds[0], seconds[-1]),
+            ylim=(front_end.f_min, top),
+            xlabel="time (s)",
+            ylabel="frequency (Hz, mel scale)",
+        )
+        ticks = _TICKS[(front_end.f_min <= _TICKS) & (top >= _TICKS)]
+        ax.set_yticks(ticks, [f"{tick:d}" for tick in ticks])
+        ax.yaxis.set_minor_locator(NullLocator())
+        if colorbar:
+            self._add_colorbars()
+        return self
+
+    def _add_colorbars(self) -> None:
+        bar = self.figure_.colorbar(self.map_, ax=self.ax_, extend="max", pad=0.02)
+        bar.set_ticks([0, 0.5, 1, 1.5, 2], labels=["0", "0.5", "1", "1.5", "2"])
+        bar.set_label("anomaly map (1 = threshold)")
+        bar.ax.axhline(_THRESHOLD, color="k", linewidth=1.2)
+        self.figure_.colorbar(
+            self.spectrogram_, ax=self.ax_, extend="min", pad=0.02, label="level (dB re loudest)"
+        )
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Pipeline,
+        clip: Clip,
+        *,
+        ax: Axes | None = None,
+        cmap: str | Colormap = "gray_r",
+        colorbar: bool = True,
+        spectrogram_kwargs: Mapping[str, Any] | None = None,
+        map_kwargs: Mapping[str, Any] | None = None,
+        outline_kwargs: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Draw a clip and its map.
+
+        Parameters
+        ----------
+        estimator : Pipeline
+            Fitted pipeline that starts with a `MelPatcher` and ends in a detector with
+            `anomaly_map`, such as that of `make_map_pipeline`.
+        clip : str, Path, array of shape (n_samples,) or (array, sample_rate)
+            One clip; a bare array is at the `sample_rate` of the patcher. What the patcher hears
+            of it is drawn.
+        ax, cmap, colorbar, spectrogram_kwargs, map_kwargs, outline_kwargs
+            As for `plot`.
+
+        Returns
+        -------
+        display : AnomalyMapDisplay
+
+        Raises
+        ------
+        TypeError
+            If the last step has no `anomaly_map`.
+        ValueError
+            If the clip cannot be read, or the backbone's patches are not those of the patcher.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skanopatch import AnomalyMapDisplay, make_map_pipeline
+        >>> clips = np.random.default_rng(0).normal(size=(12, 16000))
+        >>> pipe = make_map_pipeline(melpatcher__duration=1.0).fit(clips)
+        >>> display = AnomalyMapDisplay.from_estimator(pipe, clips[0])
+        """
+        maps = map_of_clips(estimator, [clip])
+        patches = estimator[0].transform([clip])
+        front_end = patches.front_end
+        log_mel = unpatchify(patches, n_freq=front_end.n_mels // front_end.patch_size)
+        return cls.from_predictions(
+            log_mel[0],
+            maps[0],
+            front_end=front_end,
+            ax=ax,
+            cmap=cmap,
+            colorbar=colorbar,
+            spectrogram_kwargs=spectrogram_kwargs,
+            map_kwargs=map_kwargs,
+            outline_kwargs=outline_kwargs,
+        )
+
+    @classmethod
+    def from_predictions(
+        cls,
+        log_mel: ArrayLike,
+        anomaly_map: ArrayLike,
+        *,
+        front_end: FrontEnd,
+        ax: Axes | None = None,
+        cmap: str | Colormap = "gray_r",
+        colorbar: bool = True,
+        spectrogram_kwargs: Mapping[str, Any] | None = None,
+        map_kwargs: Mapping[str, Any] | None = None,
+        outline_kwargs: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Draw a spectrogram and a map.
+
+        Parameters
+        ----------
+        log_mel : array-like of shape (n_frames, n_mels)
+            Natural logarithm of the power in each mel bin, as `unpatchify` gives it.
+        anomaly_map : array-like of shape (n_time, n_freq)
+            How odd each patch is; 1 is the threshold.
+        front_end : FrontEnd
+            The settings that the spectrogram was made with: the attribute `front_end` of what
+            `MelPatcher.transform` returns.
+        ax, cmap, colorbar, spectrogram_kwargs, map_kwargs, outline_kwargs
+            As for `plot`.
+
+        Returns
+        -------
+        display : AnomalyMapDisplay
+
+        Raises
+        ------
+        ValueError
+            As `plot` does.
+        """
+        display = cls(log_mel=log_mel, anomaly_map=anomaly_map, front_end=front_end)
+        return display.plot(
+            ax,
+            cmap=cmap,
+            colorbar=colorbar,
+            spectrogram_kwargs=spectrogram_kwargs,
+            map_kwargs=map_kwargs,
+            outline_kwargs=outline_kwargs,
+        )
+
+
+def _to_mel(hertz: ArrayLike) -> NDArray[np.float64]:
+    """Return Kaldi's mel of frequencies in Hz."""
+    return 1127.0 * np.log1p(np.asarray(hertz, dtype=np.float64) / 700.0)
+
+
+def _to_hertz(mel: ArrayLike) -> NDArray[np.float64]:
+    return 700.0 * np.expm1(np.asarray(mel, dtype=np.float64) / 1127.0)
+
+
+def _bin_edges(front_end: FrontEnd) -> NDArray[np.float64]:
+    """Return the frequencies in Hz halfway, on the mel scale, between the tips of the filters."""
+    ends = _to_mel([front_end.f_min, front_end.f_max or front_end.sample_rate / 2])
+    spacing = (ends[1] - ends[0]) / (front_end.n_mels + 1)
+    return _to_hertz(ends[0] + spacing * (np.arange(front_end.n_mels + 1) + 0.5))
+
+
+def _frame_edges(front_end: FrontEnd, n_frames: int) -> NDArray[np.float64]:
+    """Return the seconds halfway between the middles of the frames."""
+    first = (front_end.window_samples - front_end.shift_samples) / 2
+    return (first + front_end.shift_samples * np.arange(n_frames + 1)) / front_end.sample_rate
+
+
+def _outline(
+    is_inside: NDArray[np.bool_], x_edges: NDArray[np.float64], y_edges: NDArray[np.float64]
+) -> list[list[tuple[float, float]]]:
+    """Return the sides of cells that part inside from outside, as pairs of points."""
+    padded = np.pad(is_inside, 1)
+    upright = [
+        [(x_edges[x], y_edges[y]), (x_edges[x], y_edges[y + 1])]
+        for x, y in np.argwhere(np.diff(padded[:, 1:-1], axis=0))
+    ]
+    level = [
+        [(x_edges[x], y_edges[y]), (x_edges[x + 1], y_edges[y])]
+        for x, y in np.argwhere(np.diff(padded[1:-1], axis=1))
+    ]
+    return upright + level
