@@ -77,8 +77,8 @@ class PersistenceMixin:
         (path / _WEIGHTS).write_bytes(weights)
         (path / _JSON).write_text(json.dumps(header, indent=1) + "\n")
 
-    def to_saved(self, *, with_backbone: bool = True) -> tuple[dict[str, Any], bytes]:
-        """Return what `save` writes: the JSON, and the safetensors."""
+    def to_saved(self, *, with_backbone=True):
+        """Return what `save` writes: the JSON as a dict, and the safetensors as bytes."""
         check_is_fitted(self)
         network = dict(self._module_params)
         if with_backbone:
@@ -139,14 +139,7 @@ class PersistenceMixin:
         return cls.from_saved(header, weights, places=places, backbone=backbone)
 
     @classmethod
-    def from_saved(
-        cls,
-        header: Any,
-        weights: bytes,
-        *,
-        places: tuple[str, str],
-        backbone: str | None = None,
-    ) -> Any:
+    def from_saved(cls, header, weights, *, places, backbone=None):
         """Make the embedder that `to_saved` was asked of; `places` name both parts in errors."""
         place, weights_place = places
         header = current_form(
@@ -159,14 +152,14 @@ class PersistenceMixin:
             fields=_FIELDS,
         )
         params, network, fitted = header["params"], header["network"], header["fitted"]
-        expected = set(cls._get_param_names()) - set(OF_THE_MACHINE)  # type: ignore[attr-defined]
+        expected = set(cls._get_param_names()) - set(OF_THE_MACHINE)
         check_names(params, expected, f"params of {place}")
         expected = set(inspect.signature(PatchEmbedding).parameters) - {"pretrained"}
         check_names(network, expected, f"network of {place}")
         check_names(fitted, _FITTED, f"fitted of {place}")
         if backbone is not None:
             params["backbone"] = network["backbone"] = backbone
-        embedder: Any = cls(**{name: _tuples(value) for name, value in params.items()})
+        embedder = cls(**{name: _tuples(value) for name, value in params.items()})
         embedder._validate_params()
         grid = PatchGrid(*network["grid"])
         network = {**{name: _tuples(value) for name, value in network.items()}, "grid": grid}

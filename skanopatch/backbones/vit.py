@@ -22,6 +22,14 @@ AUDIOSET = (15.41663, 6.55582)
 # Mean and twice the deviation, by AudioMAE's own front end (Huang et al. 2022, the authors' code).
 AUDIOMAE = (-4.2677393, 2 * 4.5689974)
 
+# Whatever the arguments in a saved file say: nothing is fetched, or read from another file.
+_NO_WEIGHTS: dict[str, Any] = {
+    "pretrained": False,
+    "pretrained_cfg": None,
+    "pretrained_cfg_overlay": None,
+    "checkpoint_path": None,
+}
+
 # What `vit_tiny` has position embeddings for: 192 frames (2 s) of 128 mel bins.
 TINY_GRID = PatchGrid(n_time=12, n_freq=8, height=16, width=16)
 
@@ -147,10 +155,7 @@ def timm_vit(
         If timm has no such model, or it is no plain ViT.
     """
     architecture, _, tag = name.partition(".")
-    if not timm.is_model(architecture):
-        close = timm.list_models(f"*{architecture}*")[:3]
-        hint = f" Did you mean one of {close}?" if close else ""
-        raise ValueError(f"timm has no model {architecture!r}.{hint}")
+    _check_architecture(architecture)
     if not (pretrained and tag):
         return TimmBackbone(_create(architecture, grid), normalization=AUDIOSET)
     pretrained_cfg = timm.get_pretrained_cfg(name)
@@ -177,7 +182,8 @@ def hf_hub(
         `Backbone.config` of an earlier one.
     """
     if not pretrained and config is not None:
-        vit = _create(config["architecture"], grid, **config["model_args"])
+        _check_architecture(config["architecture"])
+        vit = _create(config["architecture"], grid, **{**config["model_args"], **_NO_WEIGHTS})
         return TimmBackbone(vit, normalization=AUDIOSET, config=config)
     return _from_hub(what, grid, normalization=AUDIOSET)
 
@@ -201,6 +207,14 @@ def _from_hub(what: str, grid: PatchGrid, *, normalization: tuple[float, float])
     folder = source.weights("model.safetensors", "pytorch_model.bin").parent
     vit = _create(f"local-dir:{folder}", grid, pretrained=True)
     return TimmBackbone(vit, normalization=normalization, config=config)
+
+
+def _check_architecture(name: str) -> None:
+    """Refuse what is no model of timm, such as a place to load one from."""
+    if not timm.is_model(name):
+        close = timm.list_models(f"*{name}*")[:3]
+        hint = f" Did you mean one of {close}?" if close else ""
+        raise ValueError(f"timm has no model {name!r}.{hint}")
 
 
 def _create(name: str, grid: PatchGrid, **kwargs: Any) -> nn.Module:
