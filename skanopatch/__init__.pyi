@@ -19,6 +19,7 @@ from .embedding import AnoPatchEmbedder
 from .evaluation import evaluate_dcase
 from .mel_statistics import MelStatistics
 from .metrics import make_anomaly_scorer
+from .model_file import load_model, save_model
 from .model_selection import FitOnNormal
 from .patches import patchify, unpatchify
 from .patching import MelPatcher
@@ -48,11 +49,13 @@ __all__ = [
     "datasets",
     "display",
     "evaluate_dcase",
+    "load_model",
     "make_anomaly_scorer",
     "make_anopatch_pipeline",
     "make_map_pipeline",
     "make_pseudo_anomalies",
     "metrics",
     "patchify",
+    "save_model",
     "unpatchify",
 ]

@@ -396,6 +396,24 @@ def _say(message: str) -> None:
     print(message, flush=True)
 
 
+def run(clips: Path | None, test: Path | None, picture: Path = PICTURE) -> None:
+    """Run the demo on the simulated park, or on two folders of recordings.
+
+    Raises
+    ------
+    InputError
+        If one folder is given without the other, or `run_recordings` cannot use them.
+    """
+    if clips is None and test is None:
+        run_park(picture)
+    elif clips is None:
+        raise InputError("--test needs --clips, a folder of normal recordings to fit on.")
+    elif test is None:
+        raise InputError("--clips needs --test, a folder of recordings to judge.")
+    else:
+        run_recordings(clips, test, picture)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; return 0, or 2 for wrong input."""
     parser = argparse.ArgumentParser(
@@ -411,14 +429,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--test", type=Path, metavar="FOLDER", help="recordings to judge")
     options = parser.parse_args(argv)
     try:
-        if options.clips is None and options.test is None:
-            run_park()
-        elif options.clips is None:
-            raise InputError("--test needs --clips, a folder of normal recordings to fit on.")
-        elif options.test is None:
-            raise InputError("--clips needs --test, a folder of recordings to judge.")
-        else:
-            run_recordings(options.clips, options.test)
+        run(options.clips, options.test)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

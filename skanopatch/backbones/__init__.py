@@ -4,8 +4,16 @@ from skanopatch.backbones.base import Backbone
 from skanopatch.backbones.registry import (
     check_front_end,
     create_backbone,
+    describe_backbones,
     front_end,
     list_backbones,
 )
 
-__all__ = ["Backbone", "check_front_end", "create_backbone", "front_end", "list_backbones"]
+__all__ = [
+    "Backbone",
+    "check_front_end",
+    "create_backbone",
+    "describe_backbones",
+    "front_end",
+    "list_backbones",
+]

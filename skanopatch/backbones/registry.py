@@ -11,14 +11,21 @@ from skanopatch.backbones.anopatch_tiny import anopatch_tiny
 from skanopatch.backbones.ast import ast
 from skanopatch.backbones.base import KALDI, KALDI_HANNING, Backbone
 from skanopatch.backbones.beats import beats
-from skanopatch.backbones.vit import audiomae, hf_hub, timm_vit, vit_tiny
+from skanopatch.backbones.vit import TINY_GRID, audiomae, hf_hub, timm_vit, vit_tiny
 from skanopatch.log_mel import FrontEnd
 from skanopatch.patches import PatchGrid
 
-# Backbones with a name of their own; each is built for a grid of patches.
-_NAMED: dict[str, Callable[..., Backbone]] = {
-    "anopatch-tiny": anopatch_tiny,
-    "vit_tiny": lambda grid, pretrained: vit_tiny(grid),
+
+class Named(NamedTuple):
+    """A backbone with a name of its own, which is built for a grid of patches."""
+
+    build: Callable[..., Backbone]
+    weights: str  # where they come from
+
+
+_NAMED = {
+    "anopatch-tiny": Named(anopatch_tiny, "part of this package"),
+    "vit_tiny": Named(lambda grid, pretrained: vit_tiny(grid), "random"),
 }
 
 
@@ -27,16 +34,27 @@ class Family(NamedTuple):
 
     build: Callable[..., Backbone]
     placeholder: str  # for `what`
+    weights: str  # where they come from
     front_end: FrontEnd | None = None  # that all of them were trained with
 
 
+_HUB = "a folder, or the Hugging Face hub"
 _SCHEMES = {
-    "beats": Family(beats, "<file>", KALDI),
-    "ast": Family(ast, "<folder or hub name>", KALDI_HANNING),
-    "audiomae": Family(audiomae, "<folder or hub name>", KALDI_HANNING),
-    "hf_hub": Family(hf_hub, "<folder or hub name>"),
-    "timm": Family(timm_vit, "<name>"),
+    "beats": Family(beats, "<file>", "a file, or one on the Hugging Face hub", KALDI),
+    "ast": Family(ast, "<folder or hub name>", _HUB, KALDI_HANNING),
+    "audiomae": Family(audiomae, "<folder or hub name>", _HUB, KALDI_HANNING),
+    "hf_hub": Family(hf_hub, "<folder or hub name>", _HUB),
+    "timm": Family(timm_vit, "<name>", "timm's, where the name has a tag; else random"),
 }
+
+
+class Description(NamedTuple):
+    """What `describe_backbones` says about a backbone."""
+
+    name: str
+    sample_rate: int | None  # Hz; None is any
+    n_parameters: int | None  # None depends on what is loaded
+    weights: str
 
 
 def list_backbones() -> list[str]:
@@ -62,6 +80,33 @@ def list_backbones() -> list[str]:
     """
     families = (f"{scheme}:{family.placeholder}" for scheme, family in _SCHEMES.items())
     return [*_NAMED, *families]
+
+
+def describe_backbones() -> list[Description]:
+    """Describe the backbones of `list_backbones`.
+
+    Returns
+    -------
+    descriptions : list of Description
+        Of the fields `name`, `sample_rate` in Hz (None is any), `n_parameters` (None depends on
+        what is loaded) and `weights`, which says where they come from.
+
+    Examples
+    --------
+    >>> from skanopatch.backbones import describe_backbones
+    >>> describe_backbones()[0].weights
+    'part of this package'
+    """
+    descriptions = []
+    for name, (build, weights) in _NAMED.items():
+        parameters = build(TINY_GRID, pretrained=False).parameters()
+        size = sum(parameter.numel() for parameter in parameters)
+        descriptions.append(Description(name, None, size, weights))
+    for scheme, family in _SCHEMES.items():
+        name = f"{scheme}:{family.placeholder}"
+        rate = None if family.front_end is None else family.front_end.sample_rate
+        descriptions.append(Description(name, rate, None, family.weights))
+    return descriptions
 
 
 def front_end(name: str) -> FrontEnd:
@@ -150,7 +195,7 @@ def create_backbone(
     """
     family, what = _look_up(name)
     if family is None:
-        return _NAMED[name](grid, pretrained=pretrained)
+        return _NAMED[name].build(grid, pretrained=pretrained)
     if family.front_end is not None and grid.n_mels != family.front_end.n_mels:
         raise ValueError(
             f"The backbone {name!r} was trained with n_mels={family.front_end.n_mels}, but the "

@@ -1,0 +1,145 @@
+"""Which files a command line names, and what a table says about them."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+
+
+def find_clips(arguments: Iterable[str]) -> list[str]:
+    """Return the files that arguments name, each once and in their order.
+
+    Parameters
+    ----------
+    arguments : iterable of str
+        Files, folders, patterns or "-" for lines of standard input. Files that such a line names
+        need not be there: a list may be older than what it lists.
+
+    Raises
+    ------
+    FileNotFoundError
+        If an argument names nothing, or there is no recording at all.
+    """
+    files: list[str] = []
+    for argument in arguments:
+        if argument == "-":
+            lines = (line.rstrip("\r\n") for line in sys.stdin)
+            for line in filter(None, lines):
+                files += _in_folder(line) if os.path.isdir(line) else [line]
+            continue
+        places = [argument] if os.path.exists(argument) else sorted(_matches(argument))
+        for place in places:
+            files += _in_folder(place) if os.path.isdir(place) else [place]
+    if not files:
+        raise FileNotFoundError("There is no recording to work on: standard input is empty.")
+    return list(dict.fromkeys(files))
+
+
+def _matches(argument: str) -> list[str]:
+    if not glob.has_magic(argument):
+        raise FileNotFoundError(f"There is no file or folder '{argument}'.")
+    places = glob.glob(argument, recursive=True)
+    if not places:
+        raise FileNotFoundError(f"No file or folder matches '{argument}'.")
+    return places
+
+
+def _in_folder(folder: str) -> list[str]:
+    from skanopatch.datasets.folder import SUFFIXES
+
+    files = sorted(f for f in Path(folder).rglob("*") if f.suffix.lower() in SUFFIXES)
+    if not files:
+        raise FileNotFoundError(
+            f"The folder '{folder}' holds no recording ({', '.join(sorted(SUFFIXES))})."
+        )
+    return [str(file) for file in files]
+
+
+def read_labels(table: Path, files: Iterable[str]) -> list[str]:
+    """Return the label of each file by a CSV table with the columns file and label.
+
+    Parameters
+    ----------
+    table : Path
+        A file in it is a path from the table's own folder, or from the current one.
+    files : iterable of str
+
+    Raises
+    ------
+    ValueError
+        If a column is missing, the table cannot be parsed, or a file has no label in it.
+    """
+    import pandas as pd
+
+    try:
+        rows = pd.read_csv(table, dtype=str, keep_default_na=False)
+    except ValueError as error:  # also what pandas calls a ParserError, or no text
+        raise ValueError(f"'{table}' cannot be read as CSV: {error}") from error
+    if not {"file", "label"} <= set(rows.columns):
+        raise ValueError(
+            f"'{table}' must have the columns file and label. Got {list(rows.columns)} instead."
+        )
+    labels: dict[Path, str] = {}
+    for folder in (Path(), table.parent):  # the table's own folder has the last word
+        labels |= {
+            (folder / file).resolve(): label
+            for file, label in zip(rows.file, rows.label, strict=True)
+        }
+    files = list(files)
+    missing = [file for file in files if not labels.get(Path(file).resolve())]
+    if missing:
+        raise ValueError(
+            f"'{table}' has no label for '{missing[0]}', nor for {len(missing) - 1} others."
+            if len(missing) > 1
+            else f"'{table}' has no label for '{missing[0]}'."
+        )
+    return [labels[Path(file).resolve()] for file in files]
+
+
+class NewFile(click.Path):
+    """A file to be written: its folder is looked at before hours of work, not after.
+
+    Parameters
+    ----------
+    allow_dash : bool, default=False
+        Whether "-" stands for standard output.
+    """
+
+    name = "file"
+
+    def __init__(self, *, allow_dash: bool = False):
+        super().__init__(dir_okay=False, writable=True, allow_dash=allow_dash)
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:  # type: ignore[override]
+        """Return the path as it was given."""
+        path = str(super().convert(value, param, ctx))
+        folder = os.path.dirname(os.path.abspath(path))
+        if path != "-" and not (os.path.isdir(folder) and os.access(folder, os.W_OK)):
+            self.fail(f"There is no folder '{folder}' that can be written to.", param, ctx)
+        return path
+
+
+def write_text(path: str, text: str) -> None:
+    """Write a whole file at once, or to standard output if its name is "-"."""
+    from skanopatch.files import atomic_write
+
+    if path == "-":
+        click.echo(text, nl=False)
+        return
+    with atomic_write(path) as file:
+        file.write(text.encode())
+    click.echo(f"Wrote {path}.", err=True)
+
+
+def example(command: str, *, clips: str | None = None) -> str:
+    """Return the end of a help text: what `clips` may be, and a command, which a test runs."""
+    explained = (
+        f"{clips} are files, folders with those below them, quoted patterns such as 'day-*/*.wav', "
+        "or - for a list of paths on standard input, one a line.\n\n"
+    )
+    return f"{explained if clips else ''}\b\nExample:\n  {command}"

@@ -1,0 +1,78 @@
+"""``skanopatch report``: a page that ranks, shows and plays clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from skanopatch.cli.clips import (
+    NewFile,
+    example,
+    find_clips,
+    read_labels,
+    write_text,
+)
+from skanopatch.cli.score import GROUP, check_group
+
+
+@click.command(
+    epilog=example("skanopatch report fan.skano recordings/new -o report.html", clips="CLIPS"),
+)
+@click.argument("model", type=click.Path(exists=True, dir_okay=False))
+@click.argument("clips", nargs=-1, required=True, metavar="CLIPS...")
+@click.option("-o", "--output", type=NewFile(), required=True, help="The page (HTML).")
+@click.option(
+    "--labels",
+    "table",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="CSV",
+    help="A table with the columns file and label: normal, or what is wrong.",
+)
+@click.option("--title", help="The heading of the page.")
+@GROUP
+def report(
+    model: str,
+    clips: tuple[str, ...],
+    output: str,
+    table: Path | None,
+    title: str | None,
+    group: str | None,
+) -> None:
+    """Write a page that ranks, shows and plays CLIPS by a MODEL file.
+
+    Where clips lie in folders called normal and anomaly, or --labels tells them apart, the page
+    says how well the model does.
+    """
+    files = find_clips(clips)
+    labels = _labels_of_folders(files) if table is None else read_labels(table, files)
+
+    from skanopatch.model_file import load_model
+    from skanopatch.report import make_report
+
+    loaded = load_model(model)
+    check_group(loaded, group)
+    if loaded.map_pipeline is None:
+        click.echo("The model has no maps: the page does not show where a clip is odd.", err=True)
+    page = make_report(
+        loaded.pipeline,
+        files,
+        map_pipeline=loaded.map_pipeline,
+        y=labels,
+        groups=None if group is None else [group] * len(files),
+        normal_clips=list(loaded.clips) or None,
+        normal_embeddings=loaded.embeddings if loaded.clips else None,
+        title=title,
+    )
+    write_text(output, page)
+
+
+def _labels_of_folders(files: list[str]) -> list[int | None] | None:
+    """Return +1 or -1 by the innermost folder of such a name, or None if no file lies in one."""
+    from skanopatch.datasets.folder import LABELS
+
+    labels = [
+        next((LABELS[part.lower()] for part in parts if part.lower() in LABELS), None)
+        for parts in (Path(file).resolve().parent.parts[::-1] for file in files)
+    ]
+    return None if set(labels) == {None} else labels
