@@ -17,8 +17,9 @@ from skanopatch.patches import iterate_batches, unpatchify
 from skanopatch.patching import MelPatcher
 from skanopatch.pipelines import anomaly_map
 
-# What MPEG layer III can hold; every browser plays it, and seeks in it where its rate is constant.
-_MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+# Every browser plays MP3, and seeks exactly in it where its bit rate is constant. Other rates
+# exist, but their frames are too small for the tag that tells players of the encoder's delay.
+_MP3_RATES = (16000, 22050, 32000, 44100, 48000)
 _MP3_COMPRESSION = 0.7  # about 56 kbit/s at 16 kHz
 
 _LOUDEST = 0.9  # what the loudest sample of the page becomes
@@ -65,10 +66,10 @@ class Axes(NamedTuple):
 
 
 def format_hz(*hertz: float) -> str:
-    """Write frequencies as "500 Hz", or as "0.9–1.2 kHz"."""
+    """Write frequencies as "500 Hz", or as "0.9 to 1.2 kHz"."""
     if max(hertz) < 999.5:
-        return "–".join(f"{hz:.0f}" for hz in hertz) + " Hz"
-    return "–".join(f"{hz / 1000:.2g}" for hz in hertz) + " kHz"
+        return " to ".join(f"{hz:.0f}" for hz in hertz) + " Hz"
+    return " to ".join(f"{hz / 1000:.2g}" for hz in hertz) + " kHz"
 
 
 def embed_clips(clips: list[Clip], pipeline: Pipeline, axes: Axes) -> list[dict[str, Any]]:
@@ -90,6 +91,8 @@ def embed_clips(clips: list[Clip], pipeline: Pipeline, axes: Axes) -> list[dict[
     """
     patcher, detector = pipeline[0], pipeline[-1]
     n_bands = patcher.n_mels // patcher.patch_size
+    if not clips:
+        return []
     spectrograms = [
         spectrogram
         for patches in iterate_batches(patcher.transform(clips), _BATCH)

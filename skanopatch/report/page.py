@@ -96,10 +96,12 @@ def make_report(
     Examples
     --------
     >>> import numpy as np
-    >>> from skanopatch import make_anopatch_pipeline
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from skanopatch import MahalanobisDetector, MelPatcher, MelStatistics
     >>> from skanopatch.report import make_report
     >>> clips = np.random.default_rng(0).normal(size=(12, 16000))
-    >>> pipe = make_anopatch_pipeline(melpatcher__duration=1.0).fit(clips[:10])
+    >>> pipe = make_pipeline(MelPatcher(duration=1.0), MelStatistics(), MahalanobisDetector())
+    >>> pipe = pipe.fit(clips[:10])
     >>> html = make_report(pipe, clips, normal_clips=clips[:10], title="Ventilation, hall 2")
     >>> html[:15], "Ventilation, hall 2" in html
     ('<!DOCTYPE html>', True)
@@ -148,7 +150,7 @@ def make_report(
             {"rank": rank, "id": f"clip-{i}" if f"clip-{i}" in heard else "", **clip}
             for rank, (i, clip) in enumerate(table.to_dict("index").items(), start=1)
         ],
-        groups=list(dict.fromkeys(table.group.astype(str))) if groups is not None else [],
+        groups=[] if groups is None else sorted(set(table.group.astype(str))),
         has_labels=y is not None,
         page={"seconds": axes.seconds, "ticks": axes.ticks()},
         media=dict(zip(heard, media, strict=True)),
