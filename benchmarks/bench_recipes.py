@@ -1,6 +1,6 @@
 """Score recipes on real recordings of machines and on simulated ones, beside PyOD's.
 
-    python benchmarks/bench_recipes.py [FOLDER] [--results FILE] [--only RECIPE]
+    python benchmarks/bench_recipes.py [FOLDER] [--results FILE] [--only RECIPE] [--on RECORDINGS]
 
 FOLDER holds what is there of
 
@@ -10,8 +10,9 @@ FOLDER holds what is there of
   Every clip is brought to one RMS and pink noise is added at -15 and -20 dB, since level alone
   tells clean recordings apart.
 
-Beside them, two units of each simulated machine (labels: the unit), new ones for each seed, with a
-detector a unit.
+Beside them, simulated machines (labels: the unit), new ones for each seed: two units in rooms of
+their own with 48 clips each to fit on, and four siblings in one room with 20, with a detector a
+unit.
 
 Five folds over the normal clips (whole flights of the propellers): a pipeline is fitted on four
 and tested on the fifth with all anomalous clips; AUC and pAUC are means over folds. A seed sets
@@ -46,6 +47,7 @@ from skanopatch import (
 )
 from skanopatch.audio import load_clip
 from skanopatch.datasets import make_machine_sounds
+from skanopatch.datasets.factory import Unit
 from skanopatch.metrics import auc_score, pauc_score
 
 try:
@@ -119,6 +121,26 @@ def simulate(machine, seed):
     return Recordings(list(sounds.clips), sounds.y == 1, groups, list(units), units)
 
 
+def simulate_siblings(machine, seed, n_units=4, n_normal=25, n_anomalous=20):
+    """Record units of one machine in one room; severity 1.5."""
+    duration, rate = 2 * 16000, 16000
+    rng = np.random.default_rng([seed, *machine.encode()])
+    units = [Unit(machine, duration, rate, unit_rng) for unit_rng in rng.spawn(n_units)]
+    clips = []
+    for unit in units:
+        unit.room, unit.halls = units[0].room, units[0].halls
+        faults = ["none"] * n_normal + list(unit.machine.faults) * (n_anomalous // 2)
+        clips += [
+            unit.record("source", fault, 1.5, 6.0, clip_rng)[0].astype(np.float32)
+            for fault, clip_rng in zip(faults, rng.spawn(len(faults)), strict=True)
+        ]
+    of_unit = np.repeat(np.arange(n_units), n_normal + n_anomalous)
+    is_normal = np.tile(np.arange(n_normal + n_anomalous) < n_normal, n_units)
+    # A fold has the same share of each unit.
+    within_unit = np.tile(np.arange(n_normal + n_anomalous), n_units)
+    return Recordings(clips, is_normal, within_unit, list(of_unit), of_unit)
+
+
 def make_sets(folder):
     """Return name -> function of a seed, for what is in the folder and for the simulator."""
     candidates = {
@@ -132,7 +154,9 @@ def make_sets(folder):
         for name, (where, load) in candidates.items()
         if folder is not None and (folder / where).is_dir()
     }
-    return real | {f"simulated {machine}": partial(simulate, machine) for machine in MACHINES}
+    simulated = {f"simulated {machine}": partial(simulate, machine) for machine in MACHINES}
+    siblings = {f"siblings {machine}": partial(simulate_siblings, machine) for machine in MACHINES}
+    return real | simulated | siblings
 
 
 @dataclass
@@ -142,6 +166,7 @@ class Recipe:
     detectors: dict
     embedder: object = None  # None stands for PyOD's audio encoder
     with_labels: bool = False
+    pools_units: bool = False  # one detector, to which units are domains
 
 
 def make_recipes(seed):
@@ -149,12 +174,18 @@ def make_recipes(seed):
     mahalanobis = {"Mahalanobis": MahalanobisDetector()}
     ours = {"Mahalanobis": MahalanobisDetector(), "KNN": KNNDetector()}
     embedder = partial(AnoPatchEmbedder, random_state=seed)
+    network = partial(embedder, statistics=False)
     recipes = {
         "MelStatistics": Recipe(ours | {"GMM": GMMDetector(random_state=seed)}, MelStatistics()),
         "default, no labels": Recipe(ours, embedder()),
-        "ViT frozen": Recipe(mahalanobis, embedder(statistics=False)),
+        "ViT frozen": Recipe(mahalanobis, network()),
+        "default, no labels, pooled covariance": Recipe(mahalanobis, embedder(), pools_units=True),
         "default, labels": Recipe(mahalanobis, embedder(), True),
-        "from scratch, labels": Recipe(mahalanobis, embedder("vit_tiny"), True),
+        # The network alone, to see what its first weights are worth.
+        "ViT, labels, 10 epochs": Recipe(mahalanobis, network(max_epochs=10), True),
+        "ViT from scratch, labels, 30 epochs": Recipe(
+            mahalanobis, network("vit_tiny", max_epochs=30), True
+        ),
     }
     if AudioFeatureEncoder is not None:
         pyod = {
@@ -213,10 +244,14 @@ def measure(recordings, recipe, seed):
             seconds.append(perf_counter() - start)
             tested = recipe.embedder.transform(tested)
         for name, detector in recipe.detectors.items():
+            if recipe.pools_units:
+                detector.fit(embedded, domains=units[train])
             for unit in np.unique(units):
                 of_unit = units[test] == unit
                 y = np.where(recordings.is_normal[test], 1, -1)[of_unit]
-                score = detector.fit(embedded[units[train] == unit]).anomaly_score(tested[of_unit])
+                if not recipe.pools_units:
+                    detector.fit(embedded[units[train] == unit])
+                score = detector.anomaly_score(tested[of_unit])
                 results[name].append((auc_score(y, score), pauc_score(y, score)))
     means = {name: np.mean(values, axis=0).tolist() for name, values in results.items()}
     return means, float(np.mean(seconds)) if seconds else None
@@ -225,7 +260,9 @@ def measure(recordings, recipe, seed):
 def table(results):
     """Return mean and standard deviation over seeds, a row a recipe and detector."""
     frame = pd.DataFrame(results)
-    frame["recordings"] = frame["recordings"].str.replace("simulated .*", "simulator", regex=True)
+    frame["recordings"] = frame["recordings"].replace(
+        {"simulated .*": "simulator", "siblings .*": "siblings"}, regex=True
+    )
     keys = ["recordings", "recipe", "detector"]
     by_seed = frame.groupby([*keys, "seed"], sort=False).mean(numeric_only=True)
     grouped = by_seed.groupby(keys, sort=False)
@@ -242,6 +279,7 @@ def main():
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--results", type=Path, default=Path("bench_recipes.jsonl"))
     parser.add_argument("--only", help="one recipe")
+    parser.add_argument("--on", help="one set of recordings")
     arguments = parser.parse_args()
     print_environment(SEEDS)
 
@@ -251,12 +289,15 @@ def main():
         results = [json.loads(line) for line in arguments.results.read_text().splitlines()]
     done = {(row["recordings"], row["recipe"], row["seed"]) for row in results}
     names = [arguments.only] if arguments.only else list(make_recipes(0))
-    todo = [(recipe, name, seed) for recipe in names for name in sets for seed in SEEDS]
+    on = [arguments.on] if arguments.on else list(sets)
+    todo = [(recipe, name, seed) for recipe in names for name in on for seed in SEEDS]
     for name, set_name, seed in todo:
         if (set_name, name, seed) in done:
             continue
         recordings, recipe = sets[set_name](seed=seed), make_recipes(seed)[name]
-        if recipe.with_labels and recordings.labels is None:
+        if (recipe.with_labels and recordings.labels is None) or (
+            recipe.pools_units and recordings.units is None
+        ):
             continue
         means, seconds = measure(recordings, recipe, seed)
         rows = [
