@@ -13,6 +13,7 @@ from scipy.signal import find_peaks
 from sklearn.pipeline import Pipeline
 
 from skanopatch.audio import Clip, load_clip
+from skanopatch.display.anomaly_map import _bin_edges
 from skanopatch.patches import iterate_batches, unpatchify
 from skanopatch.patching import MelPatcher
 from skanopatch.pipelines import anomaly_map
@@ -50,13 +51,8 @@ class Axes(NamedTuple):
         n_bands = front_end.n_mels // front_end.patch_size
         n_patches = front_end.n_patches(round(patcher.duration_ * front_end.sample_rate))
         n_frames = n_patches // n_bands * front_end.patch_size
-        f_max = front_end.f_max or front_end.sample_rate / 2
-        # Kaldi's mel scale. Bin i peaks at the (i + 1)-th of n_mels + 1 equal steps, and is drawn
-        # from half a step below to half a step above.
-        low, high = 1127 * np.log1p(np.array([front_end.f_min, f_max]) / 700)
-        steps = np.arange(front_end.n_mels + 1) + 0.5
-        edges = 700 * np.expm1((low + (high - low) * steps / (front_end.n_mels + 1)) / 1127)
-        return cls(n_frames * front_end.shift_samples / front_end.sample_rate, edges)
+        seconds = n_frames * front_end.shift_samples / front_end.sample_rate
+        return cls(seconds, _bin_edges(front_end))
 
     def ticks(self) -> list[tuple[str, float]]:
         """Return the labels of the frequency axis and their heights, 0 to 1."""

@@ -193,16 +193,16 @@ function tickStep(seconds) {
   return [0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60].find((step) => seconds / step <= 6) ?? 600;
 }
 
-// The map is one pixel a patch: clear up to 0.7, yellow at 1, the threshold, and red from 2 on.
+// The map is one pixel a patch: clear up to 1, the threshold, then from yellow to red at 2.
 function drawMap(canvas, map) {
   canvas.width = map.length;
   canvas.height = map[0].length;
   const context = canvas.getContext("2d");
   map.forEach((bands, time) => {
     bands.forEach((value, band) => {
-      const above = Math.min(1, Math.max(0, value - 1));
-      const opacity = Math.min(1, Math.max(0, (value - 0.7) / 0.3)) * (45 + 30 * above);
-      context.fillStyle = `rgb(${240 - 75 * above} ${190 - 190 * above} 40 / ${opacity}%)`;
+      if (value <= 1) return;
+      const excess = Math.min(1, value - 1);
+      context.fillStyle = `rgb(${240 - 75 * excess} ${190 - 190 * excess} 40 / ${45 + 30 * excess}%)`;
       context.fillRect(time, canvas.height - 1 - band, 1, 1);
     });
   });
@@ -211,7 +211,9 @@ function drawMap(canvas, map) {
 // Mouse and keyboard
 
 for (const header of headers) header.firstChild.addEventListener("click", () => sortBy(header));
-for (const input of Object.values(filters)) input?.addEventListener("input", filterRows);
+filters.text.addEventListener("input", filterRows);
+filters.verdict.addEventListener("change", filterRows);
+filters.group?.addEventListener("change", filterRows);
 body.addEventListener("click", (event) => {
   const row = event.target.closest("tr.clip");
   if (row) toggleClip(row);

@@ -1,0 +1,360 @@
+"""The report in a real browser: click, play, sort, filter, keyboard, phone, and hostile names."""
+
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+from sklearn.pipeline import make_pipeline
+
+from skanopatch import MahalanobisDetector, MelPatcher, MelStatistics, PatchKNNDetector
+from skanopatch.report import make_report
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+from selenium.common.exceptions import NoAlertPresentException  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
+
+CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and CHROMEDRIVER),
+    reason="chromium and chromedriver are not on the PATH (Debian: chromium, chromium-driver)",
+)
+
+RATE = 16000
+SECONDS = 3.0
+HOSTILE_FILE = "<img src=x onerror=alert(1)>.wav"
+HOSTILE_LABEL = "</script><script>alert(2)</script>"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",  # it cannot be had by root in a container
+        "--disable-dev-shm-usage",
+        "--autoplay-policy=no-user-gesture-required",
+        "--mute-audio",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(CHROMEDRIVER))
+    driver.set_script_timeout(20)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """Report on twelve recordings of two pumps; every third one whines from some moment on."""
+    folder = tmp_path_factory.mktemp("report")
+    rng = np.random.default_rng(0)
+    time = np.arange(round(SECONDS * RATE)) / RATE
+
+    def hum(whine=0.0, start=0.0):
+        tone = whine * np.sin(2 * np.pi * 3000 * time) * (time >= start)
+        noise = 0.02 * rng.normal(size=len(time))
+        return 0.1 * np.sin(2 * np.pi * 100 * time) + noise + tone
+
+    normal_clips = [hum() for _ in range(16)]
+    paths = [folder / f"clip {i}.wav" for i in range(11)] + [folder / HOSTILE_FILE]
+    for i, path in enumerate(paths):
+        soundfile.write(path, hum(0.02 * (i + 1) if i % 3 == 0 else 0.0, start=1.0), RATE)
+    (folder / "broken.wav").write_text("no sound at all")
+    patcher = MelPatcher(duration=SECONDS)
+    html = make_report(
+        make_pipeline(patcher, MelStatistics(), MahalanobisDetector()).fit(normal_clips),
+        [*paths, folder / "broken.wav"],
+        map_pipeline=make_pipeline(patcher, PatchKNNDetector()).fit(normal_clips),
+        y=[*["whine", "normal", "normal"] * 3, "whine", "normal", HOSTILE_LABEL, None],
+        groups=["pump 1"] * 6 + ["pump 2"] * 7,
+        normal_clips=normal_clips,
+        title=HOSTILE_LABEL,
+    )
+    path = folder / "report.html"
+    path.write_text(html, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def page(browser, report):
+    """The page as it is opened from a file, on a screen; it must not have logged anything."""
+    browser.set_window_size(1200, 900)
+    browser.get(report.as_uri())
+    yield browser
+    assert browser.get_log("browser") == []
+
+
+def find(page, selector):
+    return page.find_element(By.CSS_SELECTOR, selector)
+
+
+def shown(page, column):
+    """Return the text of a column in the rows that are shown, from top to bottom."""
+    return page.execute_script(
+        "return [...document.querySelectorAll('tr.clip:not([hidden]) td.' + arguments[0])]"
+        ".map((cell) => (cell.querySelector('button') ?? cell).textContent)",
+        column,
+    )
+
+
+def open_clip(page, name):
+    for button in page.find_elements(By.CSS_SELECTOR, "td.file button"):
+        if button.text == name:
+            button.click()
+            return
+    raise AssertionError(f"no row is named {name}")
+
+
+def current_time(page, player=0):
+    return page.execute_script(
+        "return document.querySelectorAll('audio')[arguments[0]].currentTime", player
+    )
+
+
+def wait_until(page, condition):
+    WebDriverWait(page, 15, poll_frequency=0.05).until(lambda _: condition())
+
+
+def is_playing(page, player=0):
+    return not page.execute_script(
+        "return document.querySelectorAll('audio')[arguments[0]].paused", player
+    )
+
+
+def seek_by(page, act):
+    """Return where the first player is right after `act` has made it seek."""
+    page.execute_script(
+        "window.soughtTo = null; const audio = document.querySelector('audio');"
+        "audio.addEventListener('seeked', () => { window.soughtTo = audio.currentTime; },"
+        "{ once: true })"
+    )
+    act()
+    wait_until(page, lambda: page.execute_script("return window.soughtTo") is not None)
+    return page.execute_script("return window.soughtTo")
+
+
+def focused(page):
+    return page.execute_script("return document.activeElement.textContent.trim()")
+
+
+def press(page, *keys):
+    webdriver.ActionChains(page).send_keys(*keys).perform()
+
+
+def test_click_opens_one_clip_at_a_time_beside_its_nearest_normal_one(page):
+    assert page.find_elements(By.CSS_SELECTOR, "audio, tbody img") == []  # nothing is decoded yet
+    open_clip(page, "clip 9.wav")
+    assert find(page, ".detail figcaption").text == "clip 9.wav"
+    captions = page.find_elements(By.CSS_SELECTOR, ".detail figcaption")
+    assert captions[1].text.startswith("nearest normal clip: clip ")
+    is_drawn = "return [...document.images].map((image) => image.naturalWidth > 0)"
+    wait_until(page, lambda: page.execute_script(is_drawn) == [True, True])
+    open_clip(page, "clip 3.wav")
+    assert find(page, ".detail figcaption").text == "clip 3.wav"
+    assert len(page.find_elements(By.CSS_SELECTOR, ".detail")) == 1
+    open_clip(page, "clip 3.wav")
+    assert page.find_elements(By.CSS_SELECTOR, ".detail") == []
+
+
+def test_map_is_painted_over_the_fault_only_and_can_be_taken_off(page):
+    open_clip(page, "clip 9.wav")
+    # Opacity of each cell in the band of 3 kHz; 18 cells of 0.16 s, the whine begins at 1 s.
+    opacity = page.execute_script(
+        "const canvas = document.querySelector('.detail canvas');"
+        "const row = Math.floor(canvas.height * arguments[0]);"
+        "const { data } = canvas.getContext('2d').getImageData(0, row, canvas.width, 1);"
+        "return [...data].filter((_, i) => i % 4 === 3)",
+        1 - 0.68,  # where 3 kHz is on the mel scale from 20 to 8000 Hz, from the top
+    )
+    assert len(opacity) == 18
+    assert max(opacity[:5]) == 0
+    assert min(opacity[7:]) > 100
+    find(page, ".detail .overlay input").click()
+    assert not find(page, ".detail canvas").is_displayed()
+
+
+def test_playing_moves_the_marker_and_stops_the_other_player(page):
+    open_clip(page, "clip 9.wav")
+    page.execute_script("document.querySelector('audio').play()")
+    wait_until(page, lambda: current_time(page) > 0.3)
+    left = page.execute_script("return parseFloat(document.querySelector('.playhead').style.left)")
+    assert left > 5  # per cent
+    page.execute_script("document.querySelectorAll('audio')[1].play()")
+    wait_until(page, lambda: current_time(page, 1) > 0.1)
+    assert not is_playing(page, 0)
+
+
+def test_duration_of_the_sound_is_what_the_patcher_heard(page):
+    open_clip(page, "clip 9.wav")
+    duration = "return document.querySelector('audio').duration"
+    wait_until(page, lambda: page.execute_script(duration))
+    assert page.execute_script(duration) == pytest.approx(SECONDS, abs=0.01)
+
+
+def test_worst_moments_are_buttons_that_jump_there_and_play(page):
+    open_clip(page, "clip 9.wav")
+    buttons = page.find_elements(By.CSS_SELECTOR, ".detail .moments button")
+    assert len(buttons) >= 2
+    for button in buttons:
+        time = float(button.get_attribute("data-time"))
+        assert 0.8 <= time <= SECONDS  # the whine begins at 1 s
+        assert seek_by(page, button.click) == pytest.approx(time, abs=0.1)  # it plays on
+        assert is_playing(page)
+    assert len(page.find_elements(By.CSS_SELECTOR, ".marks span")) == len(buttons)
+
+
+def test_click_on_the_spectrogram_seeks(page):
+    open_clip(page, "clip 9.wav")
+    spectrogram = find(page, ".detail .spectrogram")
+    # selenium counts from the middle, and rounds to pixels.
+    at = webdriver.ActionChains(page).move_to_element_with_offset(
+        spectrogram, spectrogram.size["width"] // 4, 0
+    )
+    covered = 18 * 0.16
+    assert seek_by(page, at.click().perform) == pytest.approx(0.75 * covered, abs=0.02)
+
+
+def test_columns_sort_both_ways_with_unreadable_clips_last(page):
+    scores = [float(score) for score in shown(page, "score")[:-1]]
+    assert scores == sorted(scores, reverse=True)
+    header = find(page, "th.score")
+    for order in ("descending", "ascending"):
+        header.find_element(By.TAG_NAME, "button").click()
+        assert header.get_attribute("aria-sort") == order
+        assert [float(score) for score in shown(page, "score")[:-1]] == sorted(
+            scores, reverse=order == "descending"
+        )
+        assert shown(page, "file")[-1] == "broken.wav"
+    find(page, "th.file button").click()
+    assert header.get_attribute("aria-sort") == "none"
+    names = [HOSTILE_FILE, "broken.wav", *(f"clip {i}.wav" for i in range(11))]  # 2 before 10
+    assert shown(page, "file") == names
+    find(page, "th.file button").click()
+    assert shown(page, "file") == names[::-1]
+
+
+@pytest.mark.parametrize("column", ["verdict", "label", "machine"])
+def test_columns_of_text_sort_alphabetically(page, column):
+    find(page, f"th.{column} button").click()
+    values = [value for value in shown(page, column) if value]
+    assert values == sorted(values)
+    assert len(set(values)) >= 2
+
+
+def test_an_open_clip_stays_below_its_row_when_sorted(page):
+    open_clip(page, "clip 3.wav")
+    find(page, "th.file button").click()
+    above = page.execute_script(
+        "return document.querySelector('.detail').previousElementSibling"
+        ".querySelector('td.file button').textContent"
+    )
+    assert above == "clip 3.wav"
+
+
+def test_filters_combine_and_say_how_many_are_left(page):
+    find(page, "#filter").send_keys("CLIP 1")
+    assert sorted(shown(page, "file")) == ["clip 1.wav", "clip 10.wav"]
+    assert find(page, "#count").text == "2 of 13 clips"
+    Select(find(page, "#group")).select_by_visible_text("pump 2")
+    assert shown(page, "file") == ["clip 10.wav"]
+    find(page, "#filter").clear()
+    Select(find(page, "#group")).select_by_visible_text("all")
+    Select(find(page, "#verdict")).select_by_visible_text("unreadable")
+    assert shown(page, "file") == ["broken.wav"]
+    Select(find(page, "#verdict")).select_by_visible_text("anomaly")
+    verdicts = shown(page, "verdict")
+    assert set(verdicts) == {"anomaly"}
+    assert find(page, "#count").text == f"{len(verdicts)} of 13 clips"
+
+
+def test_a_clip_that_is_filtered_out_is_closed(page):
+    open_clip(page, "clip 9.wav")
+    find(page, "#filter").send_keys("clip 3")
+    assert page.find_elements(By.CSS_SELECTOR, ".detail") == []
+
+
+def test_unreadable_clip_says_why_and_has_no_player(page):
+    assert "libsndfile cannot read it" in find(page, "tr.clip:last-child").text
+    open_clip(page, "broken.wav")
+    assert find(page, ".detail").text == "This clip could not be read."
+    press(page, Keys.SPACE)  # plays nothing, and breaks nothing
+
+
+def test_slash_goes_to_the_filter_and_is_text_there(page):
+    press(page, "/")
+    assert page.switch_to.active_element == find(page, "#filter")
+    press(page, "/")
+    assert find(page, "#filter").get_attribute("value") == "/"
+
+
+def test_everything_works_by_keyboard(page):
+    names = shown(page, "file")
+    page.execute_script("document.querySelector('th.machine button').focus()")
+    press(page, Keys.TAB)  # a single stop for all the rows
+    assert focused(page) == names[0]
+    press(page, Keys.ARROW_DOWN, Keys.ARROW_DOWN, Keys.ARROW_UP)
+    assert focused(page) == names[1]
+    press(page, Keys.ENTER)
+    button = page.switch_to.active_element
+    assert button.get_attribute("aria-expanded") == "true"
+    press(page, Keys.SPACE)
+    wait_until(page, lambda: current_time(page) > 0.1)
+    press(page, Keys.SPACE)
+    wait_until(page, lambda: not is_playing(page))
+    assert button.get_attribute("aria-expanded") == "true"
+    before = current_time(page)
+    assert seek_by(page, lambda: press(page, Keys.ARROW_RIGHT)) == pytest.approx(before + 1)
+    press(page, Keys.TAB)  # into the players, which come next
+    assert page.execute_script("return document.activeElement.closest('.detail') !== null")
+    press(page, Keys.ESCAPE)
+    assert page.find_elements(By.CSS_SELECTOR, ".detail") == []
+    assert focused(page) == names[1]
+
+
+def test_focus_is_seen(page):
+    press(page, "/")
+    style = "return getComputedStyle(document.activeElement).outlineStyle"
+    assert page.execute_script(style) == "solid"
+
+
+def test_a_phone_needs_no_scrolling_sideways(page):
+    page.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True},
+    )
+    try:
+        widths = "return [document.documentElement.scrollWidth, innerWidth]"
+        assert page.execute_script(widths) == [360, 360]
+        open_clip(page, "clip 9.wav")
+        assert page.execute_script(widths) == [360, 360]
+        assert find(page, ".detail .spectrogram").size["width"] > 250
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_hostile_names_are_shown_and_do_nothing(page):
+    assert find(page, "h1").text == HOSTILE_LABEL
+    assert page.title == HOSTILE_LABEL
+    assert HOSTILE_FILE in shown(page, "file")
+    assert HOSTILE_LABEL in shown(page, "label")
+    assert page.find_elements(By.TAG_NAME, "img") == []
+    open_clip(page, HOSTILE_FILE)
+    assert find(page, ".detail figcaption").text == HOSTILE_FILE
+    assert len(page.find_elements(By.TAG_NAME, "img")) == 2  # the spectrograms
+    with pytest.raises(NoAlertPresentException):
+        page.switch_to.alert.text  # noqa: B018
+
+
+def test_policy_stops_what_would_slip_through_the_escaping(browser, report, tmp_path):
+    attack = "<img src=x onerror='window.isHacked = true'><script>window.isHacked = true</script>"
+    html = report.read_text(encoding="utf-8").replace("<h1>", "<h1>" + attack)
+    (tmp_path / "attacked.html").write_text(html, encoding="utf-8")
+    browser.get((tmp_path / "attacked.html").as_uri())
+    wait_until(browser, lambda: browser.execute_script("return document.images[0].complete"))
+    assert browser.execute_script("return window.isHacked ?? false") is False
+    messages = [entry["message"] for entry in browser.get_log("browser")]
+    assert any("Content Security Policy" in message for message in messages)
