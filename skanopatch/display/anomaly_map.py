@@ -10,19 +10,20 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, QuadMesh
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullLocator
 from numpy.typing import ArrayLike, NDArray
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array
 
 from skanopatch.audio import Clip
-from skanopatch.display._style import new_axes, with_defaults
+from skanopatch.display._style import VERMILION, new_axes, with_defaults
 from skanopatch.log_mel import FrontEnd
 from skanopatch.patches import unpatchify
 from skanopatch.pipelines import anomaly_map as map_of_clips
 
 _TICKS = np.array([100, 250, 500, 1000, 2000, 4000, 8000, 16000])  # Hz
-_DYNAMIC_RANGE = 70.0  # dB that are drawn below the loudest
+_FAINTEST = 0.05  # share of the spectrogram that may be too faint to be drawn
 _THRESHOLD = 1.0  # of every map
 
 # Nothing is laid over what is far from odd; what is odd turns from yellow to red, and denser.
@@ -31,9 +32,9 @@ _OVERLAY = LinearSegmentedColormap.from_list(
     [
         (0.0, (0.94, 0.89, 0.26, 0.0)),
         (0.35, (0.94, 0.89, 0.26, 0.0)),
-        (0.5, (0.94, 0.75, 0.15, 0.45)),
-        (0.75, (0.84, 0.37, 0.0, 0.6)),
-        (1.0, (0.65, 0.0, 0.15, 0.75)),
+        (0.5, (0.94, 0.75, 0.15, 0.4)),
+        (0.75, (0.84, 0.37, 0.0, 0.5)),
+        (1.0, (0.65, 0.0, 0.15, 0.6)),
     ],
 )
 
@@ -164,7 +165,7 @@ class AnomalyMapDisplay:
             ax = new_axes((8.0, 3.6))
         self.ax_, self.figure_ = ax, ax.figure
         level = 10 / np.log(10) * (log_mel - log_mel.max())
-        style: dict[str, Any] = {"cmap": cmap, "vmin": -_DYNAMIC_RANGE, "vmax": 0.0}
+        style: dict[str, Any] = {"cmap": cmap, "vmin": np.quantile(level, _FAINTEST), "vmax": 0.0}
         self.spectrogram_ = ax.pcolormesh(
             seconds,
             hertz,
@@ -175,7 +176,12 @@ class AnomalyMapDisplay:
         self.map_ = ax.pcolormesh(
             cell_seconds, cell_hertz, odd.T, **with_defaults(map_kwargs, style, QuadMesh)
         )
-        style = {"color": "k", "linewidth": 1.2, "capstyle": "projecting"}
+        style = {
+            "color": VERMILION,
+            "linewidth": 1.5,
+            "capstyle": "projecting",
+            "path_effects": [withStroke(linewidth=3, foreground="white")],
+        }
         self.outline_ = LineCollection(
             _outline(odd > _THRESHOLD, cell_seconds, cell_hertz),
             **with_defaults(outline_kwargs, style, LineCollection),
@@ -198,13 +204,14 @@ class AnomalyMapDisplay:
         return self
 
     def _add_colorbars(self) -> None:
-        bar = self.figure_.colorbar(self.map_, ax=self.ax_, extend="max", pad=0.02)
+        place: dict[str, Any] = {"ax": self.ax_, "fraction": 0.04, "aspect": 25, "pad": 0.01}
+        self.figure_.colorbar(
+            self.spectrogram_, extend="min", label="level (dB re loudest)", **place
+        )
+        bar = self.figure_.colorbar(self.map_, extend="max", **place)
         bar.set_ticks([0, 0.5, 1, 1.5, 2], labels=["0", "0.5", "1", "1.5", "2"])
         bar.set_label("anomaly map (1 = threshold)")
-        bar.ax.axhline(_THRESHOLD, color="k", linewidth=1.2)
-        self.figure_.colorbar(
-            self.spectrogram_, ax=self.ax_, extend="min", pad=0.02, label="level (dB re loudest)"
-        )
+        bar.ax.axhline(_THRESHOLD, color=VERMILION, linewidth=1.5)
 
     @classmethod
     def from_estimator(
