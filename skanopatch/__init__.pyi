@@ -21,6 +21,7 @@ from .mel_statistics import MelStatistics
 from .metrics import make_anomaly_scorer
 from .model_file import load_model, save_model
 from .model_selection import FitOnNormal
+from .patch_statistics import PatchStatistics
 from .patches import patchify, unpatchify
 from .patching import MelPatcher
 from .pipelines import anomaly_map, make_anopatch_pipeline, make_map_pipeline

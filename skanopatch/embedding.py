@@ -28,6 +28,7 @@ from skanopatch.finetuning.devices import choose_device, memory_errors
 from skanopatch.finetuning.module import PatchEmbedding
 from skanopatch.finetuning.pooling import POOLINGS
 from skanopatch.finetuning.training import fine_tune
+from skanopatch.patch_statistics import PatchStatistics
 from skanopatch.patches import iterate_batches, validate_patches
 from skanopatch.persistence import PersistenceMixin
 
@@ -70,7 +71,8 @@ class AnoPatchEmbedder(
     output : {"clip", "patches"}, default="clip"
         One embedding a clip, or the token of each patch.
     statistics : bool or "auto", default="auto"
-        Whether the clip's `BandStatistics` come before what the network gives. "auto" decides by
+        Whether the clip's `BandStatistics`, or the patches' `PatchStatistics` with
+        ``output="patches"``, come before what the network gives. "auto" decides by
         what measured best: beside the fine-tuned small ViTs, in place of them without
         fine-tuning, not beside other backbones. The scales differ: `MahalanobisDetector` does not
         mind, distances of `KNNDetector` do.
@@ -349,7 +351,7 @@ class AnoPatchEmbedder(
                 )
         joins = module.backbone.joins_statistics
         with_statistics = joins if self.statistics == "auto" else self.statistics
-        self._statistics = BandStatistics(self.n_freq).fit(X) if with_statistics else None
+        self._statistics = self._make_statistics().fit(X) if with_statistics else None
         self._has_network = not (self.statistics == "auto" and joins and target is None)
         self._set_module(module)
         return self
@@ -385,13 +387,15 @@ class AnoPatchEmbedder(
             return np.concatenate([self._embed(batch, device) for batch in batches])
 
     def _embed(self, batch: np.ndarray, device: torch.device) -> np.ndarray:
-        patches = torch.from_numpy(batch).to(device)
-        if self.output == "patches":
-            return self._module.tokens(patches).cpu().numpy()
         parts = [] if self._statistics is None else [self._statistics.transform(batch)]
         if self._has_network:
-            parts.append(self._module(patches).cpu().numpy())
-        return np.concatenate(parts, axis=1)
+            patches = torch.from_numpy(batch).to(device)
+            network = self._module if self.output == "clip" else self._module.tokens
+            parts.append(network(patches).cpu().numpy())
+        return np.concatenate(parts, axis=-1)
+
+    def _make_statistics(self) -> BandStatistics | PatchStatistics:
+        return (BandStatistics if self.output == "clip" else PatchStatistics)(self.n_freq)
 
     def _normalization(self, measured: tuple[float, float]) -> tuple[float, float] | None:
         if isinstance(self.normalization, str):
@@ -421,7 +425,8 @@ class AnoPatchEmbedder(
         self._module_params["config"] = module.backbone.config
         self.normalization_ = (float(module.mean), float(module.std))
         n_statistics = 0 if self._statistics is None else self._statistics._n_features_out
-        self._n_features_out = n_statistics + (module.n_dims if self._has_network else 0)
+        n_dims = module.n_dims if self.output == "clip" else module.backbone.n_dims
+        self._n_features_out = n_statistics + (n_dims if self._has_network else 0)
 
     def _encode_labels(self, labels: Any, n_clips: int) -> np.ndarray:
         """Return the labels as integers and keep what they stand for in `classes_`."""

@@ -42,6 +42,7 @@ from skanopatch.embedding import AnoPatchEmbedder
 from skanopatch.files import atomic_write
 from skanopatch.mel_statistics import MelStatistics
 from skanopatch.model_selection import FitOnNormal
+from skanopatch.patch_statistics import PatchStatistics
 from skanopatch.patching import MelPatcher
 from skanopatch.persistence import OF_THE_MACHINE, check_names, current_form, parse_json
 
@@ -55,21 +56,23 @@ _JSON = "model.json"
 _FIELDS = ("format", "version", "skanopatch", "created", "pipeline", "map_pipeline", "clips")
 
 _THRESHOLD = ("offset_", "training_scores_", "_row_digests", "_row_of_digest", "_row_scores")
-_MAPS = (*_THRESHOLD, "levels_", "_training_maps")
+_MAPS = (*_THRESHOLD, "term_means_", "term_deviations_", "level_", "_training_maps", "_n_bands")
+_SUBBANDS = ("_domain_of_clip", "_clip_spaces", "_clip_banks", "_token_spaces", "_token_banks")
 
 # What `fit` sets on each class, but for what it knows of its input: that is there or not.
 _ATTRIBUTES: dict[type[BaseEstimator], tuple[str, ...]] = {
     Pipeline: (),
     MelPatcher: ("duration_",),
     MelStatistics: ("_n_features_out",),
+    PatchStatistics: ("_n_features_out",),
     BandStatistics: ("_loud", "_fluctuating", "_swelling", "_n_features_out"),
     StandardScaler: ("mean_", "scale_", "var_", "n_samples_seen_"),
     KNNDetector: (*_THRESHOLD, "center_", "bank_", "bank_ends_", "density_", "alpha_"),
     MahalanobisDetector: (*_THRESHOLD, "location_", "covariance_", "precision_", "shrinkage_"),
     GMMDetector: (*_THRESHOLD, "location_", "scale_", "mixtures_"),
     GaussianMixture: ("weights_", "means_", "covariances_", "precisions_cholesky_"),
-    PatchKNNDetector: (*_MAPS, "_bank"),
-    SubbandKNNDetector: (*_MAPS, "_bank", "_owners", "_pooled"),
+    PatchKNNDetector: (*_MAPS, "_space", "bank_"),
+    SubbandKNNDetector: (*_MAPS, *_SUBBANDS),
     GroupedDetector: ("detectors_", "spreads_", "training_scores_", "offset_"),
     FitOnNormal: ("estimator_",),
     AnoPatchEmbedder: (),  # its weights and what comes with them are `to_saved`'s

@@ -20,7 +20,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from sklearn.utils.validation import check_is_fitted
 
-from skanopatch.band_statistics import BandStatistics
 from skanopatch.finetuning.lora import is_update, merged_state
 from skanopatch.finetuning.module import PatchEmbedding
 from skanopatch.patches import PatchGrid
@@ -172,7 +171,7 @@ class PersistenceMixin:
         if fitted["has_statistics"]:
             # They depend on the size of the clips alone.
             a_clip = np.zeros((1, grid.n_time * grid.n_freq, grid.height * grid.width))
-            embedder._statistics = BandStatistics(grid.n_freq).fit(a_clip)
+            embedder._statistics = embedder._make_statistics().fit(a_clip)
         is_whole = header["backbone_sha256"] is None
         module = _build(network, pretrained=not is_whole)
         state = module.state_dict()

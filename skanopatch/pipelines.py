@@ -112,8 +112,8 @@ def make_map_pipeline(backbone="anopatch-tiny", *, detector=None, memory=None, *
         anopatchembedder__output="patches",
         **params,
     )
-    n_freq = pipeline[1].n_freq
-    return pipeline.set_params(**{f"{pipeline.steps[-1][0]}__n_freq": n_freq})
+    pipeline[-1].set_params(n_freq=pipeline[1].n_freq)
+    return pipeline
 
 
 def anomaly_map(pipeline, X):

@@ -19,6 +19,7 @@ from skanopatch import (
     MelPatcher,
     MelStatistics,
     PatchKNNDetector,
+    PatchStatistics,
     SubbandKNNDetector,
 )
 
@@ -35,6 +36,9 @@ INSTANCES = [
     MelPatcher(duration=0.2),  # ten seconds of each of thousands of clips take minutes
     MelStatistics(),
     PatchKNNDetector(),
+    PatchKNNDetector(metric="euclidean", max_bank_size=10, random_state=0),
+    PatchStatistics(),
+    SubbandKNNDetector(metric="cosine"),
     SubbandKNNDetector(),
 ]
 

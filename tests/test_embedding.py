@@ -15,7 +15,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
 from skorch.callbacks import Callback
 
-from skanopatch import AnoPatchEmbedder, BandStatistics, MelPatcher, patchify, unpatchify
+from skanopatch import (
+    AnoPatchEmbedder,
+    BandStatistics,
+    MelPatcher,
+    PatchStatistics,
+    patchify,
+    unpatchify,
+)
 from skanopatch.backbones import anopatch_tiny, list_backbones
 from skanopatch.finetuning.augmentation import change
 from skanopatch.finetuning.devices import autocast_dtype, memory_errors
@@ -63,10 +70,9 @@ def test_a_timm_backbone_computes_what_timm_computes():
 
 def test_layers_are_chosen_and_averaged():
     patches, _ = make_patches(n_clips=2)
+    params = {"output": "patches", "statistics": False, "random_state": 0}
     tokens = {
-        layers: AnoPatchEmbedder(layers=layers, output="patches", random_state=0).fit_transform(
-            patches
-        )
+        layers: AnoPatchEmbedder(layers=layers, **params).fit_transform(patches)
         for layers in (0, 1, 2, 3, 4, 5, None, -1, (0, 5), "all")
     }
     assert_array_equal(tokens[None], tokens[5])
@@ -119,6 +125,23 @@ def test_statistics_come_before_the_networks_embedding(labelled):
     assert_array_equal(embed("auto"), embed(True) if labelled else alone)
 
 
+@pytest.mark.parametrize("labelled", [False, True])
+def test_statistics_of_patches_come_before_the_networks_tokens(labelled):
+    patches, labels = make_patches(n_clips=6, n_frames=64)
+    params = {**TINY, "max_epochs": 1, "output": "patches"}
+    labels = labels if labelled else None
+
+    def embed(statistics):
+        embedder = AnoPatchEmbedder(**{**params, "statistics": statistics})
+        tokens = embedder.fit(patches, labels=labels).transform(patches)
+        assert len(embedder.get_feature_names_out()) == tokens.shape[2]
+        return tokens
+
+    alone = PatchStatistics().fit_transform(patches)
+    assert_array_equal(embed(True), np.concatenate([alone, embed(False)], axis=2))
+    assert_array_equal(embed("auto"), embed(True) if labelled else alone)
+
+
 def test_statistics_do_not_join_the_backbones_of_others_unasked():
     patches, _ = make_patches(n_clips=2)
     embedder = AnoPatchEmbedder("timm:vit_tiny_patch16_224", pooling="mean", random_state=0)
@@ -127,7 +150,8 @@ def test_statistics_do_not_join_the_backbones_of_others_unasked():
 
 def test_a_long_clip_is_read_segment_by_segment():
     patches, _ = make_patches(n_clips=2, n_frames=192 + 80)
-    embedder = AnoPatchEmbedder(output="patches", random_state=0).fit(patches)
+    params = {"output": "patches", "statistics": False, "random_state": 0}
+    embedder = AnoPatchEmbedder(**params).fit(patches)
     tokens = embedder.transform(patches)
     head = embedder.transform(patches[:, : 12 * 8])
     tail = embedder.transform(patches[:, 5 * 8 :])

@@ -139,10 +139,8 @@ class BaseDetector(OutlierMixin, BaseEstimator, ABC):
 
     def _place_offset(self) -> float:
         scores = self.training_scores_[~np.isnan(self.training_scores_)]
-        if self.threshold == "gamma":
-            return -_gamma_quantile(-scores, 1 - self.contamination)
         n_clips = len(scores)
-        if self.contamination * (n_clips + 1) < 1:
+        if self.threshold == "quantile" and self.contamination * (n_clips + 1) < 1:
             warnings.warn(
                 f"{n_clips} clips cannot place a quantile at contamination="
                 f"{self.contamination}: the false-alarm rate will be about "
@@ -151,6 +149,12 @@ class BaseDetector(OutlierMixin, BaseEstimator, ABC):
                 UserWarning,
                 stacklevel=4,  # past _fit_context, to the caller of fit
             )
+        return self._quantile(scores)
+
+    def _quantile(self, scores: NDArray[np.float64]) -> float:
+        """Return what fresh normal scores fall below with probability `contamination`."""
+        if self.threshold == "gamma":
+            return -_gamma_quantile(-scores, 1 - self.contamination)
         # A fresh normal score is equally likely to fall in each of the n + 1 gaps between n
         # scores, so that the k-th smallest has k / (n + 1) below it: Weibull's plotting position.
         return float(np.quantile(scores, self.contamination, method="weibull"))

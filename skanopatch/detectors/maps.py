@@ -1,66 +1,88 @@
-"""What the detectors of patches share: tokens on their grid, and maps that are calibrated."""
+"""What the detectors of patches share: tokens on their grid, metrics, and calibrated maps."""
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from numbers import Integral
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import solve_triangular
+from sklearn.covariance import ledoit_wolf
 from sklearn.utils import check_array
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skanopatch.detectors.base import FLOATS, BaseDetector, Members
+from skanopatch.detectors.search import Labels, as_distance, find_nearest, prepare
+
+Space = tuple[NDArray, NDArray | None]
+"""What is subtracted from tokens, and the matrix that they are then multiplied by."""
 
 
 class MapDetector(BaseDetector):
     """Base class of detectors that tell where a clip is odd, not only how odd it is.
 
-    A subclass writes `_fit_cells`, `_cells` and `_score`. They get tokens on their grid, of shape
-    (n_clips, n_time, n_freq, n_dims).
-
-    Parameters
-    ----------
-    n_freq : int, default=8
-        Frequency bands of the tokens.
-
-    contamination, threshold
-        As for `BaseDetector`.
+    A subclass writes `_fit_terms`, `_terms`, `_fit_scores` and `_score`. They get tokens on their
+    grid, of shape (n_clips, n_time, n_freq, n_dims). Terms are distances of cells, of shapes that
+    broadcast to (n_clips, n_time, n_freq); a cell is as odd as the sum of its terms, each in
+    deviations of its band among normal clips.
     """
 
     _parameter_constraints = {
         **BaseDetector._parameter_constraints,
         "n_freq": [Interval(Integral, 1, None, closed="left")],
+        "metric": [StrOptions({"mahalanobis", "euclidean", "cosine"})],
     }
 
-    def __init__(self, *, n_freq: int = 8, contamination: float = 0.1, threshold: str = "quantile"):
+    def __init__(
+        self,
+        n_freq: int = 8,
+        *,
+        metric: str = "mahalanobis",
+        contamination: float = 0.1,
+        threshold: str = "quantile",
+    ):
         super().__init__(contamination=contamination, threshold=threshold)
         self.n_freq = n_freq
+        self.metric = metric
 
     @abstractmethod
-    def _fit_cells(self, X: NDArray, members: Members) -> NDArray[np.float64]:
-        """Learn from `X`; return the distance of each cell of each clip, that clip left out."""
+    def _fit_terms(self, X: NDArray, members: Members) -> list[NDArray[np.float64]]:
+        """Learn from `X` and return the terms of each clip, as if it had not been learnt from."""
 
     @abstractmethod
-    def _cells(self, X: NDArray) -> NDArray[np.float64]:
-        """Return the distance of each cell, of shape (n_clips, n_time, n_freq)."""
+    def _terms(self, X: NDArray) -> list[NDArray[np.float64]]:
+        """Return the terms of clips that were not learnt from."""
 
     @abstractmethod
-    def _fit_scores(self, X: NDArray, members: Members) -> NDArray[np.float64]:
-        """Return the leave-one-out score of each row, after `_fit_cells` and the calibration."""
+    def _fit_scores(self, terms: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Return the score of each training clip, when the maps are calibrated."""
 
     def _fit(self, X: NDArray, members: Members) -> NDArray[np.float64]:
-        cells = self._fit_cells(X, members)
-        # A band whose clips hardly differ would otherwise never be seen beside one that does.
-        band_levels = np.quantile(cells.max(axis=1), 1 - self.contamination, axis=0)
-        band_levels = np.where(band_levels > 0, band_levels, 1.0)
-        maxima = (cells / band_levels).max(axis=(1, 2))
-        self.levels_ = band_levels * (self._map_level(maxima) or 1.0)
-        self._training_maps = cells / self.levels_
-        return self._fit_scores(X, members)
+        minimum = 3 if self.metric == "mahalanobis" else 2
+        self._check_domain_sizes({None: np.arange(len(X))}, minimum)
+        terms = self._fit_terms(X, members)
+        self.term_means_ = np.array([term.mean(axis=(0, 1)) for term in terms])
+        deviations = np.array([term.std(axis=(0, 1)) for term in terms])
+        self.term_deviations_ = np.where(deviations > 0, deviations, 1.0)
+        oddness = self._add_up(terms)
+        level = -self._quantile(-oddness.max(axis=(1, 2)))
+        self.level_ = level if level > 0 else 1.0
+        self._training_maps = oddness / self.level_
+        return self._fit_scores(terms)
 
-    def _map_level(self, maxima: NDArray[np.float64]) -> float:
-        """Return what a fresh normal clip's highest cell exceeds with probability contamination."""
-        return float(np.quantile(maxima, 1 - self.contamination, method="weibull"))
+    def _add_up(self, terms: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+        return np.sum(
+            np.broadcast_arrays(
+                *[
+                    (term - mean) / deviation
+                    for term, mean, deviation in zip(
+                        terms, self.term_means_, self.term_deviations_, strict=True
+                    )
+                ]
+            ),
+            axis=0,
+        )
 
     def anomaly_map(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return how odd each cell of time and frequency is.
@@ -74,42 +96,73 @@ class MapDetector(BaseDetector):
         Returns
         -------
         maps : ndarray of shape (n_clips, n_time, n_freq)
-            Float64, higher = more odd. 1 is the threshold: a normal clip has a cell above 1 with
-            probability `contamination`. A clip that is bit-identical to a training clip gets
-            its leave-one-out map; one of nothing but NaN a map of NaN.
+            Float64, higher = more odd. 0 is what a normal cell has on average, 1 the threshold: a
+            fresh normal clip of the length of those of `fit` has a cell above 1 with probability
+            `contamination`. A clip that is bit-identical to a training clip gets the map that it
+            had when it was left out; a clip of nothing but NaN a map of NaN.
 
         Raises
         ------
         ValueError
-            If a clip holds an infinity, or NaN beside numbers.
+            If a clip holds an infinity, or NaN beside numbers, or has other bands than those of
+            `fit`.
         """
         check_is_fitted(self)
-        embeddings, readable = self._validate_embeddings(X, reset=False)
-        maps = np.full((len(readable), *embeddings.shape[1:3]), np.nan)
+        tokens, readable = self._validate_embeddings(X, reset=False)
+        maps = np.full((len(readable), *tokens.shape[1:3]), np.nan)
         if readable.any():
-            maps[readable] = self._maps(embeddings)
+            found = self._add_up(self._terms(tokens)) / self.level_
+            known, place = self._recognize(tokens)
+            found[known] = self._training_maps[self._row_of_digest[place[known]]]
+            maps[readable] = found
         return maps
 
-    def _maps(self, X: NDArray) -> NDArray[np.float64]:
-        maps = self._cells(X) / self.levels_
-        known, place = self._recognize(X)
-        maps[known] = self._training_maps[self._row_of_digest[place[known]]]
-        return maps
+    def _fit_space(self, tokens: NDArray) -> Space:
+        """Return what takes tokens to where squared Euclidean distance ranks as `metric` does."""
+        center = np.zeros(tokens.shape[1])
+        if self.metric == "cosine":
+            return center, None
+        center = tokens.mean(axis=0, dtype=np.float64)
+        if self.metric == "euclidean":
+            return center, None
+        scale = tokens.std(axis=0, dtype=np.float64)
+        scale = np.where(scale > 0, scale, 1.0)
+        covariance, _ = ledoit_wolf((tokens - center) / scale, assume_centered=True)
+        root = np.linalg.cholesky(covariance)
+        whitening = solve_triangular(root, np.eye(len(root)), lower=True).T
+        return center, whitening / scale[:, np.newaxis]
+
+    def _project(self, tokens: NDArray, space: Space) -> NDArray:
+        center, matrix = space
+        rows = prepare(tokens - center, self.metric)
+        return (rows if matrix is None else rows @ matrix).astype(tokens.dtype)
+
+    def _nearest(
+        self, queries: NDArray, bank: NDArray, apart: Labels | None = None
+    ) -> NDArray[np.float64]:
+        """Return the distance of each query to the nearest reference, of what is projected."""
+
+        def measure(squared: NDArray, *_: NDArray) -> NDArray:
+            return as_distance(squared, self.metric)
+
+        return find_nearest(queries, bank, 1, apart=apart, measure=measure)[0][:, 0]
 
     def _validate_rows(self, X: ArrayLike, *, reset: bool) -> NDArray:
         """Return the tokens of `X` on their grid of time and frequency."""
-        ndim = np.ndim(X) if isinstance(X, (list, tuple)) else getattr(X, "ndim", 2)
-        if ndim != 3:
-            return super()._validate_rows(X, reset=reset)[:, np.newaxis, np.newaxis]
-        tokens = check_array(
-            X,
-            dtype=FLOATS,
-            allow_nd=True,
-            ensure_all_finite="allow-nan",
-            ensure_min_samples=2 if reset else 1,
-            estimator=self,
-            input_name="X",
-        )
+        if isinstance(X, (list, tuple)):
+            X = np.asarray(X)
+        if getattr(X, "ndim", 2) != 3:
+            tokens = super()._validate_rows(X, reset=reset)[:, np.newaxis]
+        else:
+            tokens = check_array(
+                X,
+                dtype=FLOATS,
+                allow_nd=True,
+                ensure_all_finite="allow-nan",
+                ensure_min_samples=2 if reset else 1,
+                estimator=self,
+                input_name="X",
+            )
         n_clips, n_tokens, n_dims = tokens.shape
         n_freq = self.n_freq if n_tokens > 1 else 1
         if n_tokens % n_freq:
@@ -119,9 +172,18 @@ class MapDetector(BaseDetector):
             )
         if reset:
             self.n_features_in_ = n_dims
-        elif n_dims != self.n_features_in_:
+            self._n_bands = n_freq
+        elif (n_dims, n_freq) != (self.n_features_in_, self._n_bands):
             raise ValueError(
-                f"X has tokens of {n_dims} dimensions, but {type(self).__name__} was fitted on "
-                f"tokens of {self.n_features_in_}."
+                f"X has tokens of {n_dims} dimensions in {n_freq} bands, but "
+                f"{type(self).__name__} was fitted on tokens of {self.n_features_in_} dimensions "
+                f"in {self._n_bands} bands."
             )
         return tokens.reshape(n_clips, -1, n_freq, n_dims)
+
+
+def split_clips(n_clips: int, n_folds: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Yield (rest, fold) for each fold, in which neighbouring clips are of different folds."""
+    fold_of = np.arange(n_clips) % n_folds
+    for fold in range(min(n_folds, n_clips)):
+        yield np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)

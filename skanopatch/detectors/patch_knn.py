@@ -1,102 +1,227 @@
 """PatchKNNDetector: distance of each patch to the nearest of a bank of normal patches."""
 
+import os
+from numbers import Integral
+
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils._param_validation import StrOptions
+from sklearn import get_config
+from sklearn.random_projection import GaussianRandomProjection
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval
+from tqdm.auto import tqdm
 
 from skanopatch.detectors.base import Members
-from skanopatch.detectors.maps import MapDetector
-from skanopatch.detectors.search import as_distance, find_nearest, prepare
+from skanopatch.detectors.maps import MapDetector, Space, split_clips
+
+# Folds of clips that take turns to be left out: each makes a bank of its own.
+_N_FOLDS = 5
+
+# A greedy choice needs distances to a few percent only.
+_PROJECTED_DIMS = 64
 
 
 class PatchKNNDetector(MapDetector):
     """Score each patch by its distance to the nearest normal patch, and a clip by its oddest one.
 
-    The bank holds the tokens of all normal clips, of every time and band: PatchCore [1]_.
+    The bank holds tokens of normal clips, of every time and band: PatchCore [1]_.
 
     Parameters
     ----------
     n_freq : int, default=8
         Frequency bands of the tokens: ``n_mels // patch_size`` of the `MelPatcher`.
 
-    metric : {"cosine", "euclidean"}, default="euclidean"
-        The distance between tokens.
+    metric : {"mahalanobis", "euclidean", "cosine"}, default="mahalanobis"
+        The distance between tokens: Euclidean where they are whitened with a shrunk covariance,
+        Euclidean as they are, or cosine.
+
+    max_bank_size : int or None, default=20_000
+        Tokens that the bank holds at most. Of more, a greedy choice keeps those that are farthest
+        from what it has already [2]_, so that what is rare stays. None keeps all.
 
     contamination : float, default=0.1
-        The false-alarm rate wanted on fresh normal clips, in (0, 0.5]; also how often a normal
-        clip's map has a cell above 1.
+        The false-alarm rate wanted on fresh normal clips, in (0, 0.5]; also how often a fresh
+        normal clip has a cell above 1.
 
     threshold : {"quantile", "gamma"}, default="quantile"
-        Place `offset_` at the `contamination` quantile of the leave-one-out training scores, or
-        at that of a gamma distribution with their mean, spread and skewness, which needs fewer
-        clips for a small `contamination`.
+        Place `offset_` and the 1 of maps at the `contamination` quantile of the training clips'
+        scores and highest cells, or at that of a gamma distribution with their mean, spread and
+        skewness, which needs fewer clips for a small `contamination`.
+
+    random_state : int, RandomState instance or None, default=None
+        Where the greedy choice begins, and the projection in which it measures distances.
+
+    verbose : int, default=0
+        1 says how much memory `fit` takes, and shows the progress of the greedy choice.
 
     Attributes
     ----------
     offset_ : float
-        The score below which a clip is an anomaly.
+        The score below which a clip is an anomaly: -1, as the score is minus the highest cell.
 
     training_scores_ : ndarray of shape (n_clips,)
-        The leave-one-out score of each training clip; NaN for one that could not be read.
+        The score of each training clip, by a bank of the clips of other folds; NaN for one that
+        could not be read.
 
-    levels_ : ndarray of shape (n_freq,)
-        The distance that is 1 in a map, one a band.
+    bank_ : ndarray of shape (n_references, n_features)
+        The tokens that are kept, where `metric` compares them.
+
+    term_means_, term_deviations_ : ndarray of shape (1, n_freq)
+        Mean and deviation over normal clips of the distances in each band.
+
+    level_ : float
+        The distance, in deviations from the mean, that is 1 in a map.
 
     n_features_in_ : int
         Dimensions of a token.
+
+    Notes
+    -----
+    The search is exhaustive, in chunks that obey scikit-learn's `working_memory`. Without a clip a
+    greedy choice would be another one, so the training clips are scored in five folds, each by the
+    bank of the other four; `domains` make no difference.
 
     References
     ----------
     .. [1] K. Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022,
        arXiv 2106.08265.
+    .. [2] T. F. Gonzalez, "Clustering to minimize the maximum intercluster distance", Theoretical
+       Computer Science 38, 1985.
 
     Examples
     --------
     >>> import numpy as np
     >>> from skanopatch import PatchKNNDetector
     >>> rng = np.random.default_rng(0)
-    >>> normal = rng.normal(size=(50, 5 * 8, 16)) + 3
-    >>> odd = rng.normal(size=(1, 5 * 8, 16)) + 3
-    >>> odd[0, 2 * 8 + 6] *= -1  # at the third moment, in the seventh band
-    >>> detector = PatchKNNDetector(n_freq=8).fit(normal)
-    >>> anomaly_map = detector.anomaly_map(odd)
-    >>> np.argwhere(anomaly_map[0] > 1).tolist()
-    [[2, 6]]
+    >>> normal = rng.normal(size=(50, 5 * 8, 4))
+    >>> odd = rng.normal(size=(1, 5 * 8, 4))
+    >>> odd[0, 2 * 8 + 6] += 9  # at the third moment, in the seventh band
+    >>> anomaly_map = PatchKNNDetector(n_freq=8).fit(normal).anomaly_map(odd)[0]
+    >>> [int(i) for i in np.unravel_index(anomaly_map.argmax(), anomaly_map.shape)]
+    [2, 6]
     """
 
     _parameter_constraints = {
         **MapDetector._parameter_constraints,
-        "metric": [StrOptions({"cosine", "euclidean"})],
+        "max_bank_size": [Interval(Integral, 1, None, closed="left"), None],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
     }
 
     def __init__(
         self,
         n_freq: int = 8,
         *,
-        metric: str = "euclidean",
+        metric: str = "mahalanobis",
+        max_bank_size: int | None = 20_000,
         contamination: float = 0.1,
         threshold: str = "quantile",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
     ):
-        super().__init__(n_freq=n_freq, contamination=contamination, threshold=threshold)
-        self.metric = metric
+        super().__init__(n_freq, metric=metric, contamination=contamination, threshold=threshold)
+        self.max_bank_size = max_bank_size
+        self.random_state = random_state
+        self.verbose = verbose
 
-    def _fit_cells(self, X: NDArray, members: Members) -> NDArray[np.float64]:
-        self._check_domain_sizes(members, 2)
-        self._bank = prepare(X.reshape(-1, X.shape[-1]), self.metric)
-        owners = np.repeat(np.arange(len(X)), X.shape[1] * X.shape[2])
-        apart = owners, owners
-        found = find_nearest(self._bank, self._bank, 1, apart=apart, measure=self._measure)[0]
-        return found.reshape(X.shape[:3])
+    def _fit_terms(self, X: NDArray, members: Members) -> list[NDArray[np.float64]]:
+        n_clips, tokens_a_clip = len(X), X.shape[1] * X.shape[2]
+        self._check_memory(n_clips * tokens_a_clip, X.shape[3], X.itemsize)
+        # The same start and projection for each bank, whatever draws them.
+        seed = check_random_state(self.random_state).randint(2**31 - 1)
+        folds = list(split_clips(n_clips, _N_FOLDS))
+        sizes = [self._bank_size(len(rest) * tokens_a_clip) for rest, _ in folds]
+        is_chosen = self._bank_size(n_clips * tokens_a_clip) < n_clips * tokens_a_clip
+        cells = np.empty(X.shape[:3])
+        with tqdm(
+            total=sum(sizes) + self._bank_size(n_clips * tokens_a_clip),
+            desc="Choosing tokens",
+            unit="token",
+            disable=not (self.verbose and is_chosen),
+        ) as progress:
+            for rest, fold in folds:
+                space, bank = self._make_bank(X[rest], seed, progress)
+                cells[fold] = self._search(X[fold], space, bank)
+            self._space, self.bank_ = self._make_bank(X, seed, progress)
+        return [cells]
 
-    def _cells(self, X: NDArray) -> NDArray[np.float64]:
-        queries = prepare(X.reshape(-1, X.shape[-1]), self.metric)
-        return find_nearest(queries, self._bank, 1, measure=self._measure)[0].reshape(X.shape[:3])
+    def _terms(self, X: NDArray) -> list[NDArray[np.float64]]:
+        return [self._search(X, self._space, self.bank_)]
 
-    def _measure(self, squared: NDArray, *_: NDArray) -> NDArray:
-        return as_distance(squared, self.metric)
-
-    def _fit_scores(self, X: NDArray, members: Members) -> NDArray[np.float64]:
+    def _fit_scores(self, terms: list[NDArray[np.float64]]) -> NDArray[np.float64]:
         return -self._training_maps.max(axis=(1, 2))
 
     def _score(self, X: NDArray) -> NDArray[np.float64]:
-        return -(self._cells(X) / self.levels_).max(axis=(1, 2))
+        return -(self._add_up(self._terms(X)) / self.level_).max(axis=(1, 2))
+
+    def _search(self, X: NDArray, space: Space, bank: NDArray) -> NDArray[np.float64]:
+        tokens = X.reshape(-1, X.shape[3])
+        return self._nearest(self._project(tokens, space), bank).reshape(X.shape[:3])
+
+    def _bank_size(self, n_tokens: int) -> int:
+        return n_tokens if self.max_bank_size is None else min(n_tokens, self.max_bank_size)
+
+    def _make_bank(self, X: NDArray, seed: int, progress: tqdm) -> tuple[Space, NDArray]:
+        tokens = X.reshape(-1, X.shape[3])
+        space = self._fit_space(tokens)
+        tokens = self._project(tokens, space)
+        size = self._bank_size(len(tokens))
+        if size < len(tokens):
+            tokens = tokens[_farthest_first(tokens, size, seed, progress)]
+        else:
+            progress.update(size)
+        return space, tokens
+
+    def _check_memory(self, n_tokens: int, n_dims: int, itemsize: int) -> None:
+        """Say how much memory `fit` will take, and raise if there is less."""
+        size = self._bank_size(n_tokens)
+        # What is projected, once more in float64 on the way there; the bank, and that of a fold.
+        n_bytes = n_tokens * n_dims * (8 + itemsize) + 2 * size * n_dims * itemsize
+        if size < n_tokens:
+            n_bytes += 4 * n_tokens * (min(n_dims, _PROJECTED_DIMS) + 3)
+        n_bytes += int(get_config()["working_memory"] * 2**20)
+        sizes = f"{size} of {n_tokens} tokens of {n_dims} dimensions"
+        if self.verbose:
+            tqdm.write(f"{type(self).__name__} keeps {sizes}; fit takes {n_bytes / 1e9:.2g} GB.")
+        available = available_memory()
+        if available is not None and n_bytes > available:
+            raise MemoryError(
+                f"{type(self).__name__} needs {n_bytes / 1e9:.2g} GB to keep {sizes}, and "
+                f"{available / 1e9:.2g} GB are available. Set max_bank_size below "
+                f"{self.max_bank_size}, give fewer clips, or float32 for float64."
+            )
+
+
+def available_memory() -> int | None:
+    """Return the bytes of memory that are free or can be freed, None where nothing tells."""
+    try:
+        with open("/proc/meminfo") as file:
+            kilobytes = dict(line.split()[:2] for line in file)
+        return int(kilobytes["MemAvailable:"]) * 1024
+    except (OSError, KeyError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # all there is
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _farthest_first(tokens: NDArray, size: int, seed: int, progress: tqdm) -> NDArray[np.intp]:
+    """Choose rows greedily, each the farthest from all before it."""
+    random_state = np.random.RandomState(seed)
+    rows = tokens.astype(np.float32)
+    if rows.shape[1] > _PROJECTED_DIMS:
+        projection = GaussianRandomProjection(_PROJECTED_DIMS, random_state=random_state)
+        rows = projection.fit_transform(rows)
+    squares = np.einsum("ij,ij->i", rows, rows)
+    chosen = np.empty(size, dtype=np.intp)
+    chosen[0] = random_state.randint(len(rows))
+    nearest = np.full(len(rows), np.inf, dtype=np.float32)
+    for i in range(size):
+        if i > 0:
+            chosen[i] = nearest.argmax()
+        row = chosen[i]
+        np.minimum(nearest, squares - 2 * (rows @ rows[row]) + squares[row], out=nearest)
+        nearest[row] = -np.inf
+        progress.update()
+    return chosen

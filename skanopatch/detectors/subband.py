@@ -2,11 +2,12 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils._param_validation import StrOptions
 
 from skanopatch.detectors.base import Members
-from skanopatch.detectors.maps import MapDetector
-from skanopatch.detectors.search import as_distance, find_nearest, prepare
+from skanopatch.detectors.maps import MapDetector, split_clips
+
+# Folds of clips that take turns to be left out where a covariance is learnt.
+_N_FOLDS = 10
 
 
 class SubbandKNNDetector(MapDetector):
@@ -17,22 +18,27 @@ class SubbandKNNDetector(MapDetector):
     A normal clip need not resemble one other clip in all bands, and a loud band counts no more
     than a quiet one.
 
+    A cell of the map is as odd as its band over the whole clip and its own token together, each
+    measured by its distance to the nearest normal one of that band.
+
     Parameters
     ----------
     n_freq : int, default=8
         Frequency bands of the tokens: ``n_mels // patch_size`` of the `MelPatcher`.
 
-    metric : {"cosine", "euclidean"}, default="cosine"
-        The distance between tokens.
+    metric : {"mahalanobis", "euclidean", "cosine"}, default="mahalanobis"
+        The distance between tokens: Euclidean where they are whitened, band by band, with a
+        shrunk covariance [2]_; Euclidean as they are; or cosine, BEAM's, which suits tokens of
+        large networks.
 
     contamination : float, default=0.1
-        The false-alarm rate wanted on fresh normal clips, in (0, 0.5]; also how often a normal
-        clip's map has a cell above 1.
+        The false-alarm rate wanted on fresh normal clips, in (0, 0.5]; also how often a fresh
+        normal clip has a cell above 1.
 
     threshold : {"quantile", "gamma"}, default="quantile"
-        Place `offset_` at the `contamination` quantile of the leave-one-out training scores, or
-        at that of a gamma distribution with their mean, spread and skewness, which needs fewer
-        clips for a small `contamination`.
+        Place `offset_` and the 1 of maps at the `contamination` quantile of the training clips'
+        scores and highest cells, or at that of a gamma distribution with their mean, spread and
+        skewness, which needs fewer clips for a small `contamination`.
 
     Attributes
     ----------
@@ -42,103 +48,109 @@ class SubbandKNNDetector(MapDetector):
     training_scores_ : ndarray of shape (n_clips,)
         The leave-one-out score of each training clip; NaN for one that could not be read.
 
-    levels_ : ndarray of shape (n_freq,)
-        The distance that is 1 in a map, one a band.
+    term_means_, term_deviations_ : ndarray of shape (2, n_freq)
+        Mean and deviation over normal clips of the distances that a cell is made of: that of the
+        band over the clip, and that of the token.
+
+    level_ : float
+        The sum of both, in deviations from the mean, that is 1 in a map.
 
     n_features_in_ : int
         Dimensions of a token.
+
+    Notes
+    -----
+    In the leave-one-out scores a clip is missing from the banks. From the covariances it is
+    missing as one of a fold: there are ten, or as many as clips.
 
     References
     ----------
     .. [1] P. Saengthong and T. Shinozaki, "Sub-Band Spectral Matching with Localized Score
        Aggregation for Robust Anomalous Sound Detection", 2026, arXiv 2603.13749.
+    .. [2] O. Ledoit and M. Wolf, "A well-conditioned estimator for large-dimensional covariance
+       matrices", Journal of Multivariate Analysis 88, 2004.
 
     Examples
     --------
     >>> import numpy as np
     >>> from skanopatch import SubbandKNNDetector
     >>> rng = np.random.default_rng(0)
-    >>> normal = rng.normal(size=(50, 5 * 8, 16)) + 3
-    >>> odd = rng.normal(size=(1, 5 * 8, 16)) + 3
-    >>> odd[0, 2 * 8 + 6] *= -1  # at the third moment, in the seventh band
-    >>> detector = SubbandKNNDetector(n_freq=8).fit(normal)
-    >>> anomaly_map = detector.anomaly_map(odd)
+    >>> normal = rng.normal(size=(50, 5 * 8, 4))
+    >>> odd = rng.normal(size=(1, 5 * 8, 4))
+    >>> odd[0, 2 * 8 + 6] += 9  # at the third moment, in the seventh band
+    >>> anomaly_map = SubbandKNNDetector(n_freq=8).fit(normal).anomaly_map(odd)[0]
     >>> anomaly_map.shape
-    (1, 5, 8)
-    >>> np.argwhere(anomaly_map[0] > 1).tolist()
-    [[2, 6]]
+    (5, 8)
+    >>> [int(i) for i in np.unravel_index(anomaly_map.argmax(), anomaly_map.shape)]
+    [2, 6]
     """
 
-    _parameter_constraints = {
-        **MapDetector._parameter_constraints,
-        "metric": [StrOptions({"cosine", "euclidean"})],
-    }
-
-    def __init__(
-        self,
-        n_freq: int = 8,
-        *,
-        metric: str = "cosine",
-        contamination: float = 0.1,
-        threshold: str = "quantile",
-    ):
-        super().__init__(n_freq=n_freq, contamination=contamination, threshold=threshold)
-        self.metric = metric
-
-    def _fit_cells(self, X: NDArray, members: Members) -> NDArray[np.float64]:
+    def _fit_terms(self, X: NDArray, members: Members) -> list[NDArray[np.float64]]:
         self._check_domain_sizes(members, 2)
-        self._bank = np.stack([prepare(_flat(band), self.metric) for band in _bands(X)])
-        self._owners = np.repeat(np.arange(len(X)), X.shape[1])
+        n_clips, n_time = X.shape[:2]
+        self._domain_of_clip = np.empty(n_clips, dtype=np.intp)
+        for domain, rows in enumerate(members.values()):
+            self._domain_of_clip[rows] = domain
+        pooled, flat = X.mean(axis=1), [_flat(X[:, :, f]) for f in range(X.shape[2])]
+        owners = np.repeat(np.arange(n_clips), n_time)
+
+        of_domains = np.empty((len(members), n_clips, X.shape[2]))
         cells = np.empty(X.shape[:3])
-        for f, bank in enumerate(self._bank):
-            apart = self._owners, self._owners
-            found = find_nearest(bank, bank, 1, apart=apart, measure=self._measure)[0]
-            cells[:, :, f] = found.reshape(X.shape[:2])
-        return cells
+        n_folds = _N_FOLDS if self.metric == "mahalanobis" else 1
+        for rest, fold in split_clips(n_clips, n_folds):
+            learnt = rest if len(rest) else fold
+            mine, its = np.isin(owners, fold), np.isin(owners, learnt)
+            for f, tokens in enumerate(flat):
+                space = self._fit_space(pooled[learnt, f])
+                bank = self._project(pooled[:, f], space)
+                for domain, rows in enumerate(members.values()):
+                    of_domains[domain, fold, f] = self._nearest(
+                        bank[fold], bank[rows], (fold, rows)
+                    )
+                bank = self._project(tokens, self._fit_space(tokens[its]))
+                found = self._nearest(bank[mine], bank, (owners[mine], owners))
+                cells[fold, :, f] = found.reshape(len(fold), n_time)
 
-    def _cells(self, X: NDArray) -> NDArray[np.float64]:
+        self._clip_spaces, self._token_spaces = [], []
+        self._clip_banks, self._token_banks = [], []
+        for f, tokens in enumerate(flat):
+            self._clip_spaces.append(self._fit_space(pooled[:, f]))
+            self._clip_banks.append(self._project(pooled[:, f], self._clip_spaces[f]))
+            self._token_spaces.append(self._fit_space(tokens))
+            self._token_banks.append(self._project(tokens, self._token_spaces[f]))
+        return [_best_domain(of_domains), cells]
+
+    def _terms(self, X: NDArray) -> list[NDArray[np.float64]]:
         cells = np.empty(X.shape[:3])
-        for f, (bank, band) in enumerate(zip(self._bank, _bands(X), strict=True)):
-            queries = prepare(_flat(band), self.metric)
-            found = find_nearest(queries, bank, 1, measure=self._measure)[0]
+        for f, (space, bank) in enumerate(zip(self._token_spaces, self._token_banks, strict=True)):
+            found = self._nearest(self._project(_flat(X[:, :, f]), space), bank)
             cells[:, :, f] = found.reshape(X.shape[:2])
-        return cells
+        return [self._bands(X), cells]
 
-    def _measure(self, squared: NDArray, *_: NDArray) -> NDArray:
-        return as_distance(squared, self.metric)
-
-    def _fit_scores(self, X: NDArray, members: Members) -> NDArray[np.float64]:
+    def _bands(self, X: NDArray) -> NDArray[np.float64]:
+        """Return the distance of each band over the clip, of shape (n_clips, 1, n_freq)."""
         pooled = X.mean(axis=1)
-        self._pooled = [
-            np.stack([prepare(band, self.metric) for band in np.swapaxes(pooled[rows], 0, 1)])
-            for rows in members.values()
-        ]
-        distances = np.full(len(X), np.inf)
-        for home, rows in enumerate(members.values()):
-            for there, banks in enumerate(self._pooled):
-                apart = (np.arange(len(rows)),) * 2 if home == there else None
-                found = self._match(self._pooled[home], banks, apart)
-                distances[rows] = np.minimum(distances[rows], found)
-        return -distances
+        n_domains = self._domain_of_clip.max() + 1
+        of_domains = np.empty((n_domains, *pooled.shape[:2]))
+        for f, (space, bank) in enumerate(zip(self._clip_spaces, self._clip_banks, strict=True)):
+            queries = self._project(pooled[:, f], space)
+            for domain in range(n_domains):
+                references = bank[self._domain_of_clip == domain]
+                of_domains[domain, :, f] = self._nearest(queries, references)
+        return _best_domain(of_domains)
+
+    def _fit_scores(self, terms: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+        return -terms[0].mean(axis=(1, 2))
 
     def _score(self, X: NDArray) -> NDArray[np.float64]:
-        bands = np.swapaxes(X.mean(axis=1), 0, 1)
-        queries = np.stack([prepare(band, self.metric) for band in bands])
-        return -np.min([self._match(queries, banks, None) for banks in self._pooled], axis=0)
-
-    def _match(self, queries: NDArray, banks: NDArray, apart) -> NDArray[np.float64]:
-        """Return the mean over the bands of the distances to the nearest reference in each."""
-        found = [
-            find_nearest(band, bank, 1, apart=apart, measure=self._measure)[0][:, 0]
-            for band, bank in zip(queries, banks, strict=True)
-        ]
-        return np.mean(found, axis=0)
+        return -self._bands(X).mean(axis=(1, 2))
 
 
-def _bands(X: NDArray) -> NDArray:
-    """Put the bands first: (n_freq, n_clips, n_time, n_dims)."""
-    return np.moveaxis(X, 2, 0)
+def _flat(tokens: NDArray) -> NDArray:
+    return tokens.reshape(-1, tokens.shape[-1])
 
 
-def _flat(X: NDArray) -> NDArray:
-    return X.reshape(-1, X.shape[-1])
+def _best_domain(distances: NDArray) -> NDArray[np.float64]:
+    """Return the bands (n_clips, 1, n_freq) of the domain that finds each clip most normal."""
+    best = distances.mean(axis=2).argmin(axis=0)
+    return distances[best, np.arange(distances.shape[1])][:, np.newaxis]
