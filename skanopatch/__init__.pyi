@@ -43,6 +43,7 @@ __all__ = [
     "MelPatcher",
     "MelStatistics",
     "PatchKNNDetector",
+    "PatchStatistics",
     "ScoreDisplay",
     "SubbandKNNDetector",
     "TimelineDisplay",
