@@ -109,23 +109,9 @@ def make_report(
     clips = _list_clips(clips)
     pipeline = _forgiving(pipeline)
     embeddings = _embed(pipeline, clips)
-    table = pd.DataFrame({"name": _names(clips), "label": _label_names(y, len(clips))})
-    table["group"] = "" if groups is None else label_list(groups, len(clips), "groups")
-    has_groups = groups is not None and isinstance(pipeline[-1], GroupedDetector)
-    metadata = {"groups": table.group} if has_groups else {}
-    decision = pipeline[-1].decision_function(embeddings, **metadata)
-    table["score"], threshold = _relate_to_threshold(pipeline[-1], decision)
-    table["verdict"] = np.select(
-        [np.isnan(decision), decision < 0], ["unreadable", "anomaly"], "normal"
-    )
-    table = table.sort_values("score", ascending=False, kind="stable")  # NaN comes last
-    is_readable = table.verdict != "unreadable"
-    table["reason"] = [
-        "" if readable else _why_unreadable(clips[i], pipeline[0])
-        for i, readable in is_readable.items()
-    ]
+    table, threshold = _rank(pipeline, clips, embeddings, y, groups)
 
-    shown = table.index[is_readable][:max_players]
+    shown = table.index[table.verdict != "unreadable"][:max_players]
     heard = {f"clip-{i}": clips[i] for i in shown}
     table["normal"] = table["normal_name"] = ""
     if normal_clips is not None and len(shown):
@@ -144,8 +130,7 @@ def make_report(
     return _render(
         title="Anomaly report" if title is None else title,
         summary=_summarise(table, threshold),
-        roc=_roc(table, threshold),
-        threshold=threshold,
+        roc=_roc(table),
         clips=[
             {"rank": rank, "id": f"clip-{i}" if f"clip-{i}" in heard else "", **clip}
             for rank, (i, clip) in enumerate(table.to_dict("index").items(), start=1)
@@ -158,6 +143,34 @@ def make_report(
         version=skanopatch.__version__,
         today=date.today().isoformat(),
     )
+
+
+def _rank(
+    pipeline: Pipeline,
+    clips: list[Clip],
+    embeddings: np.ndarray,
+    y: Iterable | None,
+    groups: Iterable | None,
+) -> tuple[pd.DataFrame, int]:
+    """Return what is known of each clip, the most anomalous first, and the score's threshold."""
+    table = pd.DataFrame({"name": _names(clips), "label": _label_names(y, len(clips))})
+    table["group"] = "" if groups is None else label_list(groups, len(clips), "groups")
+    detector, metadata = pipeline[-1], {}
+    if groups is not None and isinstance(detector, GroupedDetector):
+        metadata = {"groups": table.group}
+    decision = detector.decision_function(embeddings, **metadata)
+    offset = float(np.max(getattr(detector, "offset_", 0.0)))
+    threshold = 1 if offset < 0 else 0
+    table["score"] = decision / offset + 1 if threshold else -decision
+    table["verdict"] = np.select(
+        [np.isnan(decision), decision < 0], ["unreadable", "anomaly"], "normal"
+    )
+    table["reason"] = [
+        _why_unreadable(clip, pipeline[0]) if is_nan else ""
+        for clip, is_nan in zip(clips, np.isnan(decision), strict=True)
+    ]
+    # What could not be read comes last.
+    return table.sort_values("score", ascending=False, kind="stable"), threshold
 
 
 def _list_clips(X: Any) -> list[Clip]:
@@ -209,12 +222,6 @@ def _embed(pipeline: Pipeline, clips: list[Clip]) -> np.ndarray:
         return np.asarray(pipeline[:-1].transform(clips))
 
 
-def _relate_to_threshold(detector: Any, decision: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return scores of which the high ones are anomalous, and the threshold they exceed."""
-    offset = float(np.max(getattr(detector, "offset_", 0.0)))
-    return (decision / offset + 1, 1) if offset < 0 else (-decision, 0)
-
-
 def _why_unreadable(clip: Clip, patcher: MelPatcher) -> str:
     try:
         load_clip(clip, sample_rate=patcher.sample_rate, channel=patcher.channel)
@@ -257,7 +264,7 @@ def _summarise(table: pd.DataFrame, threshold: int) -> list[tuple[str, str]]:
     return summary
 
 
-def _roc(table: pd.DataFrame, threshold: int) -> dict[str, Any] | None:
+def _roc(table: pd.DataFrame) -> dict[str, Any] | None:
     """Return the ROC of the clips that have a label and a score, if both kinds are there."""
     known = table[(table.label != "") & (table.verdict != "unreadable")]
     y = np.where(known.label == "normal", 1, -1)
