@@ -23,6 +23,7 @@ from skanopatch.audio import clip_duration
 from skanopatch.datasets import make_machine_sounds
 from skanopatch.detectors import GroupedDetector, MahalanobisDetector
 from skanopatch.embedding import AnoPatchEmbedder
+from skanopatch.files import atomic_write
 from skanopatch.mel_statistics import MelStatistics
 from skanopatch.metrics import auc_score, pauc_score
 from skanopatch.patching import MelPatcher
@@ -230,7 +231,7 @@ def run_park(
         summaries[name] = summarise(scored[name])
         _say(f"      fitted in {seconds:.1f} s")
     _say(f"[4/4] Drawing {picture} ...\n")
-    plot_park(scored).savefig(picture, dpi=110)
+    _save(plot_park(scored), picture)
     _say(format_tables(summaries))
     _say(_explain(summaries, n_train))
     _say(f"\nThe scores of all clips are drawn in {picture}.")
@@ -374,7 +375,7 @@ def run_recordings(clips: Path, test: Path, picture: Path = PICTURE) -> pd.DataF
     ranked = rank_recordings(pipeline, test_files)
     if ranked.score.notna().any():
         _say(f"[3/3] Drawing {picture} ...")
-        plot_ranking(ranked, test).savefig(picture, dpi=110)
+        _save(plot_ranking(ranked, test), picture)
     _say(f"\n{'rank':>4}  {'score':>7}  {'verdict':12}  file")
     for rank, row in enumerate(ranked.itertuples(), start=1):
         score = "-" if np.isnan(row.score) else f"{row.score:.2f}"
@@ -390,6 +391,11 @@ def run_recordings(clips: Path, test: Path, picture: Path = PICTURE) -> pd.DataF
     if n_unreadable:
         _say(f"{n_unreadable} could not be read.")
     return ranked
+
+
+def _save(figure: Figure, picture: Path) -> None:
+    with atomic_write(picture) as file:
+        figure.savefig(file, format="png", dpi=110)
 
 
 def _say(message: str) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import joblib
 import numpy as np
@@ -24,6 +23,7 @@ import skanopatch
 from skanopatch.datasets.challenge import write_challenge_files
 from skanopatch.datasets.dcase import load_dcase
 from skanopatch.detectors import GroupedDetector, KNNDetector
+from skanopatch.files import atomic_write
 from skanopatch.metrics import DCASEScores, dcase_scores
 
 
@@ -78,10 +78,13 @@ class DCASEEvaluation:
             names=clips.name,
             year=self.year,
         )
-        clips.to_csv(folder / "clips.csv", index=False)
+        tables = {"clips": clips.set_index("path")}
         if self.scores is not None:
-            self.scores.per_section.join(self.rates).to_csv(folder / "per_section.csv")
-            self.scores.per_machine.to_csv(folder / "per_machine.csv")
+            tables["per_section"] = self.scores.per_section.join(self.rates)
+            tables["per_machine"] = self.scores.per_machine
+        for name, table in tables.items():
+            with atomic_write(folder / f"{name}.csv") as file:
+                table.to_csv(file)
 
 
 def evaluate_dcase(
@@ -243,7 +246,8 @@ def _embed(
             embedder = _fit(steps, data.paths[is_train], labels, folder)
         parts.append((rows, np.asarray(embedder.transform(data.paths[rows]))))
         if kept is not None:
-            _replace(kept, lambda file, array=parts[-1][1]: np.save(file, array))
+            with atomic_write(kept) as file:
+                np.save(file, parts[-1][1])
     embeddings = np.full((len(files), *parts[0][1].shape[1:]), np.nan, parts[0][1].dtype)
     for rows, part in parts:
         embeddings[rows] = part
@@ -260,7 +264,8 @@ def _fit(steps: Pipeline, paths: NDArray, labels: list[str], folder: Path | None
     }
     embedder = clone(steps).fit(paths, **told)
     if kept is not None:
-        _replace(kept, lambda file: joblib.dump(embedder, file))
+        with atomic_write(kept) as file:
+            joblib.dump(embedder, file)
     return embedder
 
 
@@ -268,11 +273,3 @@ def _file_identity(path: str, root: Path) -> tuple[str, int, int]:
     """Name, size and time of a file, which change when its content does."""
     status = os.stat(path)
     return Path(path).relative_to(root).as_posix(), status.st_size, status.st_mtime_ns
-
-
-def _replace(path: Path, write: Any) -> None:
-    """Write a file beside `path` and rename it, so that an interruption leaves no half of it."""
-    partial = path.with_name(f"{path.name}.part")
-    with partial.open("wb") as file:
-        write(file)
-    partial.replace(path)

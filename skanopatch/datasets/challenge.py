@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from os import PathLike
 from pathlib import Path, PurePath
@@ -11,6 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.utils import Bunch
+
+from skanopatch.files import atomic_write
 
 _FILE = re.compile(
     r"anomaly_score_(?P<machine>.+)_(?:section|id)_(?P<section>\d+)(?:_(?:source|target))?(?:_test)?"
@@ -107,10 +110,10 @@ def write_challenge_files(
             ("decision_result", rows.decision.astype(int)),
         ):
             paths.append(folder / f"{kind}_{file}.csv")
-            with paths[-1].open("w", newline="", encoding="utf-8") as stream:
-                csv.writer(stream, lineterminator="\n").writerows(
-                    zip(rows.names, values, strict=True)
-                )
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows(zip(rows.names, values, strict=True))
+            with atomic_write(paths[-1]) as stream:
+                stream.write(text.getvalue().encode())
     return paths
 
 
