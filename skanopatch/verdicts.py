@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
-from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
-from skanopatch.audio import load_clip
+from skanopatch.audio import Clip, load_clip
+from skanopatch.detectors import GroupedDetector
 from skanopatch.patching import MelPatcher
 
 
-def score_threshold(detector: Any) -> int:
-    """Return what scores are to exceed for an anomaly: 1, or 0 where a ratio says nothing."""
-    return int(np.max(getattr(detector, "offset_", 0.0)) < 0)
-
-
 def judge_clips(
-    pipeline: Pipeline, clips: Sequence[Any], *, group: Hashable | None = None
-) -> pd.DataFrame:
+    pipeline: Pipeline,
+    clips: Sequence[Clip],
+    embeddings: NDArray,
+    *,
+    groups: Sequence[Hashable] | None = None,
+) -> tuple[pd.DataFrame, int]:
     """Score clips in a form to be read, and say what is wrong with those that cannot be used.
 
     Parameters
@@ -30,35 +31,57 @@ def judge_clips(
     pipeline : Pipeline
         A fitted `MelPatcher`, embedder and detector.
     clips : sequence of clips
-    group : hashable, default=None
-        The group that a `GroupedDetector` judges all of them by.
+    embeddings : ndarray of shape (n_clips, n_dims)
+        What `embed_readable` made of them.
+    groups : sequence of hashables of length n_clips, default=None
+        What a `GroupedDetector` scores by. Other detectors know no groups.
 
     Returns
     -------
     verdicts : DataFrame of shape (n_clips, 3)
-        ``score``, higher = more anomalous: that of the clip over that of the threshold where
-        `offset_` is below 0, else minus the decision, see `score_threshold`. ``verdict``:
-        "normal", "anomaly" or "unreadable". ``reason`` why it is unreadable, or "".
+        ``score``: the distance over that of the threshold where `offset_` is below 0; else, since
+        a ratio would say nothing, minus `decision_function`. ``verdict``: "normal", "anomaly" or
+        "unreadable". ``reason``: why it is unreadable, or "".
+    threshold : int
+        What the score of an anomaly exceeds: 1 or 0.
     """
-    (name, patcher), *others = pipeline.steps
-    forgiving = Pipeline([(name, copy(patcher).set_params(on_error="nan")), *others])
-    with warnings.catch_warnings():
-        # The verdicts name them.
-        warnings.filterwarnings("ignore", message=".*clips cannot be used", category=UserWarning)
-        embeddings = forgiving[:-1].transform(clips)
-    metadata = {} if group is None else {"groups": [group] * len(clips)}
-    detector = pipeline[-1]
+    detector, metadata = pipeline[-1], {}
+    if groups is not None and isinstance(detector, GroupedDetector):
+        metadata = {"groups": groups}
     decision = detector.decision_function(embeddings, **metadata)
-    score = 1 + decision / np.max(detector.offset_) if score_threshold(detector) else -decision
-    verdict = np.select([np.isnan(decision), decision < 0], ["unreadable", "anomaly"], "normal")
-    reason = [
-        _why_unreadable(clip, patcher) if bad else ""
-        for clip, bad in zip(clips, np.isnan(decision), strict=True)
+    offset = float(np.max(getattr(detector, "offset_", 0.0)))
+    threshold = 1 if offset < 0 else 0
+    is_nan = np.isnan(decision)
+    verdicts = pd.DataFrame({"score": decision / offset + 1 if threshold else -decision})
+    verdicts["verdict"] = np.select([is_nan, decision < 0], ["unreadable", "anomaly"], "normal")
+    verdicts["reason"] = [
+        _why_unreadable(clip, pipeline[0]) if bad else ""
+        for clip, bad in zip(clips, is_nan, strict=True)
     ]
-    return pd.DataFrame({"score": score, "verdict": verdict, "reason": reason})
+    return verdicts, threshold
 
 
-def _why_unreadable(clip: Any, patcher: MelPatcher) -> str:
+def embed_readable(pipeline: Pipeline, clips: Sequence[Clip]) -> NDArray:
+    """Return the embeddings of clips, without a word NaN for those that cannot be used."""
+    with no_warning_of_unreadable_clips():
+        return np.asarray(forgive(pipeline)[:-1].transform(clips))
+
+
+def forgive(pipeline: Pipeline) -> Pipeline:
+    """Return a fitted pipeline that leaves clips NaN which it cannot use."""
+    (name, patcher), *others = pipeline.steps
+    return Pipeline([(name, copy(patcher).set_params(on_error="nan")), *others])
+
+
+@contextmanager
+def no_warning_of_unreadable_clips() -> Iterator[None]:
+    """Be silent about what the verdicts tell, with the reason."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*clips cannot be used", category=UserWarning)
+        yield
+
+
+def _why_unreadable(clip: Clip, patcher: MelPatcher) -> str:
     try:
         load_clip(clip, sample_rate=patcher.sample_rate, channel=patcher.channel)
     except ValueError as error:

@@ -64,7 +64,7 @@ def score(
     import pandas as pd
 
     from skanopatch.model_file import load_model
-    from skanopatch.verdicts import judge_clips, score_threshold
+    from skanopatch.verdicts import embed_readable, judge_clips
 
     loaded = load_model(model)
     check_group(loaded, group)
@@ -72,7 +72,13 @@ def score(
     with tqdm(total=len(files), desc="Scoring", unit="clip", disable=None, leave=False) as bar:
         for start in range(0, len(files), _AT_A_TIME):
             batch = files[start : start + _AT_A_TIME]
-            batches.append(judge_clips(loaded.pipeline, batch, group=group))
+            judged, threshold = judge_clips(
+                loaded.pipeline,
+                batch,
+                embed_readable(loaded.pipeline, batch),
+                groups=None if group is None else [group] * len(batch),
+            )
+            batches.append(judged)
             bar.update(len(batch))
     verdicts = pd.concat(batches, ignore_index=True)
     verdicts.insert(0, "file", files)
@@ -88,7 +94,7 @@ def score(
     if json_ is not None:
         write_text(json_, _json_lines(verdicts))
     if csv is json_ is None:
-        click.echo(_format(verdicts, score_threshold(loaded.pipeline[-1])))
+        click.echo(_format(verdicts, threshold))
     if fail_on_anomaly and (verdicts.verdict == "anomaly").any():
         click.get_current_context().exit(EXIT_ANOMALY)
     if unreadable.any():

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import warnings
 from base64 import b64encode
-from collections.abc import Hashable, Iterable, Iterator
-from contextlib import contextmanager
-from copy import copy
+from collections.abc import Hashable, Iterable
 from datetime import date
 from hashlib import sha256
 from importlib.resources import files
@@ -23,12 +20,16 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 import skanopatch
-from skanopatch.audio import Clip, as_clip_list, is_path, load_clip
-from skanopatch.detectors import GroupedDetector
+from skanopatch.audio import Clip, as_clip_list, is_path
 from skanopatch.detectors.base import label_list
 from skanopatch.metrics import auc_score, pauc_score
-from skanopatch.patching import MelPatcher
 from skanopatch.report.media import Axes, embed_clips
+from skanopatch.verdicts import (
+    embed_readable,
+    forgive,
+    judge_clips,
+    no_warning_of_unreadable_clips,
+)
 
 
 def make_report(
@@ -107,8 +108,8 @@ def make_report(
     ('<!DOCTYPE html>', True)
     """
     clips = _list_clips(clips)
-    pipeline = _forgiving(pipeline)
-    embeddings = _embed(pipeline, clips)
+    pipeline = forgive(pipeline)
+    embeddings = embed_readable(pipeline, clips)
     table, threshold = _rank(pipeline, clips, embeddings, y, groups)
 
     shown = table.index[table.verdict != "unreadable"][:max_players]
@@ -117,15 +118,15 @@ def make_report(
     if normal_clips is not None and len(shown):
         normal_clips = _list_clips(normal_clips)
         if normal_embeddings is None:
-            normal_embeddings = _embed(pipeline, normal_clips)
+            normal_embeddings = embed_readable(pipeline, normal_clips)
         nearest = _nearest(embeddings[shown], normal_embeddings, len(normal_clips))
         table.loc[shown, "normal"] = [f"normal-{i}" for i in nearest]
         table.loc[shown, "normal_name"] = np.array(_names(normal_clips), dtype=object)[nearest]
         heard |= {f"normal-{i}": normal_clips[i] for i in nearest}
 
-    seen_by = pipeline if map_pipeline is None else _forgiving(map_pipeline)
+    seen_by = pipeline if map_pipeline is None else forgive(map_pipeline)
     axes = Axes.of_patcher(seen_by[0])
-    with _no_warning_of_unreadable_clips():
+    with no_warning_of_unreadable_clips():
         media = embed_clips(list(heard.values()), seen_by, axes)
     return _render(
         title="Anomaly report" if title is None else title,
@@ -155,20 +156,10 @@ def _rank(
     """Return what is known of each clip, the most anomalous first, and the score's threshold."""
     table = pd.DataFrame({"name": _names(clips), "label": _label_names(y, len(clips))})
     table["group"] = "" if groups is None else label_list(groups, len(clips), "groups")
-    detector, metadata = pipeline[-1], {}
-    if groups is not None and isinstance(detector, GroupedDetector):
-        metadata = {"groups": table.group}
-    decision = detector.decision_function(embeddings, **metadata)
-    offset = float(np.max(getattr(detector, "offset_", 0.0)))
-    threshold = 1 if offset < 0 else 0
-    table["score"] = decision / offset + 1 if threshold else -decision
-    table["verdict"] = np.select(
-        [np.isnan(decision), decision < 0], ["unreadable", "anomaly"], "normal"
+    verdicts, threshold = judge_clips(
+        pipeline, clips, embeddings, groups=None if groups is None else table.group
     )
-    table["reason"] = [
-        _why_unreadable(clip, pipeline[0]) if is_nan else ""
-        for clip, is_nan in zip(clips, np.isnan(decision), strict=True)
-    ]
+    table = table.join(verdicts)
     # What could not be read comes last.
     return table.sort_values("score", ascending=False, kind="stable"), threshold
 
@@ -201,33 +192,6 @@ def _label_names(y: Iterable | None, n_clips: int) -> list[str]:
                 f"ones, and None where it is not known. Got {label!r}."
             )
     return [label if isinstance(label, str) else names[label] for label in labels]
-
-
-def _forgiving(pipeline: Pipeline) -> Pipeline:
-    """Return a fitted pipeline that leaves clips NaN which it cannot use."""
-    (name, patcher), *others = pipeline.steps
-    return Pipeline([(name, copy(patcher).set_params(on_error="nan")), *others])
-
-
-@contextmanager
-def _no_warning_of_unreadable_clips() -> Iterator[None]:
-    """Be silent about what the page itself tells, with the reason."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*clips cannot be used", category=UserWarning)
-        yield
-
-
-def _embed(pipeline: Pipeline, clips: list[Clip]) -> np.ndarray:
-    with _no_warning_of_unreadable_clips():
-        return np.asarray(pipeline[:-1].transform(clips))
-
-
-def _why_unreadable(clip: Clip, patcher: MelPatcher) -> str:
-    try:
-        load_clip(clip, sample_rate=patcher.sample_rate, channel=patcher.channel)
-    except ValueError as error:
-        return str(error)
-    return "its score is NaN"
 
 
 def _nearest(embeddings: np.ndarray, normal_embeddings: Any, n_normal: int) -> np.ndarray:
