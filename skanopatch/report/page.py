@@ -42,7 +42,7 @@ def make_report(
     normal_clips: Any = None,
     normal_embeddings: Any = None,
     title: str | None = None,
-    max_players: int = 200,
+    max_players: int = 500,
 ) -> str:
     """Score clips and write a page that shows and plays them, the most anomalous first.
 
@@ -69,7 +69,7 @@ def make_report(
         What ``pipeline[:-1]`` makes of `normal_clips`. None computes them.
     title : str, default=None
         The heading. None is "Anomaly report".
-    max_players : int, default=200
+    max_players : int, default=500
         How many clips, the most anomalous ones, are drawn and can be played. All are ranked.
 
     Returns
