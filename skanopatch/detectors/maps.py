@@ -15,6 +15,9 @@ from sklearn.utils.validation import check_is_fitted
 from skanopatch.detectors.base import FLOATS, BaseDetector, Members
 from skanopatch.detectors.search import Labels, as_distance, find_nearest, prepare
 
+# Of standardized tokens, in a direction in which those of `fit` do not vary.
+_LEAST_VARIANCE = 1e-6
+
 Space = tuple[NDArray, NDArray | None]
 """What is subtracted from tokens, and the matrix that they are then multiplied by."""
 
@@ -62,27 +65,20 @@ class MapDetector(BaseDetector):
         minimum = 3 if self.metric == "mahalanobis" else 2
         self._check_domain_sizes({None: np.arange(len(X))}, minimum)
         terms = self._fit_terms(X, members)
-        self.term_means_ = np.array([term.mean(axis=(0, 1)) for term in terms])
-        deviations = np.array([term.std(axis=(0, 1)) for term in terms])
-        self.term_deviations_ = np.where(deviations > 0, deviations, 1.0)
-        oddness = self._add_up(terms)
+        moments = [_moments(term, leave_out=False) for term in terms]
+        self.term_means_, self.term_deviations_ = (
+            np.concatenate(part, axis=0)[:, 0] for part in zip(*moments, strict=True)
+        )
+        oddness = _add_up(terms, [_moments(term, leave_out=True) for term in terms])
         level = -self._quantile(-oddness.max(axis=(1, 2)))
         self.level_ = level if level > 0 else 1.0
         self._training_maps = oddness / self.level_
         return self._fit_scores(terms)
 
-    def _add_up(self, terms: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-        return np.sum(
-            np.broadcast_arrays(
-                *[
-                    (term - mean) / deviation
-                    for term, mean, deviation in zip(
-                        terms, self.term_means_, self.term_deviations_, strict=True
-                    )
-                ]
-            ),
-            axis=0,
-        )
+    def _oddness(self, X: NDArray) -> NDArray[np.float64]:
+        """Return the maps of clips that were not learnt from."""
+        moments = list(zip(self.term_means_, self.term_deviations_, strict=True))
+        return _add_up(self._terms(X), moments) / self.level_
 
     def anomaly_map(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return how odd each cell of time and frequency is.
@@ -111,9 +107,10 @@ class MapDetector(BaseDetector):
         tokens, readable = self._validate_embeddings(X, reset=False)
         maps = np.full((len(readable), *tokens.shape[1:3]), np.nan)
         if readable.any():
-            found = self._add_up(self._terms(tokens)) / self.level_
+            found = self._oddness(tokens)
             known, place = self._recognize(tokens)
-            found[known] = self._training_maps[self._row_of_digest[place[known]]]
+            if known.any():  # else the clips may be of another length
+                found[known] = self._training_maps[self._row_of_digest[place[known]]]
             maps[readable] = found
         return maps
 
@@ -126,8 +123,10 @@ class MapDetector(BaseDetector):
         if self.metric == "euclidean":
             return center, None
         scale = tokens.std(axis=0, dtype=np.float64)
-        scale = np.where(scale > 0, scale, 1.0)
+        varies = scale > 0
+        scale = np.where(varies, scale, 1.0)
         covariance, _ = ledoit_wolf((tokens - center) / scale, assume_centered=True)
+        covariance += np.diag(np.where(varies, _LEAST_VARIANCE, 1.0))
         root = np.linalg.cholesky(covariance)
         whitening = solve_triangular(root, np.eye(len(root)), lower=True).T
         return center, whitening / scale[:, np.newaxis]
@@ -180,6 +179,38 @@ class MapDetector(BaseDetector):
                 f"in {self._n_bands} bands."
             )
         return tokens.reshape(n_clips, -1, n_freq, n_dims)
+
+
+def _moments(
+    term: NDArray[np.float64], *, leave_out: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and deviation of a term in each band, of shape (1, 1, n_freq).
+
+    `leave_out` gives those of all clips but each, of shape (n_clips, 1, n_freq): a clip at the
+    edge would hide behind the deviation that it makes itself.
+    """
+    n_clips, n_time, _ = term.shape
+    center = term.mean(axis=(0, 1))
+    sums = (term - center).sum(axis=1, keepdims=True)
+    squares = np.square(term - center).sum(axis=1, keepdims=True)
+    total, total_square = sums.sum(axis=0, keepdims=True), squares.sum(axis=0, keepdims=True)
+    count = n_clips * n_time
+    if leave_out:
+        total, total_square, count = total - sums, total_square - squares, count - n_time
+    mean = total / count
+    deviation = np.sqrt(np.maximum(total_square / count - mean**2, 0))
+    return center + mean, np.where(deviation > 0, deviation, 1.0)
+
+
+def _add_up(
+    terms: list[NDArray[np.float64]],
+    moments: list[tuple[NDArray[np.float64], NDArray[np.float64]]],
+) -> NDArray[np.float64]:
+    """Return the sum of terms, each in deviations from its mean."""
+    scaled = [
+        (term - mean) / deviation for term, (mean, deviation) in zip(terms, moments, strict=True)
+    ]
+    return np.sum(np.broadcast_arrays(*scaled), axis=0)
 
 
 def split_clips(n_clips: int, n_folds: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:

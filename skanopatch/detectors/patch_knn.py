@@ -14,8 +14,9 @@ from tqdm.auto import tqdm
 from skanopatch.detectors.base import Members
 from skanopatch.detectors.maps import MapDetector, Space, split_clips
 
-# Folds of clips that take turns to be left out: each makes a bank of its own.
-_N_FOLDS = 5
+# Folds of clips that take turns to be left out: each makes a bank of its own, which takes long
+# where it is chosen.
+_N_FOLDS, _N_FOLDS_OF_CHOICES = 20, 5
 
 # A greedy choice needs distances to a few percent only.
 _PROJECTED_DIMS = 64
@@ -78,8 +79,9 @@ class PatchKNNDetector(MapDetector):
     Notes
     -----
     The search is exhaustive, in chunks that obey scikit-learn's `working_memory`. Without a clip a
-    greedy choice would be another one, so the training clips are scored in five folds, each by the
-    bank of the other four; `domains` make no difference.
+    greedy choice would be another one, so the training clips are scored in folds, each by the bank
+    of the others: in five where there is a choice to make, else in up to twenty. `domains` make no
+    difference.
 
     References
     ----------
@@ -126,15 +128,16 @@ class PatchKNNDetector(MapDetector):
 
     def _fit_terms(self, X: NDArray, members: Members) -> list[NDArray[np.float64]]:
         n_clips, tokens_a_clip = len(X), X.shape[1] * X.shape[2]
-        self._check_memory(n_clips * tokens_a_clip, X.shape[3], X.itemsize)
         # The same start and projection for each bank, whatever draws them.
         seed = check_random_state(self.random_state).randint(2**31 - 1)
-        folds = list(split_clips(n_clips, _N_FOLDS))
+        n_tokens = n_clips * tokens_a_clip
+        self._check_memory(n_tokens, X.shape[3], X.itemsize)
+        is_chosen = self._bank_size(n_tokens) < n_tokens
+        folds = list(split_clips(n_clips, _N_FOLDS_OF_CHOICES if is_chosen else _N_FOLDS))
         sizes = [self._bank_size(len(rest) * tokens_a_clip) for rest, _ in folds]
-        is_chosen = self._bank_size(n_clips * tokens_a_clip) < n_clips * tokens_a_clip
         cells = np.empty(X.shape[:3])
         with tqdm(
-            total=sum(sizes) + self._bank_size(n_clips * tokens_a_clip),
+            total=sum(sizes) + self._bank_size(n_tokens),
             desc="Choosing tokens",
             unit="token",
             disable=not (self.verbose and is_chosen),
@@ -152,7 +155,7 @@ class PatchKNNDetector(MapDetector):
         return -self._training_maps.max(axis=(1, 2))
 
     def _score(self, X: NDArray) -> NDArray[np.float64]:
-        return -(self._add_up(self._terms(X)) / self.level_).max(axis=(1, 2))
+        return -self._oddness(X).max(axis=(1, 2))
 
     def _search(self, X: NDArray, space: Space, bank: NDArray) -> NDArray[np.float64]:
         tokens = X.reshape(-1, X.shape[3])

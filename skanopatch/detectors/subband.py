@@ -7,7 +7,7 @@ from skanopatch.detectors.base import Members
 from skanopatch.detectors.maps import MapDetector, split_clips
 
 # Folds of clips that take turns to be left out where a covariance is learnt.
-_N_FOLDS = 10
+_N_FOLDS = 20
 
 
 class SubbandKNNDetector(MapDetector):
@@ -61,7 +61,7 @@ class SubbandKNNDetector(MapDetector):
     Notes
     -----
     In the leave-one-out scores a clip is missing from the banks. From the covariances it is
-    missing as one of a fold: there are ten, or as many as clips.
+    missing as one of a fold: there are twenty, or as many as clips.
 
     References
     ----------

@@ -1,0 +1,380 @@
+"""Where a clip is odd: detectors of patches, their maps and the pipelines around them."""
+
+import pickle
+import re
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn import config_context
+from sklearn.base import clone
+from sklearn.covariance import ledoit_wolf
+from sklearn.metrics import roc_auc_score
+from sklearn.metrics.pairwise import cosine_distances
+from sklearn.pipeline import make_pipeline
+
+from skanopatch import (
+    AnoPatchEmbedder,
+    KNNDetector,
+    MelPatcher,
+    PatchKNNDetector,
+    PatchStatistics,
+    SubbandKNNDetector,
+    anomaly_map,
+    make_map_pipeline,
+    patchify,
+)
+from skanopatch.datasets import make_machine_sounds
+from skanopatch.detectors import patch_knn
+from skanopatch.detectors.patch_knn import _farthest_first, available_memory
+
+N_TIME, N_FREQ, N_DIMS = 6, 4, 5
+
+DETECTORS = [
+    SubbandKNNDetector(N_FREQ),
+    SubbandKNNDetector(N_FREQ, metric="cosine"),
+    PatchKNNDetector(N_FREQ),
+    PatchKNNDetector(N_FREQ, metric="euclidean", max_bank_size=100, random_state=0),
+]
+every_detector = pytest.mark.parametrize("detector", DETECTORS, ids=repr)
+
+
+def clips(n, seed=0, n_time=N_TIME):
+    """Tokens that vary from clip to clip, from band to band and within both."""
+    rng = np.random.default_rng(seed)
+    mixing = np.random.default_rng(7).normal(size=(N_DIMS, N_DIMS))
+    means = 3 * np.random.default_rng(8).normal(size=(N_FREQ, N_DIMS))
+    X = rng.normal(size=(n, n_time, N_FREQ, N_DIMS)) + rng.normal(size=(n, 1, N_FREQ, N_DIMS))
+    return (X @ mixing + means).reshape(n, n_time * N_FREQ, N_DIMS)
+
+
+# --- the contract --------------------------------------------------------------------------------
+
+
+@every_detector
+def test_a_map_has_its_highest_cell_where_a_token_is_odd(detector):
+    X = clips(1, seed=1)
+    X[0, 3 * N_FREQ + 2] *= -9
+    maps = clone(detector).fit(clips(40)).anomaly_map(X)
+    assert maps.shape == (1, N_TIME, N_FREQ)
+    assert maps.dtype == np.float64
+    assert np.unravel_index(maps.argmax(), maps.shape) == (0, 3, 2)
+    assert maps.max() > 1
+
+
+@every_detector
+def test_a_fresh_normal_clip_has_a_cell_above_1_with_probability_contamination(detector):
+    n_fits, n_clips, n_fresh = 12, 50, 200
+    rates = []
+    for seed in range(n_fits):
+        fitted = clone(detector).fit(clips(n_clips, seed=seed).astype(np.float32))
+        fresh = clips(n_fresh, seed=1000 + seed).astype(np.float32)
+        rates.append(
+            [
+                np.mean(fitted.anomaly_map(fresh).max(axis=(1, 2)) > 1),
+                np.mean(fitted.predict(fresh) == -1),
+            ]
+        )
+    error = np.sqrt(0.1 * 0.9 * (1 / (n_clips + 2) + 1 / n_fresh) / n_fits)
+    assert_allclose(np.mean(rates, axis=0), 0.1, atol=3 * error)
+
+
+@every_detector
+def test_training_clips_get_the_map_that_they_had_when_they_were_left_out(detector):
+    X = clips(40)
+    detector = clone(detector).fit(X)
+    maps = detector.anomaly_map(X)
+    # A clip that found itself would have distances of 0, far below the mean of 0 deviations.
+    assert abs(np.mean(maps)) < 0.05
+    # Ties aside, 4 of 40 clips are above the level that 10 % of fresh ones exceed.
+    assert np.sum(maps.max(axis=(1, 2)) > 1) == 4
+    order = np.random.default_rng(1).permutation(40)
+    assert_array_equal(detector.anomaly_map(X[order]), maps[order])
+    assert_array_equal(detector.score_samples(X[order]), detector.training_scores_[order])
+
+
+@every_detector
+def test_an_unreadable_clip_has_a_map_of_nan_and_harms_no_other(detector):
+    X, new = clips(40), clips(5, seed=1)
+    with_nan = np.insert(X, 7, np.nan, axis=0)
+    detector = clone(detector).fit(X)
+    again = clone(detector).fit(with_nan)
+    assert np.isnan(again.training_scores_[7])
+    whole = detector.anomaly_map(new)
+    new[2] = np.nan
+    maps = again.anomaly_map(new)
+    assert np.isnan(maps[2]).all()
+    assert_allclose(maps[[0, 1, 3, 4]], whole[[0, 1, 3, 4]])
+    assert again.predict(new)[2] == -1
+    assert np.isnan(again.anomaly_map(np.full((2, 24, N_DIMS), np.nan))).all()
+
+
+@every_detector
+def test_clips_of_other_lengths_are_compared_cell_by_cell(detector):
+    detector = clone(detector).fit(clips(40))
+    long = clips(1, seed=1, n_time=9)
+    assert detector.anomaly_map(long).shape == (1, 9, N_FREQ)
+
+
+@every_detector
+def test_a_clip_of_one_token_is_a_row(detector):
+    X, new = clips(40)[:, 0], clips(5, seed=1)[:, 0]
+    rows, tokens = clone(detector).fit(X), clone(detector).fit(X[:, np.newaxis])
+    assert_array_equal(rows.anomaly_map(new), tokens.anomaly_map(new[:, np.newaxis]))
+    assert rows.anomaly_map(new).shape == (5, 1, 1)
+
+
+@every_detector
+def test_saved_detector_gives_the_same_maps(detector):
+    detector = clone(detector).fit(clips(40))
+    new = clips(5, seed=1)
+    loaded = pickle.loads(pickle.dumps(detector))
+    assert_array_equal(loaded.anomaly_map(new), detector.anomaly_map(new))
+
+
+@every_detector
+def test_what_does_not_fit_is_refused_by_name(detector):
+    detector = clone(detector).fit(clips(40))
+    with pytest.raises(ValueError, match="tokens must be a multiple of n_freq=4"):
+        detector.anomaly_map(clips(1)[:, :23])
+    with pytest.raises(ValueError, match=r"tokens of 3 dimensions in 4 bands, but .* of 5 dim"):
+        detector.anomaly_map(clips(1)[..., :3])
+    with pytest.raises(ValueError, match=r"5 dimensions in 1 bands, but .* in 4 bands"):
+        detector.anomaly_map(clips(1)[:, 0])
+    half = clips(3)
+    half[1, 2, 0] = np.nan
+    with pytest.raises(ValueError, match=r"Input X contains NaN\."):
+        detector.anomaly_map(half)
+
+
+def test_too_few_clips_are_refused():
+    with pytest.raises(ValueError, match="SubbandKNNDetector needs at least 3 clips"):
+        SubbandKNNDetector(N_FREQ).fit(clips(2))
+    with pytest.raises(ValueError, match="Domain 'target' has 1"):
+        SubbandKNNDetector(N_FREQ).fit(clips(9), domains=["source"] * 8 + ["target"])
+
+
+def test_constant_clips_are_all_normal():
+    detector = SubbandKNNDetector(N_FREQ).fit(np.ones((20, 8, 3)))
+    assert_array_equal(detector.anomaly_map(np.ones((2, 8, 3))), 0)
+    assert_array_equal(detector.predict(np.ones((2, 8, 3))), 1)
+
+
+# --- SubbandKNNDetector --------------------------------------------------------------------------
+
+
+def test_subband_score_is_that_of_beam():
+    X, new = clips(30), clips(7, seed=1)
+    of_bands = [
+        cosine_distances(a, b).min(axis=1)
+        for a, b in zip(
+            *(np.moveaxis(Z.reshape(-1, N_TIME, N_FREQ, N_DIMS).mean(1), 1, 0) for Z in (new, X)),
+            strict=True,
+        )
+    ]
+    detector = SubbandKNNDetector(N_FREQ, metric="cosine").fit(X)
+    assert_allclose(detector.score_samples(new), -np.mean(of_bands, axis=0), rtol=1e-6)
+
+
+def test_whitened_distance_is_that_of_the_shrunk_covariance():
+    X = clips(30).reshape(30, N_TIME, N_FREQ, N_DIMS)[:, :, :1].mean(axis=1)
+    new = clips(7, seed=1)[:, :1]
+    scale = X[:, 0].std(axis=0)
+    covariance, _ = ledoit_wolf(X[:, 0] / scale)
+    precision = np.linalg.inv(covariance * np.outer(scale, scale))
+    differences = new[:, 0, np.newaxis] - X[:, 0]
+    squared = np.einsum("qrd,de,qre->qr", differences, precision, differences)
+    detector = SubbandKNNDetector(1).fit(X)
+    assert_allclose(detector.score_samples(new), -np.sqrt(squared.min(axis=1)), rtol=1e-5)
+
+
+def test_subband_map_is_the_sum_of_band_and_token_in_deviations():
+    X, new = clips(30), clips(7, seed=1)
+    detector = SubbandKNNDetector(N_FREQ, metric="euclidean").fit(X)
+    X, Z = (A.reshape(-1, N_TIME, N_FREQ, N_DIMS) for A in (X, new))
+    f = 2
+    band = np.linalg.norm(Z.mean(1)[:, None, f] - X.mean(1)[None, :, f], axis=2).min(axis=1)
+    references = X[:, :, f].reshape(-1, N_DIMS)
+    token = np.linalg.norm(Z[:, :, f, np.newaxis] - references, axis=3).min(axis=2)
+    means, deviations = detector.term_means_[:, f], detector.term_deviations_[:, f]
+    expected = (band[:, np.newaxis] - means[0]) / deviations[0] + (token - means[1]) / deviations[1]
+    assert_allclose(
+        detector.anomaly_map(new)[:, :, f], expected / detector.level_, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_a_clip_is_as_normal_as_its_best_domain_finds_it():
+    X, new = clips(30), clips(9, seed=1)
+    X[20:] += 2
+    together, source, target = (SubbandKNNDetector(N_FREQ, metric="cosine") for _ in range(3))
+    together.fit(X, domains=["source"] * 20 + ["target"] * 10)
+    scores = [
+        part.fit(rows).score_samples(new) for part, rows in ((source, X[:20]), (target, X[20:]))
+    ]
+    assert_allclose(together.score_samples(new), np.max(scores, axis=0), rtol=1e-6)
+
+
+# --- PatchKNNDetector ----------------------------------------------------------------------------
+
+
+def test_patch_score_is_minus_the_highest_cell_so_that_the_threshold_is_minus_1():
+    detector = PatchKNNDetector(N_FREQ).fit(clips(40))
+    new = clips(20, seed=1)
+    maxima = detector.anomaly_map(new).max(axis=(1, 2))
+    assert_allclose(detector.score_samples(new), -maxima)
+    assert_allclose(detector.offset_, -1)
+    assert_array_equal(detector.predict(new), np.where(maxima <= 1, 1, -1))
+
+
+def test_search_in_chunks_finds_what_it_finds_at_once():
+    X, new = clips(20), clips(5, seed=1)
+    at_once = PatchKNNDetector(N_FREQ).fit(X)
+    with config_context(working_memory=0.01):
+        in_chunks = PatchKNNDetector(N_FREQ).fit(X)
+        assert_allclose(in_chunks.anomaly_map(new), at_once.anomaly_map(new), rtol=1e-6)
+    references = at_once.bank_.astype(np.float64)
+    queries = at_once._project(new.reshape(-1, N_DIMS), at_once._space)
+    distances = np.linalg.norm(queries[:, np.newaxis] - references, axis=2).min(axis=1)
+    assert_allclose(at_once._terms(new.reshape(5, N_TIME, N_FREQ, N_DIMS))[0].ravel(), distances)
+
+
+def test_greedy_choice_takes_the_farthest_token_each_time():
+    tokens = np.random.default_rng(0).normal(size=(200, 3))
+    with patch_knn.tqdm(disable=True) as progress:
+        chosen = _farthest_first(tokens, 30, seed=0, progress=progress)
+    for i in range(1, 30):
+        gaps = np.linalg.norm(tokens[:, np.newaxis] - tokens[chosen[:i]], axis=2).min(axis=1)
+        assert_allclose(gaps[chosen[i]], gaps.max(), rtol=1e-5)
+    assert len(set(chosen)) == 30
+
+
+def test_greedy_choice_covers_more_than_a_random_one_also_in_a_projection():
+    rng = np.random.default_rng(0)
+    common, rare = rng.normal(size=(2000, 128)), rng.normal(size=(5, 128)) + 3
+    with patch_knn.tqdm(disable=True) as progress:
+        chosen = _farthest_first(np.vstack([common, rare]), 40, seed=0, progress=progress)
+    assert np.any(chosen >= 2000)  # 40 of 2005 at random would miss them nine times out of ten
+
+
+def test_bank_is_bounded_and_depends_on_the_seed_alone():
+    def bank(seed):
+        detector = PatchKNNDetector(N_FREQ, max_bank_size=50, random_state=seed)
+        return detector.fit(clips(20)).bank_
+
+    assert bank(0).shape == (50, N_DIMS)
+    assert_array_equal(bank(0), bank(0))
+    assert not np.array_equal(bank(0), bank(1))
+    # A bound that is not reached leaves the tokens in their order.
+    assert PatchKNNDetector(N_FREQ, max_bank_size=None).fit(clips(20)).bank_.shape == (480, N_DIMS)
+
+
+def test_too_little_memory_is_an_error_that_says_what_to_set(monkeypatch):
+    monkeypatch.setattr(patch_knn, "available_memory", lambda: 10**6)
+    message = "needs 1.1 GB to keep 480 of 480 tokens of 5 dimensions, and 0.001 GB are available"
+    with pytest.raises(MemoryError, match=re.escape(message)):
+        PatchKNNDetector(N_FREQ).fit(clips(20))
+    monkeypatch.setattr(patch_knn, "available_memory", lambda: None)
+    PatchKNNDetector(N_FREQ).fit(clips(20))
+
+
+def test_available_memory_falls_back_on_all_there_is(monkeypatch):
+    def refuse(*_):
+        raise OSError
+
+    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr("os.sysconf", {"SC_PHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}.get)
+    assert available_memory() == 4_096_000
+    monkeypatch.delattr("os.sysconf")
+    assert available_memory() is None
+
+
+def test_verbose_fit_estimates_memory_and_shows_the_progress_of_the_choice(capfd):
+    PatchKNNDetector(N_FREQ, max_bank_size=50, random_state=0, verbose=1).fit(clips(20))
+    out, err = capfd.readouterr()
+    assert "keeps 50 of 480 tokens of 5 dimensions; fit takes 1.1 GB." in out
+    assert "Choosing tokens: 100%" in err
+    assert "300/300" in err  # five folds and the whole
+
+
+# --- PatchStatistics -----------------------------------------------------------------------------
+
+
+def test_statistics_of_a_patch_are_these():
+    log_mel = np.random.default_rng(0).normal(size=(2, 64, 128))
+    tokens = PatchStatistics().fit_transform(patchify(log_mel)).reshape(2, 4, 8, 48)
+    t, f = 2, 5
+    band = log_mel[1, :, 16 * f : 16 * f + 16]
+    patch = band[16 * t : 16 * t + 16]
+    spectrum = patch.mean(axis=0)
+    peaks = np.log(np.exp(patch).mean(axis=0)) - spectrum
+    level = np.log(np.exp(band).sum(axis=1))
+    above = (level - level.mean())[16 * t : 16 * t + 16, np.newaxis] - np.linspace(-3, 3, 16)
+    shares = (1 / (1 + np.exp(-above / 0.4))).mean(axis=0)
+    expected = np.concatenate([spectrum - band.mean(), peaks, shares])
+    assert_allclose(tokens[1, t, f], expected, atol=1e-5)
+
+
+def test_gain_and_colour_of_bands_do_not_show_in_the_statistics():
+    log_mel = np.random.default_rng(0).normal(size=(1, 64, 128))
+    coloured = log_mel + 7 + np.repeat(np.arange(8.0), 16)
+    plain, other = (PatchStatistics().fit_transform(patchify(x)) for x in (log_mel, coloured))
+    assert_allclose(other, plain, atol=1e-5)
+
+
+# --- pipelines -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def slider():
+    """Clips of a slider, its faults of severity 1 and of severity 0."""
+    params = {"machines": ["slider"], "n_units": 1, "n_train": 24, "n_normal": 4, "n_anomalous": 4,
+              "target_fraction": 0.0, "duration": 4.0, "random_state": 0}  # fmt: skip
+    return make_machine_sounds(**params, severity=1.0), make_machine_sounds(**params, severity=0.0)
+
+
+def test_the_map_finds_a_simulated_fault(slider):
+    faulty, healthy = slider
+    train, test = faulty.split == "train", faulty.y == -1
+    pipe = make_map_pipeline(melpatcher__duration=4.0).fit(faulty.clips[train])
+    maps = anomaly_map(pipe, faulty.clips[test])
+    power = [
+        np.exp(pipe[0].transform(s.clips[test]).astype(float)).sum(axis=2)
+        for s in (faulty, healthy)
+    ]
+    truth = (10 * np.log10(power[0] / power[1]) >= 1).ravel()
+    assert truth.mean() > 0.02
+    assert roc_auc_score(truth, maps.ravel()) > 0.9
+
+
+def test_map_pipeline_passes_parameters_on():
+    pipe = make_map_pipeline(
+        detector=PatchKNNDetector(), melpatcher__duration=2.0, patchknndetector__metric="cosine"
+    )
+    assert list(pipe.named_steps) == ["melpatcher", "anopatchembedder", "patchknndetector"]
+    assert (pipe[0].duration, pipe[1].output, pipe[2].metric) == (2.0, "patches", "cosine")
+    small = make_map_pipeline(melpatcher__patch_size=8, melpatcher__duration=1.0)
+    assert small[1].n_freq == small[2].n_freq == 16
+
+
+def test_maps_in_batches_are_the_maps_at_once(monkeypatch, slider):
+    clips_ = list(slider[0].clips[:12])
+    pipe = make_map_pipeline(melpatcher__duration=1.0).fit(clips_)
+    new = list(slider[0].clips[12:19])
+    at_once = pipe[-1].anomaly_map(pipe[:-1].transform(new))
+    monkeypatch.setattr("skanopatch.pipelines._BATCH_SIZE", 3)
+    assert_allclose(anomaly_map(pipe, new), at_once)
+
+
+def test_unreadable_clips_have_maps_of_nan(slider):
+    pipe = make_map_pipeline(melpatcher__duration=1.0, melpatcher__on_error="nan")
+    pipe.fit(slider[0].clips[:12])
+    with pytest.warns(UserWarning, match="1 of 3 clips cannot be used"):
+        maps = anomaly_map(pipe, [slider[0].clips[12], "missing.wav", slider[0].clips[13]])
+    assert np.isnan(maps).all(axis=(1, 2)).tolist() == [False, True, False]
+
+
+def test_a_pipeline_without_maps_is_refused_by_the_name_of_its_last_step(slider):
+    pipe = make_pipeline(MelPatcher(duration=1.0), AnoPatchEmbedder(), KNNDetector())
+    pipe.fit(slider[0].clips[:12])
+    with pytest.raises(TypeError, match=r"must have anomaly_map, .* Got KNNDetector\(\) instead"):
+        anomaly_map(pipe, slider[0].clips)
