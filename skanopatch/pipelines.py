@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import gen_batches
 
 from skanopatch.detectors import MahalanobisDetector, SubbandKNNDetector
+from skanopatch.patches import LazyPatches
 from skanopatch.patching import MelPatcher
 
 _BATCH_SIZE = 64  # clips whose tokens are held at a time
@@ -136,6 +138,10 @@ def anomaly_map(pipeline, X):
     TypeError
         If the last step has no `anomaly_map`.
 
+    Notes
+    -----
+    Tokens are made and compared in batches: memory does not grow with the clips but for the maps.
+
     See Also
     --------
     make_map_pipeline : Make such a pipeline.
@@ -155,10 +161,10 @@ def anomaly_map(pipeline, X):
             "The last step of the pipeline must have anomaly_map, as SubbandKNNDetector and "
             f"PatchKNNDetector do. Got {detector!r} instead."
         )
-    transformers = pipeline[:-1]
-    return np.concatenate(
-        [
-            detector.anomaly_map(transformers.transform(X[rows]))
-            for rows in gen_batches(len(X), _BATCH_SIZE)
-        ]
-    )
+    patches = pipeline[0].transform(X)
+    if isinstance(patches, LazyPatches):
+        batches = patches.batches(_BATCH_SIZE)
+    else:
+        batches = (patches[rows] for rows in gen_batches(len(patches), _BATCH_SIZE))
+    others = pipeline[1:-1] if len(pipeline) > 2 else FunctionTransformer()
+    return np.concatenate([detector.anomaly_map(others.transform(batch)) for batch in batches])

@@ -12,6 +12,7 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.metrics import roc_auc_score
 from sklearn.metrics.pairwise import cosine_distances
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 from skanopatch import (
     AnoPatchEmbedder,
@@ -356,13 +357,23 @@ def test_map_pipeline_passes_parameters_on():
     assert small[1].n_freq == small[2].n_freq == 16
 
 
-def test_maps_in_batches_are_the_maps_at_once(monkeypatch, slider):
+@pytest.mark.parametrize("working_memory", [1024, 0.1])
+def test_maps_in_batches_are_the_maps_at_once(monkeypatch, slider, working_memory):
     clips_ = list(slider[0].clips[:12])
     pipe = make_map_pipeline(melpatcher__duration=1.0).fit(clips_)
     new = list(slider[0].clips[12:19])
     at_once = pipe[-1].anomaly_map(pipe[:-1].transform(new))
     monkeypatch.setattr("skanopatch.pipelines._BATCH_SIZE", 3)
-    assert_allclose(anomaly_map(pipe, new), at_once)
+    with config_context(working_memory=working_memory):  # 0.1 MB makes patches lazy
+        assert_allclose(anomaly_map(pipe, new), at_once)
+
+
+def test_maps_of_tokens_need_no_patcher(slider):
+    tokens = PatchStatistics().fit_transform(
+        MelPatcher(duration=1.0).fit_transform(slider[0].clips[:12])
+    )
+    pipe = make_pipeline(FunctionTransformer(), SubbandKNNDetector()).fit(tokens)
+    assert_array_equal(anomaly_map(pipe, tokens), pipe[-1].anomaly_map(tokens))
 
 
 def test_unreadable_clips_have_maps_of_nan(slider):
