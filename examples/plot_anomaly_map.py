@@ -13,11 +13,13 @@ simulation can give.
 # -------------------
 # :func:`~skanopatch.make_map_pipeline` makes a pipeline that keeps the token of each patch instead
 # of one embedding a clip: :class:`~skanopatch.MelPatcher`, :class:`~skanopatch.AnoPatchEmbedder`
-# and a detector that compares tokens.
+# and a detector that compares tokens. Its default, :class:`~skanopatch.SubbandKNNDetector`, judges
+# a cell together with its band over the whole clip, which finds faint faults and tells the band;
+# :class:`~skanopatch.PatchKNNDetector` judges each cell for itself, which tells the moment.
 
 import numpy as np
 
-from skanopatch import anomaly_map, make_map_pipeline
+from skanopatch import PatchKNNDetector, anomaly_map, make_map_pipeline
 from skanopatch.datasets import make_machine_sounds
 
 settings = {
@@ -30,9 +32,11 @@ settings = {
     "duration": 3.0,
     "random_state": 0,
 }
-sounds = make_machine_sounds(**settings, severity=4.0)
+sounds = make_machine_sounds(**settings, severity=3.0)
 is_train = sounds.split == "train"
-pipe = make_map_pipeline(melpatcher__duration=3.0).fit(sounds.clips[is_train])
+bands = make_map_pipeline(melpatcher__duration=3.0).fit(sounds.clips[is_train])
+moments = make_map_pipeline(detector=PatchKNNDetector(), melpatcher__duration=3.0)
+moments.fit(sounds.clips[is_train])
 
 # %%
 # Maps as arrays
@@ -42,10 +46,13 @@ pipe = make_map_pipeline(melpatcher__duration=3.0).fit(sounds.clips[is_train])
 # ``contamination``, 0.1 unless something else is asked for.
 
 is_test = (sounds.split == "test") & (sounds.domain == "source")
-maps = anomaly_map(pipe, sounds.clips[is_test])
-print(f"{maps.shape[0]} clips, {maps.shape[1]} stretches of time, {maps.shape[2]} bands")
-for fault, oddest in zip(sounds.fault[is_test], maps.max(axis=(1, 2)), strict=True):
-    print(f"{fault:12} oddest cell: {oddest:.2f}")
+band_maps, moment_maps = (anomaly_map(pipe, sounds.clips[is_test]) for pipe in (bands, moments))
+print("{} clips, {} stretches of time, {} bands".format(*band_maps.shape))
+print("oddest cell   bands  moments")
+for fault, of_bands, of_moments in zip(
+    sounds.fault[is_test], band_maps.max(axis=(1, 2)), moment_maps.max(axis=(1, 2)), strict=True
+):
+    print(f"{fault:12} {of_bands:6.2f} {of_moments:8.2f}")
 
 # %%
 # Maps as pictures
@@ -59,22 +66,25 @@ import matplotlib.pyplot as plt
 from skanopatch import AnomalyMapDisplay
 
 clip = np.flatnonzero(is_test & (sounds.fault == "rail_defect"))[0]
-display = AnomalyMapDisplay.from_estimator(pipe, sounds.clips[clip])
-display.ax_.set_title("slider with a damaged rail")
+fig, axes = plt.subplots(2, 1, sharex=True, figsize=(8, 5.5), layout="constrained")
+for ax, pipe, title in zip(axes, [bands, moments], ["which band", "which moment"], strict=True):
+    AnomalyMapDisplay.from_estimator(pipe, sounds.clips[clip], ax=ax)
+    ax.set_title(title)
+axes[0].set_xlabel("")
 plt.show()
 
 # %%
 # Is it there?
 # ------------
 # Clips do not depend on the severity but for the fault, so the difference to the same clip of
-# severity 0 is the sound of the damage alone. Its own map is drawn over it: what the pipeline
-# found in the whole clip, where the damage was hard to see.
+# severity 0 is the sound of the damage alone. The map of the whole clip is drawn over it: what the
+# pipeline found where the damage was hard to see.
 
 from skanopatch import unpatchify
 
 without_fault = make_machine_sounds(**settings, severity=0.0)
-patches = pipe[0].transform([sounds.clips[clip] - without_fault.clips[clip]])
-map_of_clip = anomaly_map(pipe, sounds.clips[[clip]])[0]
+patches = moments[0].transform([sounds.clips[clip] - without_fault.clips[clip]])
+map_of_clip = anomaly_map(moments, sounds.clips[[clip]])[0]
 display = AnomalyMapDisplay.from_predictions(
     unpatchify(patches)[0], map_of_clip, front_end=patches.front_end
 )

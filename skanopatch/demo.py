@@ -22,6 +22,7 @@ from sklearn.utils import Bunch
 from skanopatch.audio import clip_duration
 from skanopatch.datasets import make_machine_sounds
 from skanopatch.detectors import GroupedDetector, MahalanobisDetector
+from skanopatch.display._style import BLUE, VERMILION
 from skanopatch.embedding import AnoPatchEmbedder
 from skanopatch.files import atomic_write
 from skanopatch.mel_statistics import MelStatistics
@@ -35,9 +36,8 @@ LONGEST = 10.0  # seconds of a recording of one's own that are heard
 MOST_BARS = 30
 WIDTH = 92  # of the table and of the sentences below it
 
-# Okabe and Ito's blue and vermilion, which colour-blind readers tell apart; markers differ too.
-NORMAL_STYLE: dict[str, Any] = {"color": "#0072B2", "marker": "o"}
-ANOMALY_STYLE: dict[str, Any] = {"color": "#D55E00", "marker": "x"}
+NORMAL_STYLE: dict[str, Any] = {"color": BLUE, "marker": "o"}
+ANOMALY_STYLE: dict[str, Any] = {"color": VERMILION, "marker": "x"}
 
 
 class InputError(Exception):

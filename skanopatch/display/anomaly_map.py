@@ -8,9 +8,8 @@ from typing import Any, Self
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, QuadMesh
-from matplotlib.colors import Colormap, LinearSegmentedColormap
+from matplotlib.colors import Colormap, FuncNorm, LinearSegmentedColormap
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullLocator
 from numpy.typing import ArrayLike, NDArray
 from sklearn.pipeline import Pipeline
@@ -26,7 +25,10 @@ _TICKS = np.array([100, 250, 500, 1000, 2000, 4000, 8000, 16000])  # Hz
 _FAINTEST = 0.05  # share of the spectrogram that may be too faint to be drawn
 _THRESHOLD = 1.0  # of every map
 
-# Nothing is laid over what is far from odd; what is odd turns from yellow to red, and denser.
+_LEAST_TOP = 10.0  # of the scale of a map, so that most clips are drawn on the same one
+
+# The threshold is in the middle. Nothing is laid over what is far below it, and what is above
+# turns from yellow to red, and denser.
 _OVERLAY = LinearSegmentedColormap.from_list(
     "anomaly",
     [
@@ -59,7 +61,8 @@ class AnomalyMapDisplay:
     spectrogram_ : QuadMesh
         The level in dB below the loudest.
     map_ : QuadMesh
-        The map, transparent where nothing is odd.
+        The map, transparent where nothing is odd. Its scale is linear up to 1, the threshold,
+        and logarithmic to 10 or, where the map goes beyond, to its highest.
     outline_ : LineCollection
         The border of what is above the threshold.
     ax_ : Axes
@@ -172,16 +175,11 @@ class AnomalyMapDisplay:
             level.T,
             **with_defaults(spectrogram_kwargs, {**style, "rasterized": True}, QuadMesh),
         )
-        style = {"cmap": _OVERLAY, "vmin": 0.0, "vmax": 2 * _THRESHOLD, "rasterized": True}
+        style = {"cmap": _OVERLAY, "norm": _map_norm(odd.max()), "rasterized": True}
         self.map_ = ax.pcolormesh(
             cell_seconds, cell_hertz, odd.T, **with_defaults(map_kwargs, style, QuadMesh)
         )
-        style = {
-            "color": VERMILION,
-            "linewidth": 1.5,
-            "capstyle": "projecting",
-            "path_effects": [withStroke(linewidth=3, foreground="white")],
-        }
+        style = {"color": VERMILION, "linewidth": 1.8, "capstyle": "projecting"}
         self.outline_ = LineCollection(
             _outline(odd > _THRESHOLD, cell_seconds, cell_hertz),
             **with_defaults(outline_kwargs, style, LineCollection),
@@ -208,8 +206,10 @@ class AnomalyMapDisplay:
         self.figure_.colorbar(
             self.spectrogram_, extend="min", label="level (dB re loudest)", **place
         )
-        bar = self.figure_.colorbar(self.map_, extend="max", **place)
-        bar.set_ticks([0, 0.5, 1, 1.5, 2], labels=["0", "0.5", "1", "1.5", "2"])
+        bar = self.figure_.colorbar(self.map_, **place)
+        top = bar.ax.get_ylim()[1]
+        ticks = [0, 0.5, _THRESHOLD, float(f"{top**0.5:.2g}"), top]
+        bar.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
         bar.set_label("anomaly map (1 = threshold)")
         bar.ax.axhline(_THRESHOLD, color=VERMILION, linewidth=1.5)
 
@@ -320,6 +320,24 @@ class AnomalyMapDisplay:
             map_kwargs=map_kwargs,
             outline_kwargs=outline_kwargs,
         )
+
+
+def _map_norm(highest: float) -> FuncNorm:
+    """Return a scale that is linear up to the threshold and logarithmic above.
+
+    Faults of other sizes are odd by orders of magnitude, and each shall show where it is oddest.
+    """
+    digits = 10 ** np.floor(np.log10(max(highest, _LEAST_TOP)) - 1)
+    top = float(max(np.ceil(highest / digits) * digits, _LEAST_TOP))
+
+    def forward(odd: NDArray) -> NDArray:
+        above = 1 + np.log(np.maximum(odd, _THRESHOLD)) / np.log(top)
+        return np.where(odd < _THRESHOLD, odd, above)
+
+    def inverse(place: NDArray) -> NDArray:
+        return np.where(place < 1, place, top ** (place - 1))
+
+    return FuncNorm((forward, inverse), vmin=0.0, vmax=top)
 
 
 def _to_mel(hertz: ArrayLike) -> NDArray[np.float64]:

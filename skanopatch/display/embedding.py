@@ -12,7 +12,6 @@ from matplotlib.figure import Figure, SubFigure
 from numpy.typing import ArrayLike
 from sklearn.base import clone
 from sklearn.decomposition import PCA
-from sklearn.pipeline import Pipeline
 
 from skanopatch.display._style import clip_kinds, legend_above_data, new_axes, with_defaults
 
@@ -135,12 +134,12 @@ class EmbeddingDisplay:
         ax: Axes | None = None,
         scatter_kwargs: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Draw what a pipeline gives its last step, or what a transformer returns.
+        """Draw what a transformer returns, or what the detector at the end of a pipeline gets.
 
         Parameters
         ----------
         estimator : Pipeline or transformer
-            Fitted pipeline, of which all steps but the last are applied, or fitted transformer.
+            A fitted one. Of a pipeline that ends in a detector all steps but that are applied.
         X : sequence of clips, or array-like
             What the estimator takes.
         y : array-like of shape (n_clips,), default=None
@@ -166,7 +165,7 @@ class EmbeddingDisplay:
         ValueError
             As `from_predictions` does.
         """
-        embed = estimator[:-1] if isinstance(estimator, Pipeline) else estimator
+        embed = estimator if hasattr(estimator, "transform") else estimator[:-1]
         return cls.from_predictions(
             embed.transform(X),
             y,
