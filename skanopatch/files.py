@@ -41,5 +41,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with partial.open("wb") as file:
             yield file
         partial.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(partial)):  # no space left, or no such folder
+            error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)

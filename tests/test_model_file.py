@@ -1,5 +1,6 @@
 """Model files: what comes back to the bit, and what is refused."""
 
+import errno
 import io
 import json
 import os
@@ -465,6 +466,15 @@ def test_a_written_file_has_the_rights_of_any_new_file(tmp_path):
         assert not (tmp_path / "a.csv").exists()
     (tmp_path / "b.csv").write_text("1")
     assert (tmp_path / "a.csv").stat().st_mode == (tmp_path / "b.csv").stat().st_mode
+
+
+def test_an_error_names_the_file_that_was_to_be_written(tmp_path):
+    with pytest.raises(FileNotFoundError) as error, atomic_write(tmp_path / "gone" / "a.csv"):
+        pass
+    assert error.value.filename == str(tmp_path / "gone" / "a.csv")
+    with pytest.raises(OSError, match="No space left") as error, atomic_write(tmp_path / "a.csv"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert error.value.filename == str(tmp_path / "a.csv")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes and links of POSIX")
