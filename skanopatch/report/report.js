@@ -156,7 +156,7 @@ function makePlayer(caption, media) {
       const button = document.createElement("button");
       button.type = "button";
       button.dataset.time = time;
-      button.textContent = `${i + 1}: ${time.toFixed(1)} s, ${band}, ${value.toFixed(2)}`;
+      button.textContent = `${i + 1}: ${time.toFixed(1)} s, ${band}, ${Number(value.toPrecision(3))}`;
       button.addEventListener("click", () => {
         seek(time);
         audio.play();
@@ -193,16 +193,18 @@ function tickStep(seconds) {
   return [0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60].find((step) => seconds / step <= 6) ?? 600;
 }
 
-// The map is one pixel a patch: clear up to 1, the threshold, then from yellow to red at 2.
+// The map is one pixel a patch: clear up to 1, the threshold, then on a logarithmic scale from
+// yellow to red, which is the oddest of the clip, or 2 if that is more.
 function drawMap(canvas, map) {
   canvas.width = map.length;
   canvas.height = map[0].length;
   const context = canvas.getContext("2d");
+  const oddest = Math.max(2, ...map.flat());
   map.forEach((bands, time) => {
     bands.forEach((value, band) => {
       if (value <= 1) return;
-      const excess = Math.min(1, value - 1);
-      context.fillStyle = `rgb(${240 - 75 * excess} ${190 - 190 * excess} 40 / ${45 + 30 * excess}%)`;
+      const share = Math.log(value) / Math.log(oddest);
+      context.fillStyle = `rgb(${240 - 75 * share} ${190 - 190 * share} 40 / ${40 + 20 * share}%)`;
       context.fillRect(time, canvas.height - 1 - band, 1, 1);
     });
   });
