@@ -392,6 +392,15 @@ def test_region_has_the_area_that_pauc_standardises(max_fpr):
     assert x.max() == max_fpr
 
 
+def test_step_at_the_end_of_the_region_is_upright():
+    # The highest of ten normal clips scores between the anomalous ones: the curve goes through
+    # (0, 0.5), (0.1, 0.5) and (0.1, 1), and the region is 0.1 by 0.5.
+    y, scores = [-1, 1, -1] + [1] * 9, [3.0, 2.0, 1.0] + [0.0] * 9
+    display = AnomalyRocDisplay.from_predictions(y, scores)
+    x, y = display.region_.get_paths()[0].vertices.T
+    assert 0.5 * abs(np.sum(x * np.roll(y, 1) - y * np.roll(x, 1))) == pytest.approx(0.05)
+
+
 def test_curve_and_legend_are_those_of_scikit_learn():
     display = AnomalyRocDisplay.from_predictions(Y, SCORES, name="kNN", plot_chance_level=True)
     fpr, tpr, _ = roc_curve(Y == -1, SCORES)
@@ -422,6 +431,16 @@ def test_curves_on_one_axes_differ_by_colour_and_dashes():
     assert first.line_.get_color() != second.line_.get_color()
     assert first.line_.get_linestyle() != second.line_.get_linestyle()
     assert len(legend_texts(second)) == 4
+
+
+@pytest.mark.parametrize("width", [3.5, 8.0])
+def test_legend_lies_beside_the_curve(width):
+    figure, ax = plt.subplots(figsize=(width, 4.0), layout="constrained")
+    AnomalyRocDisplay.from_predictions(Y, -SCORES, name="a detector with a long name", ax=ax)
+    figure.draw_without_rendering()
+    legend = ax.get_legend().get_window_extent()
+    assert ax.get_window_extent().x1 < legend.x0
+    assert legend.x1 <= figure.bbox.x1
 
 
 def test_curve_from_estimator_is_named_after_it(clip_pipeline, noise):

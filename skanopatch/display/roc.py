@@ -18,7 +18,7 @@ from skanopatch.display._style import anomaly_scores, new_axes, with_defaults
 from skanopatch.metrics import auc_score, pauc_score
 from skanopatch.metrics.roc import validate_scores
 
-_LONGEST_LINE = 30  # characters of a name in the legend
+_LONGEST_LINE = 22  # characters of a name in the legend
 
 
 class AnomalyRocDisplay:
@@ -112,7 +112,8 @@ class AnomalyRocDisplay:
         Parameters
         ----------
         ax : Axes, default=None
-            Where to draw. None makes a figure.
+            Where to draw; the legend goes to the right of it, for which ``layout="constrained"``
+            makes room. None makes a figure.
         name : str, default=None
             Name of the curve in the legend. None is the one given at initialisation.
         curve_kwargs : dict, default=None
@@ -136,7 +137,7 @@ class AnomalyRocDisplay:
             "\n".join(line for line in (name and fill(name, _LONGEST_LINE), auc) if line) or None
         )
         curve = RocCurveDisplay(fpr=self.fpr, tpr=self.tpr).plot(
-            new_axes() if ax is None else ax,
+            new_axes((6.4, 4.2)) if ax is None else ax,
             curve_kwargs=with_defaults(curve_kwargs, {"label": label}, Line2D),
             plot_chance_level=plot_chance_level,
             chance_level_kw=chance_level_kw,
@@ -145,7 +146,7 @@ class AnomalyRocDisplay:
         self.line_, self.chance_level_ = curve.line_, curve.chance_level_
         self.ax_, self.figure_ = curve.ax_, curve.figure_
 
-        inside = self.fpr < self.max_fpr
+        inside = self.fpr <= self.max_fpr  # all of a step that is at max_fpr
         tpr_at_end = np.interp(self.max_fpr, self.fpr, self.tpr)
         style = {
             "color": self.line_.get_color(),
@@ -162,7 +163,17 @@ class AnomalyRocDisplay:
         )
         self.ax_.set(xlabel="false-alarm rate", ylabel="detection rate")
         if self.ax_.get_legend_handles_labels()[1]:
-            self.ax_.legend(loc="lower right")
+            # Beside the square, where neither curve nor region can lie under it.
+            self.ax_.set_anchor("W")
+            self.ax_.legend(
+                loc="upper left",
+                bbox_to_anchor=(1.02, 1),
+                borderaxespad=0,
+                fontsize="small",
+                frameon=False,
+                handlelength=1.6,
+                handletextpad=0.5,
+            )
         return self
 
     @classmethod
