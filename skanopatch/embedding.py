@@ -353,6 +353,15 @@ class AnoPatchEmbedder(
         with_statistics = joins if self.statistics == "auto" else self.statistics
         self._statistics = self._make_statistics().fit(X) if with_statistics else None
         self._has_network = not (self.statistics == "auto" and joins and target is None)
+        if with_statistics and self._has_network and self.output == "patches":
+            tokens = module.backbone.token_grid(self._grid.n_frames, self._grid.n_mels)
+            if tuple(tokens) != self._grid[:2]:
+                raise ValueError(
+                    "statistics must be False or 'auto' with output='patches' and a backbone whose "
+                    f"tokens overlap. Got statistics={self.statistics} for {self.backbone!r}, "
+                    f"which has {tokens[0]} x {tokens[1]} tokens for {self._grid.n_time} x "
+                    f"{self._grid.n_freq} patches."
+                )
         self._set_module(module)
         return self
 

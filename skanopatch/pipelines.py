@@ -114,8 +114,8 @@ def make_map_pipeline(backbone="anopatch-tiny", *, detector=None, memory=None, *
         anopatchembedder__output="patches",
         **params,
     )
-    pipeline[-1].set_params(n_freq=pipeline[1].n_freq)
-    return pipeline
+    name = f"{pipeline.steps[-1][0]}__n_freq"
+    return pipeline.set_params(**{name: params.get(name, pipeline[1].n_freq)})
 
 
 def anomaly_map(pipeline, X):

@@ -355,6 +355,8 @@ def test_map_pipeline_passes_parameters_on():
     assert (pipe[0].duration, pipe[1].output, pipe[2].metric) == (2.0, "patches", "cosine")
     small = make_map_pipeline(melpatcher__patch_size=8, melpatcher__duration=1.0)
     assert small[1].n_freq == small[2].n_freq == 16
+    overlapping = make_map_pipeline(subbandknndetector__n_freq=12)
+    assert (overlapping[1].n_freq, overlapping[2].n_freq) == (8, 12)
 
 
 @pytest.mark.parametrize("working_memory", [1024, 0.1])

@@ -142,6 +142,14 @@ def test_statistics_of_patches_come_before_the_networks_tokens(labelled):
     assert_array_equal(embed("auto"), embed(True) if labelled else alone)
 
 
+def test_statistics_of_patches_do_not_join_tokens_on_another_grid(monkeypatch):
+    patches, _ = make_patches(n_clips=2)
+    monkeypatch.setattr("skanopatch.backbones.vit.TimmBackbone.token_grid", lambda *_: (2, 12))
+    embedder = AnoPatchEmbedder(output="patches", statistics=True, random_state=0)
+    with pytest.raises(ValueError, match="which has 2 x 12 tokens for 2 x 8 patches"):
+        embedder.fit(patches)
+
+
 def test_statistics_do_not_join_the_backbones_of_others_unasked():
     patches, _ = make_patches(n_clips=2)
     embedder = AnoPatchEmbedder("timm:vit_tiny_patch16_224", pooling="mean", random_state=0)

@@ -254,13 +254,6 @@ class KNNDetector(BaseDetector):
         Distances are normalized if `crowding` is given. `at_home` says that the queries are the
         bank itself, and leaves each out of its own search.
         """
-        apart = (np.arange(len(bank)),) * 2 if at_home else None
-        if crowding is None or self.normalization is None:
-            rank_by = None
-        else:
-
-            def rank_by(squared: NDArray, batch: slice) -> NDArray:
-                return self._normalize_block(as_distance(squared, self.metric), batch, crowding)
 
         def measure(squared: NDArray, rows: NDArray, references: NDArray) -> NDArray:
             distances = as_distance(squared, self.metric)
@@ -268,8 +261,19 @@ class KNNDetector(BaseDetector):
                 return distances
             return self._normalize(distances, crowding.without(rows, references))
 
+        rank_by = None
+        if crowding is not None and self.normalization is not None:
+
+            def rank_by(squared: NDArray, batch: slice) -> NDArray:
+                return self._normalize_block(as_distance(squared, self.metric), batch, crowding)
+
         return find_nearest(
-            queries, bank, n_neighbors, apart=apart, rank_by=rank_by, measure=measure
+            queries,
+            bank,
+            n_neighbors,
+            measure=measure,
+            rank_by=rank_by,
+            apart=(np.arange(len(bank)),) * 2 if at_home else None,
         )
 
     def _normalize(self, distances: NDArray, density: NDArray) -> NDArray:

@@ -19,9 +19,9 @@ def find_nearest(
     bank: NDArray,
     n_neighbors: int,
     *,
-    apart: Labels | None = None,
+    measure: Callable[[NDArray, NDArray, NDArray], NDArray],
     rank_by: Callable[[NDArray, slice], NDArray] | None = None,
-    measure: Callable[[NDArray, NDArray, NDArray], NDArray] = lambda squared, *_: np.sqrt(squared),
+    apart: Labels | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
     """Find the nearest references of each query, nearest first.
 
@@ -37,17 +37,17 @@ def find_nearest(
     n_neighbors : int
         How many are found; each query must have as many references left by `apart`.
 
-    apart : pair of int ndarrays, default=None
-        A label for each query and one for each reference: where they are equal, such as for what
-        is of one clip, the reference is no neighbour of the query.
+    measure : callable
+        Takes squared distances, the rows of the queries and those of the references, of shapes
+        (n, n_candidates), (n,) and (n, n_candidates), to distances.
 
     rank_by : callable, default=None
         Takes the squared distances of the queries in a slice to all references to what they are
-        ranked by. None ranks by the distance itself.
+        ranked by. None ranks by the squared distance itself.
 
-    measure : callable, default: the root
-        Takes squared distances, the rows of the queries and those of the references, of shapes
-        (n, n_candidates), (n,) and (n, n_candidates), to distances.
+    apart : pair of int ndarrays, default=None
+        A label for each query and one for each reference: where they are equal, such as for what
+        is of one clip, the reference is no neighbour of the query.
 
     Returns
     -------

@@ -98,7 +98,9 @@ class SubbandKNNDetector(MapDetector):
         cells = np.empty(X.shape[:3])
         n_folds = _N_FOLDS if self.metric == "mahalanobis" else 1
         for rest, fold in split_clips(n_clips, n_folds):
-            learnt = rest if len(rest) else fold
+            learnt = (
+                rest if len(rest) else fold
+            )  # one fold: nothing is learnt that could be left out
             mine, its = np.isin(owners, fold), np.isin(owners, learnt)
             for f, tokens in enumerate(flat):
                 space = self._fit_space(pooled[learnt, f])
