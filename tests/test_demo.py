@@ -35,15 +35,14 @@ def recordings(tmp_path_factory):
 def small_park(tmp_path_factory):
     picture = tmp_path_factory.mktemp("park") / "scores.png"
     summaries = demo.run_park(
-        picture, machines=["fan", "valve"], n_train=10, n_test=4, duration=1.0, max_epochs=1,
-        verbose=0,
-    )  # fmt: skip
+        picture, machines=["fan", "valve"], n_train=10, n_test=4, duration=1.0
+    )
     return picture, summaries
 
 
 def test_park_is_summarised_by_machine_and_drawn(small_park):
     picture, summaries = small_park
-    assert list(summaries) == ["AnoPatch", "mel statistics"]
+    assert list(summaries) == ["skanopatch", "mel statistics"]
     for summary in summaries.values():
         assert list(summary.index) == ["fan", "valve", "mean"]
         assert summary[["AUC", "pAUC", "false alarms"]].stack().between(0, 1).all()
@@ -51,9 +50,10 @@ def test_park_is_summarised_by_machine_and_drawn(small_park):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_mel_statistics_beat_chance_on_a_fault_of_severity_two(small_park):
+@pytest.mark.parametrize("pipeline", ["skanopatch", "mel statistics"])
+def test_pipelines_beat_chance_on_a_fault_of_severity_two(small_park, pipeline):
     _, summaries = small_park
-    assert summaries["mel statistics"].loc["mean", "AUC"] > 0.6
+    assert summaries[pipeline].loc["mean", "AUC"] > 0.6
 
 
 def test_summary_averages_the_units_of_a_machine():
