@@ -29,5 +29,7 @@ for ax, fault, title in zip(
 axes[0].set_xlabel("")
 drawn = BytesIO()
 figure.savefig(drawn, dpi=90)
-Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE).save(PICTURE, optimize=True)
+Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE).save(
+    PICTURE, optimize=True
+)
 print(f"{PICTURE.name}: {PICTURE.stat().st_size / 1000:.0f} kB")
