@@ -58,6 +58,16 @@ class FrontEnd:
         n_frames = 1 + (n_samples - self.window_samples) // self.shift_samples
         return n_frames // self.patch_size * (self.n_mels // self.patch_size)
 
+    def bin_edges(self) -> np.ndarray:
+        """Return the frequencies in Hz halfway, on the mel scale, between the tips of the filters.
+
+        Bin i lies between edges i and i + 1: there are `n_mels` + 1.
+        """
+        top = self.sample_rate / 2 if self.f_max is None else self.f_max
+        lowest, highest = hertz_to_mel(np.array([self.f_min, top]))
+        spacing = (highest - lowest) / (self.n_mels + 1)
+        return mel_to_hertz(lowest + spacing * (np.arange(self.n_mels + 1) + 0.5))
+
     def log_mel(self, samples: np.ndarray) -> np.ndarray:
         """Return the Kaldi log-mel spectrogram of one clip, (n_frames, n_mels), float32.
 
@@ -79,6 +89,16 @@ class FrontEnd:
         for band in bands:
             torch.mm(power[:, band.bins], band.weights, out=mel[:, band.mels])
         return mel.clamp_min_(torch.finfo(torch.float32).eps).log_().numpy()
+
+
+def hertz_to_mel(hertz: np.ndarray) -> np.ndarray:
+    """Return Kaldi's mel of frequencies in Hz."""
+    return 1127.0 * np.log1p(np.asarray(hertz) / 700.0)
+
+
+def mel_to_hertz(mel: np.ndarray) -> np.ndarray:
+    """Return the frequencies in Hz of Kaldi's mel."""
+    return 700.0 * np.expm1(np.asarray(mel) / 1127.0)
 
 
 class _MelBand(NamedTuple):

@@ -295,8 +295,9 @@ def test_a_report_knows_labels_from_a_table_and_from_folders(model, tmp_path, wo
     assert "<title>Hi" in page.read_text()
     assert "<dt>AUC</dt>" in page.read_text()
     assert "has no maps" in result.stderr
-    run("report", model, "recordings/new", "-o", page)
+    run("report", model, "recordings/new", "-o", page, "--players", 1)
     assert "<dt>AUC</dt>" not in page.read_text()
+    assert page.read_text().count('data-media="clip-') == 1
     for kind, name in [("normal", "a"), ("Anomaly", "b")]:
         (tmp_path / kind).mkdir()
         sound = (workspace / f"recordings/new/{name}.wav").read_bytes()

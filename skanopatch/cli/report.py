@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -30,6 +31,13 @@ from skanopatch.cli.score import GROUP, check_group
     help="A table with the columns file and label: normal, or what is wrong.",
 )
 @click.option("--title", help="The heading of the page.")
+@click.option(
+    "--players",
+    type=click.IntRange(min=0),
+    default=500,
+    show_default=True,
+    help="How many clips, the most anomalous ones, are drawn and can be played.",
+)
 @GROUP
 def report(
     model: str,
@@ -37,6 +45,7 @@ def report(
     output: str,
     table: Path | None,
     title: str | None,
+    players: int,
     group: str | None,
 ) -> None:
     """Write a page that ranks, shows and plays CLIPS by a MODEL file.
@@ -63,6 +72,8 @@ def report(
         normal_clips=list(loaded.clips) or None,
         normal_embeddings=loaded.embeddings if loaded.clips else None,
         title=title,
+        max_players=players,
+        verbose=int(sys.stderr.isatty()),
     )
     write_text(output, page)
 

@@ -17,7 +17,7 @@ from sklearn.utils import check_array
 
 from skanopatch.audio import Clip
 from skanopatch.display._style import VERMILION, new_axes, with_defaults
-from skanopatch.log_mel import FrontEnd
+from skanopatch.log_mel import FrontEnd, hertz_to_mel, mel_to_hertz
 from skanopatch.patches import unpatchify
 from skanopatch.pipelines import anomaly_map as map_of_clips
 
@@ -161,7 +161,7 @@ class AnomalyMapDisplay:
                 f"and {size} mel bins of log_mel. Got shape {odd.shape} instead."
             )
         seconds = _frame_edges(front_end, len(log_mel))
-        hertz = _bin_edges(front_end)
+        hertz = front_end.bin_edges()
         cell_seconds, cell_hertz = seconds[: size * len(odd) + 1 : size], hertz[::size]
 
         if ax is None:
@@ -187,7 +187,7 @@ class AnomalyMapDisplay:
         ax.add_collection(self.outline_, autolim=False)
 
         top = front_end.f_max or front_end.sample_rate / 2
-        ax.set_yscale("function", functions=(_to_mel, _to_hertz))
+        ax.set_yscale("function", functions=(hertz_to_mel, mel_to_hertz))
         ax.set(
             xlim=(seconds[0], seconds[-1]),
             ylim=(front_end.f_min, top),
@@ -338,22 +338,6 @@ def _map_norm(highest: float) -> FuncNorm:
         return np.where(place < 1, place, top ** (place - 1))
 
     return FuncNorm((forward, inverse), vmin=0.0, vmax=top)
-
-
-def _to_mel(hertz: ArrayLike) -> NDArray[np.float64]:
-    """Return Kaldi's mel of frequencies in Hz."""
-    return 1127.0 * np.log1p(np.asarray(hertz, dtype=np.float64) / 700.0)
-
-
-def _to_hertz(mel: ArrayLike) -> NDArray[np.float64]:
-    return 700.0 * np.expm1(np.asarray(mel, dtype=np.float64) / 1127.0)
-
-
-def _bin_edges(front_end: FrontEnd) -> NDArray[np.float64]:
-    """Return the frequencies in Hz halfway, on the mel scale, between the tips of the filters."""
-    ends = _to_mel([front_end.f_min, front_end.f_max or front_end.sample_rate / 2])
-    spacing = (ends[1] - ends[0]) / (front_end.n_mels + 1)
-    return _to_hertz(ends[0] + spacing * (np.arange(front_end.n_mels + 1) + 0.5))
 
 
 def _frame_edges(front_end: FrontEnd, n_frames: int) -> NDArray[np.float64]:

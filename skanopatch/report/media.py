@@ -11,9 +11,9 @@ import soundfile
 from matplotlib.image import imsave
 from scipy.signal import find_peaks
 from sklearn.pipeline import Pipeline
+from tqdm.auto import tqdm
 
 from skanopatch.audio import Clip, load_clip
-from skanopatch.display.anomaly_map import _bin_edges
 from skanopatch.patches import iterate_batches, unpatchify
 from skanopatch.patching import MelPatcher
 from skanopatch.pipelines import anomaly_map
@@ -52,7 +52,7 @@ class Axes(NamedTuple):
         n_patches = front_end.n_patches(round(patcher.duration_ * front_end.sample_rate))
         n_frames = n_patches // n_bands * front_end.patch_size
         seconds = n_frames * front_end.shift_samples / front_end.sample_rate
-        return cls(seconds, _bin_edges(front_end))
+        return cls(seconds, front_end.bin_edges())
 
     def ticks(self) -> list[tuple[str, float]]:
         """Return the labels of the frequency axis and their heights, 0 to 1."""
@@ -68,7 +68,9 @@ def format_hz(*hertz: float) -> str:
     return " to ".join(f"{hz / 1000:.2g}" for hz in hertz) + " kHz"
 
 
-def embed_clips(clips: list[Clip], pipeline: Pipeline, axes: Axes) -> list[dict[str, Any]]:
+def embed_clips(
+    clips: list[Clip], pipeline: Pipeline, axes: Axes, *, verbose: int = 0
+) -> list[dict[str, Any]]:
     """Return what the page needs to show and to play each clip.
 
     Parameters
@@ -78,6 +80,8 @@ def embed_clips(clips: list[Clip], pipeline: Pipeline, axes: Axes) -> list[dict[
         A fitted one, whose patcher has ``on_error="nan"``.
     axes : Axes
         Of the patcher.
+    verbose : int, default=0
+        1 shows a progress bar.
 
     Returns
     -------
@@ -103,7 +107,7 @@ def embed_clips(clips: list[Clip], pipeline: Pipeline, axes: Axes) -> list[dict[
     darkest, brightest = np.median(levels[:, 0]), levels[:, 1].max()
     peak = max(float(np.abs(_hear(clips[i], patcher)[0]).max()) for i in readable)
     media: list[dict[str, Any]] = [{} for _ in clips]
-    for i in readable:
+    for i in tqdm(readable, desc="Drawing", unit="clip", disable=not verbose, leave=False):
         samples, rate = _hear(clips[i], patcher)
         media[i] = {
             "picture": _draw(spectrograms[i], darkest, brightest),

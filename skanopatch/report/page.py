@@ -43,6 +43,7 @@ def make_report(
     normal_embeddings: Any = None,
     title: str | None = None,
     max_players: int = 500,
+    verbose: int = 0,
 ) -> str:
     """Score clips and write a page that shows and plays them, the most anomalous first.
 
@@ -71,6 +72,8 @@ def make_report(
         The heading. None is "Anomaly report".
     max_players : int, default=500
         How many clips, the most anomalous ones, are drawn and can be played. All are ranked.
+    verbose : int, default=0
+        1 shows a progress bar while clips are drawn.
 
     Returns
     -------
@@ -127,7 +130,7 @@ def make_report(
     seen_by = pipeline if map_pipeline is None else forgive(map_pipeline)
     axes = Axes.of_patcher(seen_by[0])
     with no_warning_of_unreadable_clips():
-        media = embed_clips(list(heard.values()), seen_by, axes)
+        media = embed_clips(list(heard.values()), seen_by, axes, verbose=verbose)
     return _render(
         title="Anomaly report" if title is None else title,
         summary=_summarise(table, threshold),
