@@ -56,7 +56,7 @@ _JSON = "model.json"
 _FIELDS = ("format", "version", "skanopatch", "created", "pipeline", "map_pipeline", "clips")
 
 _THRESHOLD = ("offset_", "training_scores_", "_row_digests", "_row_of_digest", "_row_scores")
-_MAPS = (*_THRESHOLD, "term_means_", "term_deviations_", "level_", "_training_maps", "_n_bands")
+_MAPS = (*_THRESHOLD, "term_centers_", "term_spreads_", "level_", "_training_maps", "_n_bands")
 _SUBBANDS = ("_domain_of_clip", "_clip_spaces", "_clip_banks", "_token_spaces", "_token_banks")
 
 # What `fit` sets on each class, but for what it knows of its input: that is there or not.

@@ -15,6 +15,12 @@ from sklearn.utils.validation import check_is_fitted
 from skanopatch.detectors.base import FLOATS, BaseDetector, Members
 from skanopatch.detectors.search import Labels, as_distance, find_nearest, prepare
 
+# In which training clips are left out, where one by one takes too long.
+N_FOLDS = 20
+
+# Of a band's distances among normal clips.
+_QUARTILES = (0.25, 0.5, 0.75)
+
 # Of standardized tokens, in a direction in which those of `fit` do not vary.
 _LEAST_VARIANCE = 1e-6
 
@@ -27,8 +33,9 @@ class MapDetector(BaseDetector):
 
     A subclass writes `_fit_terms`, `_terms`, `_fit_scores` and `_score`. They get tokens on their
     grid, of shape (n_clips, n_time, n_freq, n_dims). Terms are distances of cells, of shapes that
-    broadcast to (n_clips, n_time, n_freq); a cell is as odd as the sum of its terms, each in
-    deviations of its band among normal clips.
+    broadcast to (n_clips, n_time, n_freq); a cell is as odd as the sum of the logarithms of its
+    terms, ``log(1 + d)``, each in quartile ranges of its band about the median of normal clips. One
+    odd clip among the normal ones may be a hundred times as far as the others.
     """
 
     _parameter_constraints = {
@@ -64,21 +71,34 @@ class MapDetector(BaseDetector):
     def _fit(self, X: NDArray, members: Members) -> NDArray[np.float64]:
         minimum = 3 if self.metric == "mahalanobis" else 2
         self._check_domain_sizes({None: np.arange(len(X))}, minimum)
-        terms = self._fit_terms(X, members)
-        moments = [_moments(term, leave_out=False) for term in terms]
-        self.term_means_, self.term_deviations_ = (
-            np.concatenate(part, axis=0)[:, 0] for part in zip(*moments, strict=True)
-        )
-        oddness = _add_up(terms, [_moments(term, leave_out=True) for term in terms])
+        distances = self._fit_terms(X, members)
+        terms = [np.log1p(term) for term in distances]
+        oddness = np.empty(np.broadcast_shapes(*(term.shape for term in terms)))
+        for rest, fold in split_clips(len(X), N_FOLDS):
+            self._learn_spreads([term[rest] for term in terms])
+            oddness[fold] = self._add_up([term[fold] for term in terms])
+        self._learn_spreads(terms)
         level = -self._quantile(-oddness.max(axis=(1, 2)))
         self.level_ = level if level > 0 else 1.0
         self._training_maps = oddness / self.level_
-        return self._fit_scores(terms)
+        return self._fit_scores(distances)
 
     def _oddness(self, X: NDArray) -> NDArray[np.float64]:
         """Return the maps of clips that were not learnt from."""
-        moments = list(zip(self.term_means_, self.term_deviations_, strict=True))
-        return _add_up(self._terms(X), moments) / self.level_
+        return self._add_up([np.log1p(term) for term in self._terms(X)]) / self.level_
+
+    def _learn_spreads(self, terms: list[NDArray[np.float64]]) -> None:
+        # In the middle half of a band's cells a few odd clips do not show.
+        low, self.term_centers_, high = np.moveaxis(
+            [np.quantile(term, _QUARTILES, axis=(0, 1)) for term in terms], 1, 0
+        )
+        self.term_spreads_ = np.where(high > low, high - low, 1.0)
+
+    def _add_up(self, terms: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Return the sum of terms, each in spreads of its band about the center."""
+        of_bands = zip(terms, self.term_centers_, self.term_spreads_, strict=True)
+        scaled = [(term - center) / spread for term, center, spread in of_bands]
+        return np.sum(np.broadcast_arrays(*scaled), axis=0)
 
     def anomaly_map(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return how odd each cell of time and frequency is.
@@ -179,38 +199,6 @@ class MapDetector(BaseDetector):
                 f"in {self._n_bands} bands."
             )
         return tokens.reshape(n_clips, -1, n_freq, n_dims)
-
-
-def _moments(
-    term: NDArray[np.float64], *, leave_out: bool
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return mean and deviation of a term in each band, of shape (1, 1, n_freq).
-
-    `leave_out` gives those of all clips but each, of shape (n_clips, 1, n_freq): a clip at the
-    edge would hide behind the deviation that it makes itself.
-    """
-    n_clips, n_time, _ = term.shape
-    center = term.mean(axis=(0, 1))
-    sums = (term - center).sum(axis=1, keepdims=True)
-    squares = np.square(term - center).sum(axis=1, keepdims=True)
-    total, total_square = sums.sum(axis=0, keepdims=True), squares.sum(axis=0, keepdims=True)
-    count = n_clips * n_time
-    if leave_out:
-        total, total_square, count = total - sums, total_square - squares, count - n_time
-    mean = total / count
-    deviation = np.sqrt(np.maximum(total_square / count - mean**2, 0))
-    return center + mean, np.where(deviation > 0, deviation, 1.0)
-
-
-def _add_up(
-    terms: list[NDArray[np.float64]],
-    moments: list[tuple[NDArray[np.float64], NDArray[np.float64]]],
-) -> NDArray[np.float64]:
-    """Return the sum of terms, each in deviations from its mean."""
-    scaled = [
-        (term - mean) / deviation for term, (mean, deviation) in zip(terms, moments, strict=True)
-    ]
-    return np.sum(np.broadcast_arrays(*scaled), axis=0)
 
 
 def split_clips(n_clips: int, n_folds: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:

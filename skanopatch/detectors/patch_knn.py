@@ -12,11 +12,10 @@ from sklearn.utils._param_validation import Interval
 from tqdm.auto import tqdm
 
 from skanopatch.detectors.base import Members
-from skanopatch.detectors.maps import MapDetector, Space, split_clips
+from skanopatch.detectors.maps import N_FOLDS, MapDetector, Space, split_clips
 
-# Folds of clips that take turns to be left out: each makes a bank of its own, which takes long
-# where it is chosen.
-_N_FOLDS, _N_FOLDS_OF_CHOICES = 20, 5
+# Folds of clips that are left out in turn where the bank is chosen, which takes long.
+_N_FOLDS_OF_CHOICES = 5
 
 # A greedy choice needs distances to a few percent only.
 _PROJECTED_DIMS = 64
@@ -67,11 +66,12 @@ class PatchKNNDetector(MapDetector):
     bank_ : ndarray of shape (n_references, n_features)
         The tokens that are kept, where `metric` compares them.
 
-    term_means_, term_deviations_ : ndarray of shape (1, n_freq)
-        Mean and deviation over normal clips of the distances in each band.
+    term_centers_, term_spreads_ : ndarray of shape (1, n_freq)
+        Median and quartile range over normal clips of ``log(1 + d)``, of the distances d in each
+        band.
 
     level_ : float
-        The distance, in deviations from the mean, that is 1 in a map.
+        The oddness, in quartile ranges about the median, that is 1 in a map.
 
     n_features_in_ : int
         Dimensions of a token.
@@ -133,7 +133,7 @@ class PatchKNNDetector(MapDetector):
         n_tokens = n_clips * tokens_a_clip
         self._check_memory(n_tokens, X.shape[3], X.itemsize)
         is_chosen = self._bank_size(n_tokens) < n_tokens
-        folds = list(split_clips(n_clips, _N_FOLDS_OF_CHOICES if is_chosen else _N_FOLDS))
+        folds = list(split_clips(n_clips, _N_FOLDS_OF_CHOICES if is_chosen else N_FOLDS))
         sizes = [self._bank_size(len(rest) * tokens_a_clip) for rest, _ in folds]
         cells = np.empty(X.shape[:3])
         with tqdm(

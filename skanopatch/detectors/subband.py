@@ -4,10 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skanopatch.detectors.base import Members
-from skanopatch.detectors.maps import MapDetector, split_clips
-
-# Folds of clips that take turns to be left out where a covariance is learnt.
-_N_FOLDS = 20
+from skanopatch.detectors.maps import N_FOLDS, MapDetector, split_clips
 
 
 class SubbandKNNDetector(MapDetector):
@@ -48,12 +45,12 @@ class SubbandKNNDetector(MapDetector):
     training_scores_ : ndarray of shape (n_clips,)
         The leave-one-out score of each training clip; NaN for one that could not be read.
 
-    term_means_, term_deviations_ : ndarray of shape (2, n_freq)
-        Mean and deviation over normal clips of the distances that a cell is made of: that of the
-        band over the clip, and that of the token.
+    term_centers_, term_spreads_ : ndarray of shape (2, n_freq)
+        Median and quartile range over normal clips of ``log(1 + d)``, where d are the distances
+        that a cell is made of: that of the band over the clip, and that of the token.
 
     level_ : float
-        The sum of both, in deviations from the mean, that is 1 in a map.
+        The sum of both, in quartile ranges about the median, that is 1 in a map.
 
     n_features_in_ : int
         Dimensions of a token.
@@ -96,7 +93,7 @@ class SubbandKNNDetector(MapDetector):
 
         of_domains = np.empty((len(members), n_clips, X.shape[2]))
         cells = np.empty(X.shape[:3])
-        n_folds = _N_FOLDS if self.metric == "mahalanobis" else 1
+        n_folds = N_FOLDS if self.metric == "mahalanobis" else 1
         for rest, fold in split_clips(n_clips, n_folds):
             learnt = (
                 rest if len(rest) else fold
