@@ -44,7 +44,7 @@ from skanopatch import (
 from skanopatch.audio import load_clip
 from skanopatch.datasets import make_machine_sounds
 
-SEEDS, N_BOOTSTRAPS = (0, 1), 10_000
+SEEDS, N_BOOTSTRAPS = (0, 1, 2), 10_000
 RECORDINGS = ("fan", "valve", "propellers -15 dB")
 FRAME_LENGTHS = (0.025, 0.1)  # seconds
 BOTH = ("pitched", "band_stopped")

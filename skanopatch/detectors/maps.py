@@ -89,8 +89,8 @@ class MapDetector(BaseDetector):
 
     def _learn_spreads(self, terms: list[NDArray[np.float64]]) -> None:
         # In the middle half of a band's cells a few odd clips do not show.
-        low, self.term_centers_, high = np.moveaxis(
-            [np.quantile(term, _QUARTILES, axis=(0, 1)) for term in terms], 1, 0
+        low, self.term_centers_, high = np.stack(
+            [np.quantile(term, _QUARTILES, axis=(0, 1)) for term in terms], axis=1
         )
         self.term_spreads_ = np.where(high > low, high - low, 1.0)
 
