@@ -350,10 +350,9 @@ class AnoPatchEmbedder(
                     device=device,
                 )
         joins = module.backbone.joins_statistics
-        with_statistics = joins if self.statistics == "auto" else self.statistics
-        self._statistics = self._make_statistics().fit(X) if with_statistics else None
+        self._has_statistics = joins if self.statistics == "auto" else bool(self.statistics)
         self._has_network = not (self.statistics == "auto" and joins and target is None)
-        if with_statistics and self._has_network and self.output == "patches":
+        if self._has_statistics and self._has_network and self.output == "patches":
             tokens = module.backbone.token_grid(self._grid.n_frames, self._grid.n_mels)
             if tuple(tokens) != self._grid[:2]:
                 raise ValueError(
@@ -396,14 +395,15 @@ class AnoPatchEmbedder(
             return np.concatenate([self._embed(batch, device) for batch in batches])
 
     def _embed(self, batch: np.ndarray, device: torch.device) -> np.ndarray:
-        parts = [] if self._statistics is None else [self._statistics.transform(batch)]
+        parts = [self._statistics().fit_transform(batch)] if self._has_statistics else []
         if self._has_network:
             patches = torch.from_numpy(batch).to(device)
             network = self._module if self.output == "clip" else self._module.tokens
             parts.append(network(patches).cpu().numpy())
         return np.concatenate(parts, axis=-1)
 
-    def _make_statistics(self) -> BandStatistics | PatchStatistics:
+    def _statistics(self) -> BandStatistics | PatchStatistics:
+        """Return the statistics of the output that is asked for; they learn nothing."""
         return (BandStatistics if self.output == "clip" else PatchStatistics)(self.n_freq)
 
     def _normalization(self, measured: tuple[float, float]) -> tuple[float, float] | None:
@@ -433,9 +433,14 @@ class AnoPatchEmbedder(
         self._module = module
         self._module_params["config"] = module.backbone.config
         self.normalization_ = (float(module.mean), float(module.std))
-        n_statistics = 0 if self._statistics is None else self._statistics._n_features_out
-        n_dims = module.n_dims if self.output == "clip" else module.backbone.n_dims
-        self._n_features_out = n_statistics + (n_dims if self._has_network else 0)
+        self._n_features_out = 0
+        if self._has_statistics:
+            n_time, n_freq, height, width = self._grid
+            a_clip = np.zeros((1, n_time * n_freq, height * width))
+            self._n_features_out += self._statistics().fit(a_clip)._n_features_out
+        if self._has_network:
+            is_clip = self.output == "clip"
+            self._n_features_out += module.n_dims if is_clip else module.backbone.n_dims
 
     def _encode_labels(self, labels: Any, n_clips: int) -> np.ndarray:
         """Return the labels as integers and keep what they stand for in `classes_`."""

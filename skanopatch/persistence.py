@@ -43,6 +43,7 @@ class PersistenceMixin:
 
     classes_: list[Any] | None
     _has_network: bool
+    _has_statistics: bool
     _module: PatchEmbedding
     _module_params: dict[str, Any]
 
@@ -92,7 +93,7 @@ class PersistenceMixin:
             "classes_": self.classes_,
             "history_": self.history_,
             "n_features_in_": self.n_features_in_,
-            "has_statistics": self._statistics is not None,
+            "has_statistics": self._has_statistics,
             "has_network": self._has_network,
         }
         header = {
@@ -167,11 +168,7 @@ class PersistenceMixin:
         embedder.history_ = fitted["history_"]
         embedder.n_features_in_ = fitted["n_features_in_"]
         embedder._has_network = fitted["has_network"]
-        embedder._statistics = None
-        if fitted["has_statistics"]:
-            # They depend on the size of the clips alone.
-            a_clip = np.zeros((1, grid.n_time * grid.n_freq, grid.height * grid.width))
-            embedder._statistics = embedder._make_statistics().fit(a_clip)
+        embedder._has_statistics = fitted["has_statistics"]
         is_whole = header["backbone_sha256"] is None
         module = _build(network, pretrained=not is_whole)
         state = module.state_dict()

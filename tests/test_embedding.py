@@ -142,6 +142,14 @@ def test_statistics_of_patches_come_before_the_networks_tokens(labelled):
     assert_array_equal(embed("auto"), embed(True) if labelled else alone)
 
 
+def test_output_may_change_after_the_fit():
+    patches, _ = make_patches(n_clips=3, n_frames=64)
+    embedder = AnoPatchEmbedder(random_state=0).fit(patches)
+    assert_array_equal(embedder.transform(patches), BandStatistics().fit_transform(patches))
+    embedder.set_params(output="patches")
+    assert_array_equal(embedder.transform(patches), PatchStatistics().fit_transform(patches))
+
+
 def test_statistics_of_patches_do_not_join_tokens_on_another_grid(monkeypatch):
     patches, _ = make_patches(n_clips=2)
     monkeypatch.setattr("skanopatch.backbones.vit.TimmBackbone.token_grid", lambda *_: (2, 12))
