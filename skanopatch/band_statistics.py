@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 from sklearn.base import (
@@ -12,10 +12,10 @@ from sklearn.base import (
     TransformerMixin,
     _fit_context,
 )
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from skanopatch.patches import iterate_batches, unpatchify, validate_patches
+from skanopatch.patches import iterate_batches, measure_log_unit, unpatchify, validate_patches
 
 _BATCH_SIZE = 8  # clips: their powers stay in the cache
 _LOUD, _FLUCTUATING, _SWELLING = 32, 16, 4  # bands
@@ -42,9 +42,14 @@ class BandStatistics(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     ----------
     n_freq : int, default=8
         Frequency bands of the patches: ``n_mels // patch_size`` of the `MelPatcher`.
+    log_unit : float or "auto", default="auto"
+        Nepers (natural logarithms of power) that a unit of the patches is: 1 for those of
+        `MelPatcher`, 0.23 for decibels. "auto" knows the former, and measures it for others.
 
     Attributes
     ----------
+    log_unit_ : float
+        Nepers that a unit of the patches is.
     n_features_in_ : int
         Patch area.
 
@@ -61,14 +66,18 @@ class BandStatistics(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     (3, 186)
     """
 
-    _parameter_constraints: dict = {"n_freq": [Interval(Integral, 1, None, closed="left")]}
+    _parameter_constraints: dict = {
+        "n_freq": [Interval(Integral, 1, None, closed="left")],
+        "log_unit": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
+    }
 
-    def __init__(self, n_freq=8):
+    def __init__(self, n_freq=8, *, log_unit="auto"):
         self.n_freq = n_freq
+        self.log_unit = log_unit
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
-        """Lay out the bands; nothing is learnt.
+        """Lay out the bands, and learn the unit of the logarithm.
 
         Parameters
         ----------
@@ -81,7 +90,11 @@ class BandStatistics(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         -------
         self : object
         """
-        _, grid = validate_patches(self, X, n_freq=self.n_freq, reset=True)
+        made_with = getattr(X, "front_end", None)
+        X, grid = validate_patches(self, X, n_freq=self.n_freq, reset=True)
+        self.log_unit_ = self.log_unit
+        if self.log_unit == "auto":
+            self.log_unit_ = measure_log_unit(X, grid, made_with)
         self._loud = _band_means(grid.n_mels, _LOUD)
         self._fluctuating = _band_means(grid.n_mels, _FLUCTUATING)
         self._swelling = np.hstack(
@@ -102,13 +115,13 @@ class BandStatistics(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         Returns
         -------
         statistics : ndarray of shape (n_clips, n_statistics), float32
-            In the units of log-mel bins; NaN for clips whose patches are NaN.
+            In nepers; NaN for clips whose patches are NaN.
         """
         check_is_fitted(self)
         X, grid = validate_patches(self, X, n_freq=self.n_freq, reset=False)
         return np.concatenate(
             [
-                self._describe(unpatchify(batch, grid.n_freq))
+                self._describe(unpatchify(batch, grid.n_freq) * np.float32(self.log_unit_))
                 for batch in iterate_batches(X, _BATCH_SIZE)
             ]
         )

@@ -29,7 +29,7 @@ from skanopatch.finetuning.module import PatchEmbedding
 from skanopatch.finetuning.pooling import POOLINGS
 from skanopatch.finetuning.training import fine_tune
 from skanopatch.patch_statistics import PatchStatistics
-from skanopatch.patches import iterate_batches, validate_patches
+from skanopatch.patches import iterate_batches, measure_log_unit, validate_patches
 from skanopatch.persistence import PersistenceMixin
 
 _MOST_CLUSTERS = 16
@@ -312,8 +312,10 @@ class AnoPatchEmbedder(
         MemoryError
             If a batch does not fit into the memory of the device.
         """
-        check_front_end(self.backbone, getattr(X, "front_end", None))
+        made_with = getattr(X, "front_end", None)
+        check_front_end(self.backbone, made_with)
         X, self._grid = validate_patches(self, X, n_freq=self.n_freq, reset=True)
+        self._log_unit = measure_log_unit(X, self._grid, made_with)
         device = choose_device(self.device)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         usable, measured = _survey(X, self.batch_size)
@@ -404,7 +406,8 @@ class AnoPatchEmbedder(
 
     def _statistics(self) -> BandStatistics | PatchStatistics:
         """Return the statistics of the output that is asked for; they learn nothing."""
-        return (BandStatistics if self.output == "clip" else PatchStatistics)(self.n_freq)
+        kind = BandStatistics if self.output == "clip" else PatchStatistics
+        return kind(self.n_freq, log_unit=self._log_unit)
 
     def _normalization(self, measured: tuple[float, float]) -> tuple[float, float] | None:
         if isinstance(self.normalization, str):
@@ -422,7 +425,9 @@ class AnoPatchEmbedder(
             return None
         target = np.zeros(len(X), dtype=int)
         if self.pretext == "cluster":
-            statistics = BandStatistics(self.n_freq).fit_transform(X)[usable]
+            statistics = BandStatistics(self.n_freq, log_unit=self._log_unit).fit_transform(X)[
+                usable
+            ]
             n_clusters = min(_MOST_CLUSTERS, max(2, len(usable) // 10))
             kmeans = KMeans(n_clusters, n_init=10, random_state=seed)
             target[usable] = kmeans.fit_predict(StandardScaler().fit_transform(statistics))

@@ -47,10 +47,25 @@ from skanopatch.patching import MelPatcher
 from skanopatch.persistence import OF_THE_MACHINE, check_names, current_form, parse_json
 
 FORMAT = "skanopatch model"
-VERSION = 1
+VERSION = 2
+
+
+def _with_log_unit(value: Any) -> Any:
+    """Say of statistics what they did before they had `log_unit`."""
+    if isinstance(value, list):
+        return [_with_log_unit(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    value = {key: _with_log_unit(item) for key, item in value.items()}
+    if value.get("class") in ("BandStatistics", "PatchStatistics"):
+        value["params"]["log_unit"] = 1.0
+        if value["fitted"] is not None:
+            value["fitted"]["log_unit_"] = 1.0
+    return value
+
 
 # From a version to the next one: what the JSON becomes.
-_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _with_log_unit}
 
 _JSON = "model.json"
 _FIELDS = ("format", "version", "skanopatch", "created", "pipeline", "map_pipeline", "clips")
@@ -64,8 +79,8 @@ _ATTRIBUTES: dict[type[BaseEstimator], tuple[str, ...]] = {
     Pipeline: (),
     MelPatcher: ("duration_",),
     MelStatistics: ("_n_features_out",),
-    PatchStatistics: ("_n_features_out",),
-    BandStatistics: ("_loud", "_fluctuating", "_swelling", "_n_features_out"),
+    PatchStatistics: ("log_unit_", "_n_features_out"),
+    BandStatistics: ("log_unit_", "_loud", "_fluctuating", "_swelling", "_n_features_out"),
     StandardScaler: ("mean_", "scale_", "var_", "n_samples_seen_"),
     KNNDetector: (*_THRESHOLD, "center_", "bank_", "bank_ends_", "density_", "alpha_"),
     MahalanobisDetector: (*_THRESHOLD, "location_", "covariance_", "precision_", "shrinkage_"),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 from scipy.special import expit, logsumexp
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from skanopatch.patches import PatchGrid, iterate_batches, validate_patches
+from skanopatch.patches import PatchGrid, iterate_batches, measure_log_unit, validate_patches
 
 _BATCH_SIZE = 8  # clips: their powers stay in the cache
 
@@ -33,9 +33,14 @@ class PatchStatistics(TransformerMixin, BaseEstimator):
     ----------
     n_freq : int, default=8
         Frequency bands of the patches: ``n_mels // patch_size`` of the `MelPatcher`.
+    log_unit : float or "auto", default="auto"
+        Nepers (natural logarithms of power) that a unit of the patches is: 1 for those of
+        `MelPatcher`, 0.23 for decibels. "auto" knows the former, and measures it for others.
 
     Attributes
     ----------
+    log_unit_ : float
+        Nepers that a unit of the patches is.
     n_features_in_ : int
         Patch area.
 
@@ -52,14 +57,18 @@ class PatchStatistics(TransformerMixin, BaseEstimator):
     (3, 96, 48)
     """
 
-    _parameter_constraints: dict = {"n_freq": [Interval(Integral, 1, None, closed="left")]}
+    _parameter_constraints: dict = {
+        "n_freq": [Interval(Integral, 1, None, closed="left")],
+        "log_unit": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
+    }
 
-    def __init__(self, n_freq=8):
+    def __init__(self, n_freq=8, *, log_unit="auto"):
         self.n_freq = n_freq
+        self.log_unit = log_unit
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
-        """Check the patches; nothing is learnt.
+        """Check the patches; and learn the unit of the logarithm.
 
         Parameters
         ----------
@@ -72,7 +81,11 @@ class PatchStatistics(TransformerMixin, BaseEstimator):
         -------
         self : object
         """
-        _, grid = validate_patches(self, X, n_freq=self.n_freq, reset=True)
+        made_with = getattr(X, "front_end", None)
+        X, grid = validate_patches(self, X, n_freq=self.n_freq, reset=True)
+        self.log_unit_ = self.log_unit
+        if self.log_unit == "auto":
+            self.log_unit_ = measure_log_unit(X, grid, made_with)
         self._n_features_out = 2 * grid.width + len(_LEVELS)
         return self
 
@@ -87,11 +100,16 @@ class PatchStatistics(TransformerMixin, BaseEstimator):
         Returns
         -------
         tokens : ndarray of shape (n_clips, n_patches, n_statistics), float32
-            In the units of log-mel bins, and shares; NaN for clips whose patches are NaN.
+            In nepers, and shares; NaN for clips whose patches are NaN.
         """
         check_is_fitted(self)
         X, grid = validate_patches(self, X, n_freq=self.n_freq, reset=False)
-        return np.concatenate([_describe(batch, grid) for batch in iterate_batches(X, _BATCH_SIZE)])
+        return np.concatenate(
+            [
+                _describe(batch * np.float32(self.log_unit_), grid)
+                for batch in iterate_batches(X, _BATCH_SIZE)
+            ]
+        )
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

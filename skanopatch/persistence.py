@@ -25,14 +25,17 @@ from skanopatch.finetuning.module import PatchEmbedding
 from skanopatch.patches import PatchGrid
 
 FORMAT = "skanopatch embedder"
-VERSION = 1
+VERSION = 2
 
 # From a version to the next one: what the JSON becomes. Tensors keep their names.
-_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    # Statistics took all patches for natural logarithms.
+    1: lambda header: {**header, "fitted": {**header["fitted"], "log_unit": 1.0}},
+}
 
 _JSON, _WEIGHTS = "embedder.json", "embedder.safetensors"
 _FIELDS = ("format", "version", "params", "network", "fitted", "backbone_sha256")
-_FITTED = ("classes_", "history_", "n_features_in_", "has_statistics", "has_network")
+_FITTED = ("classes_", "history_", "n_features_in_", "has_statistics", "has_network", "log_unit")
 
 # Parameters that say how a machine is used, and mean nothing on another one.
 OF_THE_MACHINE = ("checkpoint_dir", "device", "memory", "n_jobs", "n_workers", "verbose")
@@ -44,6 +47,7 @@ class PersistenceMixin:
     classes_: list[Any] | None
     _has_network: bool
     _has_statistics: bool
+    _log_unit: float
     _module: PatchEmbedding
     _module_params: dict[str, Any]
 
@@ -95,6 +99,7 @@ class PersistenceMixin:
             "n_features_in_": self.n_features_in_,
             "has_statistics": self._has_statistics,
             "has_network": self._has_network,
+            "log_unit": self._log_unit,
         }
         header = {
             "format": FORMAT,
@@ -169,6 +174,7 @@ class PersistenceMixin:
         embedder.n_features_in_ = fitted["n_features_in_"]
         embedder._has_network = fitted["has_network"]
         embedder._has_statistics = fitted["has_statistics"]
+        embedder._log_unit = fitted["log_unit"]
         is_whole = header["backbone_sha256"] is None
         module = _build(network, pretrained=not is_whole)
         state = module.state_dict()

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from scipy.signal import lfilter
 from scipy.special import logsumexp
+from sklearn.base import clone
 
-from skanopatch import BandStatistics, patchify
+from skanopatch import BandStatistics, MelPatcher, PatchStatistics, patchify
 
 
 def by_definition(log_mel):
@@ -30,7 +32,7 @@ def by_definition(log_mel):
 @pytest.mark.parametrize("n_frames", [16, 192, 992])
 def test_statistics_equal_their_definition(n_frames):
     log_mel = np.random.default_rng(0).normal(8, 3, size=(10, n_frames, 128)).astype(np.float32)
-    statistics = BandStatistics().fit_transform(patchify(log_mel))
+    statistics = BandStatistics(log_unit=1.0).fit_transform(patchify(log_mel))
     assert statistics.dtype == np.float32
     expected = [by_definition(clip.astype(float)) for clip in log_mel]
     assert_allclose(statistics, expected, atol=2e-4)
@@ -39,7 +41,7 @@ def test_statistics_equal_their_definition(n_frames):
 def test_a_range_beyond_float32_stays_finite():
     log_mel = np.full((1, 48, 128), -500.0)
     log_mel[:, 20] = 500.0
-    statistics = BandStatistics().fit_transform(patchify(log_mel))[0]
+    statistics = BandStatistics(log_unit=1.0).fit_transform(patchify(log_mel))[0]
     assert np.isfinite(statistics).all()
     # One frame of 48 holds all power.
     assert_allclose(statistics[128 + 5], 500 - np.log(48) / 2, rtol=1e-5)
@@ -48,7 +50,7 @@ def test_a_range_beyond_float32_stays_finite():
 def test_a_knock_moves_the_loud_moments_and_hardly_the_mean():
     log_mel = np.zeros((2, 192, 128), dtype=np.float32)
     log_mel[1, 100] = 10.0
-    calm, knocked = BandStatistics().fit_transform(patchify(log_mel))
+    calm, knocked = BandStatistics(log_unit=1.0).fit_transform(patchify(log_mel))
     assert_allclose((knocked - calm)[:128], 10 / 192, rtol=1e-4)
     assert_allclose((knocked - calm)[128:160], (20 - np.log(192)) / 2, rtol=1e-4)
 
@@ -66,3 +68,32 @@ def test_clips_that_are_nan_stay_so():
     statistics = BandStatistics().fit_transform(patches)
     assert np.isnan(statistics[1]).all()
     assert np.isfinite(statistics[[0, 2]]).all()
+
+
+@pytest.mark.parametrize("statistics", [BandStatistics(), PatchStatistics()])
+def test_the_unit_of_the_logarithm_does_not_matter(statistics):
+    rng = np.random.default_rng(0)
+    nepers = patchify(np.log(rng.gamma(3.0, size=(6, 64, 128)) * rng.gamma(1.0, size=(128,))))
+    decibels = (10 / np.log(10)) * nepers
+    assert_allclose(
+        statistics.fit_transform(decibels), statistics.fit_transform(nepers), rtol=2e-4, atol=1e-5
+    )
+    # Not by chance: taken for nepers, decibels give other shapes of the same clips.
+    taken_for_nepers = clone(statistics).set_params(log_unit=1.0).fit_transform(decibels)
+    assert np.abs(taken_for_nepers - statistics.fit_transform(nepers)).max() > 1
+
+
+@pytest.mark.parametrize("colour", [0.0, 0.97])
+def test_the_unit_is_told_by_the_jitter_of_noise(colour):
+    noise = lfilter([1], [1, -colour], np.random.default_rng(0).normal(size=(4, 32000)))
+    patches = MelPatcher(duration=2.0).fit_transform(noise)
+    assert BandStatistics().fit(patches).log_unit_ == 1
+    unknown = np.asarray(patches)
+    assert BandStatistics().fit(unknown).log_unit_ == pytest.approx(1, abs=0.15)
+    standardized = (unknown - unknown.mean()) / unknown.std()
+    measured = BandStatistics().fit(standardized).log_unit_
+    assert measured == pytest.approx(unknown.std(), rel=0.15)
+
+
+def test_silence_has_no_unit_to_be_told_by():
+    assert BandStatistics().fit(np.zeros((3, 8, 256))).log_unit_ == 1

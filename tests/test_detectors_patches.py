@@ -325,7 +325,8 @@ def test_verbose_fit_estimates_memory_and_shows_the_progress_of_the_choice(capfd
 
 def test_statistics_of_a_patch_are_these():
     log_mel = np.random.default_rng(0).normal(size=(2, 64, 128))
-    tokens = PatchStatistics().fit_transform(patchify(log_mel)).reshape(2, 4, 8, 48)
+    statistics = PatchStatistics(log_unit=1.0)
+    tokens = statistics.fit_transform(patchify(log_mel)).reshape(2, 4, 8, 48)
     t, f = 2, 5
     band = log_mel[1, :, 16 * f : 16 * f + 16]
     patch = band[16 * t : 16 * t + 16]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import BaseEstimator
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
@@ -161,6 +161,16 @@ def test_every_public_estimator_can_be_saved():
     assert estimators <= set(model_file._ATTRIBUTES)
 
 
+def test_a_file_of_version_1_scores_as_it_did():
+    """It was written before statistics knew of `log_unit`; scores as printed then."""
+    model = load_model(Path(__file__).parent / "data" / "model_v1.skano")
+    rng = np.random.default_rng(0)
+    rng.normal(size=(10, 4000))  # what it was fitted on
+    scores = model.pipeline.score_samples(rng.normal(size=(3, 4000)).astype(np.float32))
+    assert model.pipeline[1].log_unit == model.pipeline[1].log_unit_ == 1.0
+    assert_allclose(scores, [-0.8380354, -0.8348554, -0.8796521], rtol=1e-4)
+
+
 def test_normal_clips_come_back_with_their_embeddings(clips, fitted, file):
     embeddings = fitted[:-1].transform(clips[:2])
     save_model(file, fitted, clips=[Path("a.wav"), "b.wav"], embeddings=embeddings)
@@ -300,8 +310,8 @@ def test_a_member_is_never_unpacked_to_where_its_name_says(forge, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda h, m: h.update(version=2), r"must be one of \[1\]. Got 2 instead; a later version"),
-        (lambda h, m: h.update(version=[1]), r"must be one of \[1\]. Got \[1\] instead"),
+        (lambda h, m: h.update(version=3), r"must be one of \[1, 2\]. Got 3 instead; a later"),
+        (lambda h, m: h.update(version=[1]), r"must be one of \[1, 2\]. Got \[1\] instead"),
         (lambda h, m: h.update(format="other"), "is not the file of a model: it has no format="),
         (lambda h, m: h.pop("created"), r"lacks \['created'\]"),
         (lambda h, m: h.update(more=1), r"has the unknown \['more'\]"),

@@ -207,7 +207,7 @@ def test_an_older_version_is_brought_up_to_this_one(saved, clips, monkeypatch):
         parts = {place: {**header[place], **lora} for place in ("params", "network")}
         return {**header, **parts}
 
-    with pytest.raises(ValueError, match=r"version of .* must be one of \[1\]. Got 0"):
+    with pytest.raises(ValueError, match=r"version of .* must be one of \[1, 2\]. Got 0"):
         AnoPatchEmbedder.load(folder)
     monkeypatch.setitem(persistence._UPGRADES, 0, upgrade)
     loaded = AnoPatchEmbedder.load(folder)
@@ -229,7 +229,7 @@ def remove(key):
 @pytest.mark.parametrize(
     ("place", "edit", "message"),
     [
-        (None, add("version", 2), r"must be one of \[1\]. Got 2 instead; a later version"),
+        (None, add("version", 3), r"must be one of \[1, 2\]. Got 3 instead; a later version"),
         (None, add("format", "other"), "is not the file of an embedder"),
         (None, remove("fitted"), r"embedder.json' lacks \['fitted'\]"),
         (None, add("extra", 1), r"embedder.json' has the unknown \['extra'\]"),

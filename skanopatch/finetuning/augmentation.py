@@ -75,18 +75,19 @@ def random_segment(log_mel: np.ndarray, n_frames: int, rate: float = 1.0) -> np.
     return (1 - weight) * log_mel[before] + weight * log_mel[(before + 1) % len(log_mel)]
 
 
-def change(log_mel: np.ndarray, kind: str, n_frames: int) -> np.ndarray:
+def change(log_mel: np.ndarray, kind: str, n_frames: int, *, log_unit: float = 1.0) -> np.ndarray:
     """Take a random segment, changed in one of the ways in which machines change.
 
     Parameters
     ----------
     log_mel : ndarray of shape (n_frames_of_clip, n_mels)
-        Natural logarithms of power.
     kind : str
         One of `CHANGES`: all moved by 3 mel bins, 1.25 times the tempo or one over that, or tilted
         by 2 (8.7 dB) from the lowest to the highest bin.
     n_frames : int
         Frames of the result.
+    log_unit : float, default=1.0
+        Nepers that a unit of the spectrogram is.
     """
     rate = {"faster": _RATE, "slower": 1 / _RATE}.get(kind, 1.0)
     segment = random_segment(log_mel, n_frames, rate)
@@ -96,6 +97,6 @@ def change(log_mel: np.ndarray, kind: str, n_frames: int) -> np.ndarray:
         bins = np.arange(segment.shape[1]) + shift
         segment = segment[:, bins.clip(0, segment.shape[1] - 1)]
     if kind in ("brighter", "darker"):
-        tilt = np.linspace(-_TILT, _TILT, segment.shape[1], dtype=segment.dtype)
+        tilt = np.linspace(-_TILT, _TILT, segment.shape[1], dtype=segment.dtype) / log_unit
         segment = segment + (tilt if kind == "brighter" else -tilt)
     return segment

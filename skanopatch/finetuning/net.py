@@ -40,6 +40,8 @@ class PatchDataset(Dataset):
         Frames of the stretch of a clip that is taken at random each time. None takes all.
     changes : sequence of str, default=("none",)
         Of these one is made at random each time, and the class is that of clip and change.
+    log_unit : float, default=1.0
+        Nepers that a unit of the patches is.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class PatchDataset(Dataset):
         n_freq: int = 8,
         segment: int | None = None,
         changes: Sequence[str] = ("none",),
+        log_unit: float = 1.0,
     ):
         self.patches = patches
         self.target = target
@@ -58,6 +61,7 @@ class PatchDataset(Dataset):
         self.grid = patch_grid(patches.shape[1:], n_freq)
         self.n_frames = min(segment or self.grid.n_frames, self.grid.n_frames)
         self.changes = changes
+        self.log_unit = log_unit
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -73,7 +77,7 @@ class PatchDataset(Dataset):
             kinds = torch.randint(len(self.changes), (len(rows),)).numpy()
             log_mel = unpatchify(patches, self.grid.n_freq)
             segments = [
-                change(clip, self.changes[kind], self.n_frames)
+                change(clip, self.changes[kind], self.n_frames, log_unit=self.log_unit)
                 for clip, kind in zip(log_mel, kinds, strict=True)
             ]
             patches = cut_into_patches(np.stack(segments), self.grid.height, self.grid.width)

@@ -115,11 +115,21 @@ def fine_tune(
     with memory_errors(embedder.batch_size):
         net.initialize()
         n_freq, segment = module_params["grid"].n_freq, net.module_.backbone.segment
-        train_set = PatchDataset(X, target, train, n_freq=n_freq, segment=segment, changes=changes)
+        train_set = PatchDataset(
+            X,
+            target,
+            train,
+            n_freq=n_freq,
+            segment=segment,
+            changes=changes,
+            log_unit=embedder._log_unit,
+        )
         net.train_split = None
         if valid is not None:
             # Validation hears whole clips as they are: class 0 of the changes.
-            net.train_split = predefined_split(PatchDataset(X, target * len(changes), valid))
+            net.train_split = predefined_split(
+                PatchDataset(X, target * len(changes), valid, n_freq=n_freq)
+            )
         is_finished = checkpoint is not None and checkpoint.restore(net)
         if not is_finished:
             recompute = embedder.gradient_checkpointing
