@@ -29,8 +29,13 @@ VERSION = 2
 
 # From a version to the next one: what the JSON becomes. Tensors keep their names.
 _UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    # Statistics took all patches for natural logarithms.
-    1: lambda header: {**header, "fitted": {**header["fitted"], "log_unit": 1.0}},
+    # Statistics took all patches for natural logarithms, and training left out no patches.
+    1: lambda header: {
+        **header,
+        "params": {**header["params"], "patch_dropout": 0.0},
+        "network": {**header["network"], "patch_dropout": 0.0},
+        "fitted": {**header["fitted"], "log_unit": 1.0},
+    },
 }
 
 _JSON, _WEIGHTS = "embedder.json", "embedder.safetensors"

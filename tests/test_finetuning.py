@@ -8,6 +8,8 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from torch.nn import functional as F
 
+from skanopatch.backbones.base import Backbone
+from skanopatch.backbones.vit import TINY_GRID
 from skanopatch.finetuning.arcface import ArcFace
 from skanopatch.finetuning.augmentation import (
     CHANGES,
@@ -16,6 +18,7 @@ from skanopatch.finetuning.augmentation import (
     random_segment,
     spec_augment,
 )
+from skanopatch.finetuning.module import PatchEmbedding
 from skanopatch.finetuning.net import PatchDataset, WarmupCosine
 from skanopatch.finetuning.pooling import (
     POOLINGS,
@@ -192,7 +195,7 @@ def test_a_change_makes_a_class_of_its_own_of_each_label():
     labels = np.array([0, 1, 2, 0, 1, 2])
     data = PatchDataset(patchify(log_mel), labels, np.array([1, 3, 5]), changes=CHANGES)
     seen = set()
-    for _ in range(40):
+    for data.epoch_seed in range(40):
         for row, (patches, target) in zip([1, 3, 5], data.__getitems__([0, 1, 2]), strict=True):
             label, kind = divmod(target, len(CHANGES))
             assert label == labels[row]
@@ -203,12 +206,53 @@ def test_a_change_makes_a_class_of_its_own_of_each_label():
     assert seen == set(range(7))
 
 
+def test_patches_are_left_out_in_training_only():
+    module = PatchEmbedding("vit_tiny", grid=TINY_GRID, patch_dropout="auto")
+    patches = torch.randn(2, 96, 256)
+    assert module.train().tokens(patches).shape == (2, 48, 192)
+    assert module.eval().tokens(patches).shape == (2, 96, 192)
+    # Others in each clip, and each with the position embedding of its place.
+    module.backbone.vit.blocks = torch.nn.Sequential()
+    module.backbone.vit.blocks.append(torch.nn.Identity())
+    module.layers = [0]
+    whole, part = module.tokens(patches), module.train().tokens(patches)
+    same = torch.cdist(part, whole).argmin(dim=2)
+    assert_allclose(part.detach(), whole.take_along_dim(same[..., None], 1).detach(), atol=1e-5)
+    assert all(len(set(row.tolist())) == 48 for row in same)
+    assert set(same[0].tolist()) != set(same[1].tolist())
+
+
+def test_what_needs_all_patches_refuses_to_leave_some_out():
+    keeps_bands = PatchEmbedding("vit_tiny", grid=TINY_GRID, keep_bands=True, patch_dropout="auto")
+    assert keeps_bands.train().tokens(torch.randn(1, 96, 256)).shape == (1, 96, 192)
+    with pytest.raises(ValueError, match=r"patch_dropout must be 0 or 'auto' with keep_bands=True"):
+        PatchEmbedding("vit_tiny", grid=TINY_GRID, keep_bands=True, patch_dropout=0.3)
+    with pytest.raises(ValueError, match=r"must be 0 or 'auto' for Backbone, .* Got 0.3 instead"):
+        Backbone(4, 1).drop_patches(0.3)
+
+
 def test_training_takes_a_segment_of_a_long_clip():
     log_mel = np.arange(320, dtype=np.float32)[None, :, None].repeat(128, axis=2)
     data = PatchDataset(patchify(log_mel), np.zeros(1, int), np.zeros(1, int), segment=192)
-    starts = {unpatchify(data[0][0][None])[0, 0, 0] for _ in range(50)}
+    starts = set()
+    for data.epoch_seed in range(50):
+        starts.add(unpatchify(data[0][0][None])[0, 0, 0])
     assert len(starts) > 20
     assert max(starts) <= 320 - 192
+
+
+@pytest.mark.parametrize("n_frames", [192, 96])
+def test_training_starts_a_short_clip_anywhere(n_frames):
+    log_mel = np.arange(n_frames, dtype=np.float32)[None, :, None].repeat(128, axis=2)
+    data = PatchDataset(patchify(log_mel), np.zeros(1, int), np.zeros(1, int), segment=192)
+    starts = set()
+    for data.epoch_seed in range(50):
+        heard = unpatchify(data[0][0][None])[0, :, 0]
+        starts.add(heard[0])
+        assert_array_equal(heard, np.roll(log_mel[0, :, 0], -int(heard[0])))
+    assert len(starts) > 20
+    whole = PatchDataset(patchify(log_mel), np.zeros(1, int), np.zeros(1, int))
+    assert_array_equal(unpatchify(whole[0][0][None]), log_mel)
 
 
 def test_the_learning_rate_warms_up_and_falls_along_a_cosine():

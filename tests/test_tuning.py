@@ -25,6 +25,7 @@ PARAMS = {
     "statistics": False,
     "batch_size": 8,
     "max_epochs": 2,
+    "patch_dropout": 0.0,
     "random_state": 0,
 }
 QKV = "backbone.vit.blocks.{}.attn.qkv"

@@ -50,10 +50,13 @@ class Backbone(nn.Module):
         Frames of a stretch of time that it reads at a time; None reads a clip as a whole.
     joins_statistics : bool
         Whether an embedding is best with the clip's `BandStatistics` before it.
+    patch_dropout : float
+        Share of the patches that are best left out in training.
     """
 
     segment: int | None = None
     joins_statistics: bool = False
+    patch_dropout: float = 0.0
 
     def __init__(
         self,
@@ -68,6 +71,20 @@ class Backbone(nn.Module):
         self.n_layers = n_layers
         self.normalization = normalization
         self.config = config
+
+    def drop_patches(self, share: float) -> None:
+        """Leave out a share of the patches in training, others in each clip.
+
+        Raises
+        ------
+        ValueError
+            If the network needs all of them.
+        """
+        if share > 0:
+            raise ValueError(
+                f"patch_dropout must be 0 or 'auto' for {type(self).__name__}, which needs all "
+                f"patches of a clip. Got {share} instead."
+            )
 
     def token_grid(self, n_frames: int, n_mels: int) -> tuple[int, int]:
         """Return how many tokens there are along time and along frequency."""

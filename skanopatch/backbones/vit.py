@@ -8,6 +8,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import PatchDropout
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -64,6 +65,10 @@ class TimmBackbone(Backbone):
         )
         self.vit = vit
 
+    def drop_patches(self, share: float) -> None:
+        """Leave out a share of the patches in training (Liu et al. 2022, arXiv 2208.07220)."""
+        self.vit.patch_drop = PatchDropout(share, self.vit.num_prefix_tokens)  # type: ignore
+
     def token_grid(self, n_frames: int, n_mels: int) -> tuple[int, int]:
         """Return how many tokens there are along time and along frequency."""
         return self.vit.patch_embed.dynamic_feat_size((n_frames, n_mels))  # type: ignore
@@ -95,6 +100,7 @@ class SegmentBackbone(TimmBackbone):
 
     segment: int
     joins_statistics = True
+    patch_dropout = 0.5
 
     def __init__(self, vit: nn.Module, *, segment: int):
         super().__init__(vit)

@@ -41,6 +41,8 @@ class PatchEmbedding(nn.Module):
         Dimensions of the embedding, behind a linear head. None leaves what is pooled as it is.
     time_mask, frequency_mask : int, default=0
         SpecAugment's largest masks, in training mode.
+    patch_dropout : float or "auto", default=0.0
+        Share of the patches that are left out in training mode; "auto" is the backbone's own.
     tuning : {"full", "lora", "head", "frozen"}, default="full"
         What of the backbone learns: all, low-rank updates, or nothing.
     lora_rank : int, default=16
@@ -69,6 +71,7 @@ class PatchEmbedding(nn.Module):
         n_dims: int | None = None,
         time_mask: int = 0,
         frequency_mask: int = 0,
+        patch_dropout: float | str = 0.0,
         tuning: str = "full",
         lora_rank: int = 16,
         lora_targets: Sequence[str] = ("q", "v"),
@@ -77,6 +80,14 @@ class PatchEmbedding(nn.Module):
         super().__init__()
         self.grid = grid
         self.backbone = create_backbone(backbone, grid, pretrained=pretrained, config=config)
+        if patch_dropout == "auto":
+            patch_dropout = 0.0 if keep_bands else self.backbone.patch_dropout
+        if keep_bands and patch_dropout:
+            raise ValueError(
+                "patch_dropout must be 0 or 'auto' with keep_bands=True, which needs the same "
+                f"patches of every band. Got {patch_dropout} instead."
+            )
+        self.backbone.drop_patches(float(patch_dropout))
         if tuning == "lora":
             add_lora(self.backbone, rank=lora_rank, targets=lora_targets)
         elif tuning != "full":

@@ -37,7 +37,8 @@ class PatchDataset(Dataset):
     n_freq : int, default=8
         Frequency bands of the patches.
     segment : int or None, default=None
-        Frames of the stretch of a clip that is taken at random each time. None takes all.
+        Frames of the stretch of a clip that is taken at random each time. A clip that is no longer
+        is taken from a random frame on, and around its end. None takes clips as they are.
     changes : sequence of str, default=("none",)
         Of these one is made at random each time, and the class is that of clip and change.
     log_unit : float, default=1.0
@@ -59,9 +60,11 @@ class PatchDataset(Dataset):
         self.target = target
         self.indices = indices
         self.grid = patch_grid(patches.shape[1:], n_freq)
+        self.segment = segment
         self.n_frames = min(segment or self.grid.n_frames, self.grid.n_frames)
         self.changes = changes
         self.log_unit = log_unit
+        self.epoch_seed = 0  # `EpochSeed` sets it
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -73,13 +76,22 @@ class PatchDataset(Dataset):
         rows = self.indices[indices]
         patches = np.asarray(self.patches[rows], dtype=np.float32)
         target = self.target[rows]
-        if self.n_frames < self.grid.n_frames or len(self.changes) > 1:
-            kinds = torch.randint(len(self.changes), (len(rows),)).numpy()
+        if self.segment is not None or len(self.changes) > 1:
             log_mel = unpatchify(patches, self.grid.n_freq)
-            segments = [
-                change(clip, self.changes[kind], self.n_frames, log_unit=self.log_unit)
-                for clip, kind in zip(log_mel, kinds, strict=True)
-            ]
+            # A seed of their own: workers draw the same as the main process does without them.
+            seed = np.random.SeedSequence([self.epoch_seed, *rows]).generate_state(1)[0]
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(seed))
+                kinds = torch.randint(len(self.changes), (len(rows),)).numpy()
+                if self.segment is not None and self.segment >= self.grid.n_frames:
+                    starts = torch.randint(self.grid.n_frames, (len(rows),)).tolist()
+                    log_mel = np.stack(
+                        [np.roll(x, -s, axis=0) for x, s in zip(log_mel, starts, strict=True)]
+                    )
+                segments = [
+                    change(clip, self.changes[kind], self.n_frames, log_unit=self.log_unit)
+                    for clip, kind in zip(log_mel, kinds, strict=True)
+                ]
             patches = cut_into_patches(np.stack(segments), self.grid.height, self.grid.width)
             target = target * len(self.changes) + kinds
         return list(zip(patches, target.tolist(), strict=True))
@@ -197,10 +209,11 @@ class EpochSeed(Callback):
     def __init__(self, seed: int):
         self.seed = seed
 
-    def on_epoch_begin(self, net: NeuralNet, **kwargs: Any) -> None:
-        """Seed by the number of epochs done."""
+    def on_epoch_begin(self, net: NeuralNet, dataset_train: Any = None, **kwargs: Any) -> None:
+        """Seed by the number of epochs done, the data set too."""
         epoch_seed = np.random.SeedSequence([self.seed, len(net.history)]).generate_state(1)[0]
         torch.manual_seed(int(epoch_seed))
+        dataset_train.epoch_seed = int(epoch_seed)
 
 
 class ResumableCheckpoint(Callback):

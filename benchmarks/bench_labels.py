@@ -1,0 +1,143 @@
+"""What labels are worth: fine-tuning on units of real machines, from our weights and from scratch.
+
+    python benchmarks/bench_labels.py FOLDER [--results FILE]
+
+FOLDER holds what is there of two public data sets of vibration, which are heard as if they were
+sound at 16 kHz; nothing in this package was trained on them:
+
+* ``bearings/Bearing{1_1,1_2,...}.npz``, array ``x`` of shape (n_acquisitions, 2, 2560): bearings
+  run to failure (FEMTO, PRONOSTIA; Nectoux et al. 2012). A clip is 13 acquisitions of the
+  horizontal axis; normal are those between 5 and 45 % of a bearing's life, anomalous those
+  between 60 and 98 %. A unit is a bearing; six of condition 2.
+* ``gearbox/{h,b}30hz{0,10,...,90}.csv`` (maybe ``.gz``), four columns: a gearbox with healthy and
+  with broken teeth at ten loads (Gearbox Fault Diagnosis Data, OEDI). A unit is an accelerometer.
+
+Each clip is brought to one deviation, and pink noise is added, so that neither level nor clean
+recordings give the fault away. A third of the normal clips, in stretches of time, is held back:
+AUC and pAUC are means over units, each with a `MahalanobisDetector` of its own. A seed sets split,
+noise, weights and order. Each result is appended to FILE (JSON lines), and what is in it is not
+computed again.
+"""
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import pandas as pd
+from bench_recipes import pink_noise
+from environment import print_environment
+
+from skanopatch import AnoPatchEmbedder, MahalanobisDetector, MelPatcher, MelStatistics
+from skanopatch.metrics import auc_score, pauc_score
+
+SEEDS = (10, 11, 12)
+BEARINGS = ("2_1", "2_2", "2_3", "2_4", "2_5", "2_6")
+N_SAMPLES = {"bearings": 13 * 2560, "gearbox": 15760}
+
+
+def load_bearings(folder):
+    """Return rows (samples, unit, is normal, stretch of time)."""
+    for unit, name in enumerate(BEARINGS):
+        axis = np.load(folder / "bearings" / f"Bearing{name}.npz")["x"][:, 0]
+        clips = axis[: len(axis) // 13 * 13].reshape(-1, N_SAMPLES["bearings"])
+        for i, samples in enumerate(clips):
+            life = i / len(clips)
+            if 0.05 < life < 0.45 or 0.6 < life < 0.98:
+                yield samples, unit, life < 0.45, i // 4
+
+
+def load_gearbox(folder):
+    """Return rows (samples, unit, is normal, stretch of time)."""
+    for state in "hb":
+        for load in range(0, 100, 10):
+            path = next((folder / "gearbox").glob(f"{state}30hz{load}.csv*"))
+            axes = pd.read_csv(path).to_numpy(float)[:, :4]
+            n = N_SAMPLES["gearbox"]
+            for i in range((len(axes) - 1) // n):
+                for unit in range(4):
+                    yield axes[i * n : (i + 1) * n, unit], unit, state == "h", load * 100 + i
+
+
+# Name -> loader, signal-to-noise ratio in dB, and seconds from frame to frame: 192 frames a clip.
+SETS = {"bearings": (load_bearings, -10, 0.010), "gearbox": (load_gearbox, -12, 0.005)}
+
+
+def make_recipes(seed):
+    """Return name -> (embedder, whether it is given the labels)."""
+    embedder = partial(AnoPatchEmbedder, random_state=seed)
+    network = partial(embedder, statistics=False)
+    return {
+        "MelStatistics": (MelStatistics(), False),
+        "default, no labels": (embedder(), False),
+        "default, labels": (embedder(), True),
+        "network alone, 10 epochs": (network(max_epochs=10), True),
+        "network alone, from scratch, 30 epochs": (network("vit_tiny", max_epochs=30), True),
+    }
+
+
+def prepare(name, folder, seed):
+    """Return patches, units, which clips are normal, and which are for training."""
+    load, snr, shift = SETS[name]
+    samples, unit, is_normal, stretch = zip(*load(folder), strict=True)
+    unit, is_normal, stretch = np.array(unit), np.array(is_normal), np.array(stretch)
+    rng = np.random.default_rng(seed)
+    clips = []
+    for clip in samples:
+        clip = (clip - clip.mean()) / clip.std()
+        noisy = clip + 10 ** (-snr / 20) * pink_noise(len(clip), rng)
+        clips.append((0.05 * noisy).astype(np.float32))
+    patches = MelPatcher(duration=None, frame_shift=shift).fit_transform(clips)[:, : 12 * 8]
+    stretches = np.unique(stretch[is_normal])
+    trained = rng.permutation(stretches)[: round(0.65 * len(stretches))]
+    return patches, unit, is_normal, is_normal & np.isin(stretch, trained)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--results", type=Path, default=Path("bench_labels.jsonl"))
+    parser.add_argument("--on", help="one set of recordings")
+    arguments = parser.parse_args()
+    print_environment(SEEDS)
+    results = []
+    if arguments.results.exists():
+        results = [json.loads(line) for line in arguments.results.read_text().splitlines()]
+    done = {(row["recordings"], row["recipe"], row["seed"]) for row in results}
+    for name in [arguments.on] if arguments.on else SETS:
+        for seed in SEEDS:
+            patches, unit, is_normal, train = prepare(name, arguments.folder, seed)
+            for recipe, (embedder, with_labels) in make_recipes(seed).items():
+                if (name, recipe, seed) in done:
+                    continue
+                labels = {"labels": list(unit[train])} if with_labels else {}
+                start = perf_counter()
+                embedder.fit(patches[train], **labels)
+                seconds = perf_counter() - start
+                embeddings = embedder.transform(patches)
+                scores = []
+                for u in np.unique(unit):
+                    detector = MahalanobisDetector().fit(embeddings[train & (unit == u)])
+                    test = ~train & (unit == u)
+                    y = np.where(is_normal[test], 1, -1)
+                    score = detector.anomaly_score(embeddings[test])
+                    scores.append((auc_score(y, score), pauc_score(y, score)))
+                auc, pauc = np.mean(scores, axis=0).tolist()
+                row = {"recordings": name, "recipe": recipe, "seed": seed, "auc": auc}
+                results.append({**row, "pauc": pauc, "seconds": seconds})
+                with arguments.results.open("a") as file:
+                    file.write(json.dumps(results[-1]) + "\n")
+                print(name, recipe, seed, f"{auc:.3f} {pauc:.3f} {seconds:.0f} s", flush=True)
+    frame = pd.DataFrame(results).groupby(["recordings", "recipe"], sort=False)
+    mean, std = frame.mean(numeric_only=True), frame.std(numeric_only=True, ddof=1)
+    for metric in ("auc", "pauc"):
+        mean[metric] = [
+            f"{m:.3f} ± {s:.3f}" for m, s in zip(mean[metric], std[metric], strict=True)
+        ]
+    print(mean[["auc", "pauc", "seconds"]].to_markdown(floatfmt=".0f"))
+
+
+if __name__ == "__main__":
+    main()
