@@ -100,6 +100,7 @@ def main():
     parser.add_argument("folder", type=Path)
     parser.add_argument("--results", type=Path, default=Path("bench_labels.jsonl"))
     parser.add_argument("--on", help="one set of recordings")
+    parser.add_argument("--only", help="one recipe")
     arguments = parser.parse_args()
     print_environment(SEEDS)
     results = []
@@ -110,7 +111,7 @@ def main():
         for seed in SEEDS:
             patches, unit, is_normal, train = prepare(name, arguments.folder, seed)
             for recipe, (embedder, with_labels) in make_recipes(seed).items():
-                if (name, recipe, seed) in done:
+                if (name, recipe, seed) in done or arguments.only not in (None, recipe):
                     continue
                 labels = {"labels": list(unit[train])} if with_labels else {}
                 start = perf_counter()
