@@ -29,7 +29,7 @@ from skanopatch.finetuning.module import PatchEmbedding
 from skanopatch.finetuning.pooling import POOLINGS
 from skanopatch.finetuning.training import fine_tune
 from skanopatch.patch_statistics import PatchStatistics
-from skanopatch.patches import iterate_batches, measure_log_unit, validate_patches
+from skanopatch.patches import iterate_batches, measure_log_unit, survey_patches, validate_patches
 from skanopatch.persistence import PersistenceMixin
 
 _MOST_CLUSTERS = 16
@@ -324,7 +324,7 @@ class AnoPatchEmbedder(
         self._log_unit = measure_log_unit(X, self._grid, made_with)
         device = choose_device(self.device)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        usable, measured = _survey(X, self.batch_size)
+        usable, measured = survey_patches(X, self.batch_size)
         target = self._target(labels, X, usable, seed)
         self._module_params = {
             "backbone": self.backbone,
@@ -484,25 +484,3 @@ class AnoPatchEmbedder(
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
-
-
-def _survey(X: Any, batch_size: int) -> tuple[np.ndarray, tuple[float, float]]:
-    """Return the indices of clips that are not NaN, and mean and deviation of their patches."""
-    usable = []
-    count, mean, squares = 0, 0.0, 0.0
-    for batch in iterate_batches(X, batch_size):
-        is_usable = np.isfinite(batch[:, 0, 0])
-        usable.append(is_usable)
-        values = batch[is_usable]
-        if values.size == 0:
-            continue
-        # Chan et al. 1983: merging batches loses no digits, as sums of squares would.
-        shift = float(values.mean(dtype=np.float64)) - mean
-        squares += float(values.var(dtype=np.float64)) * values.size
-        squares += shift**2 * count * values.size / (count + values.size)
-        mean += shift * values.size / (count + values.size)
-        count += values.size
-    if count == 0:
-        raise ValueError("Every clip is NaN: there is nothing to learn from.")
-    std = math.sqrt(squares / count)
-    return np.flatnonzero(np.concatenate(usable)), (mean, std or 1.0)

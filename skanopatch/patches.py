@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -415,3 +416,27 @@ def iterate_batches(X: np.ndarray | LazyPatches, batch_size: int) -> Iterator[np
             first = rows.start + np.flatnonzero(broken)[0]
             raise ValueError(f"The patches of clip {first} contain NaN or infinity.")
         yield batch
+
+
+def survey_patches(
+    X: np.ndarray | LazyPatches, batch_size: int
+) -> tuple[np.ndarray, tuple[float, float]]:
+    """Return the indices of clips that are not NaN, and mean and deviation of their patches."""
+    usable = []
+    count, mean, squares = 0, 0.0, 0.0
+    for batch in iterate_batches(X, batch_size):
+        is_usable = np.isfinite(batch[:, 0, 0])
+        usable.append(is_usable)
+        values = batch[is_usable]
+        if values.size == 0:
+            continue
+        # Chan et al. 1983: merging batches loses no digits, as sums of squares would.
+        shift = float(values.mean(dtype=np.float64)) - mean
+        squares += float(values.var(dtype=np.float64)) * values.size
+        squares += shift**2 * count * values.size / (count + values.size)
+        mean += shift * values.size / (count + values.size)
+        count += values.size
+    if count == 0:
+        raise ValueError("Every clip is NaN: there is nothing to learn from.")
+    std = math.sqrt(squares / count)
+    return np.flatnonzero(np.concatenate(usable)), (mean, std or 1.0)
