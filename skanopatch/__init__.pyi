@@ -26,6 +26,7 @@ from .patches import patchify, unpatchify
 from .patching import MelPatcher
 from .pipelines import anomaly_map, make_anopatch_pipeline, make_map_pipeline
 from .pseudo_anomalies import make_pseudo_anomalies
+from .shared_subspace import SharedSubspace
 
 __version__: str
 
@@ -45,6 +46,7 @@ __all__ = [
     "PatchKNNDetector",
     "PatchStatistics",
     "ScoreDisplay",
+    "SharedSubspace",
     "SubbandKNNDetector",
     "TimelineDisplay",
     "anomaly_map",

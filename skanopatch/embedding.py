@@ -28,9 +28,11 @@ from skanopatch.finetuning.devices import choose_device, memory_errors
 from skanopatch.finetuning.module import PatchEmbedding
 from skanopatch.finetuning.pooling import POOLINGS
 from skanopatch.finetuning.training import fine_tune
+from skanopatch.labels import encode_labels
 from skanopatch.patch_statistics import PatchStatistics
 from skanopatch.patches import iterate_batches, measure_log_unit, survey_patches, validate_patches
 from skanopatch.persistence import PersistenceMixin
+from skanopatch.shared_subspace import SharedSubspace
 
 _MOST_CLUSTERS = 16
 
@@ -72,10 +74,10 @@ class AnoPatchEmbedder(
         One embedding a clip, or the token of each patch.
     statistics : bool or "auto", default="auto"
         Whether the clip's `BandStatistics`, or the patches' `PatchStatistics` with
-        ``output="patches"``, come before what the network gives. "auto" decides by
-        what measured best: beside the fine-tuned small ViTs, in place of them without
-        fine-tuning, not beside other backbones. The scales differ: `MahalanobisDetector` does not
-        mind, distances of `KNNDetector` do.
+        ``output="patches"``, come before what the network gives. Labels turn the former into
+        the `SharedSubspace` of their classes. "auto" decides by what measured best: beside the
+        fine-tuned small ViTs, in place of them without fine-tuning, not beside other backbones.
+        The scales differ: `MahalanobisDetector` does not mind, distances of `KNNDetector` do.
     pretext : {"augmentation", "cluster"} or None, default=None
         What fine-tuning tells apart. "augmentation": which of seven changes (pitch, tempo, tilt,
         up, down or none) was made to a clip, and its label if it has one. "cluster": without
@@ -370,6 +372,9 @@ class AnoPatchEmbedder(
                     f"which has {tokens[0]} x {tokens[1]} tokens for {self._grid.n_time} x "
                     f"{self._grid.n_freq} patches."
                 )
+        self._subspace = None
+        if self._has_statistics and self.classes_ is not None:
+            self._subspace = SharedSubspace().fit(self._bands().fit_transform(X), labels=target)
         self._set_module(module)
         return self
 
@@ -404,17 +409,24 @@ class AnoPatchEmbedder(
             return np.concatenate([self._embed(batch, device) for batch in batches])
 
     def _embed(self, batch: np.ndarray, device: torch.device) -> np.ndarray:
-        parts = [self._statistics().fit_transform(batch)] if self._has_statistics else []
+        parts = []
+        if self._has_statistics:
+            parts.append(self._statistics(batch))
         if self._has_network:
             patches = torch.from_numpy(batch).to(device)
             network = self._module if self.output == "clip" else self._module.tokens
             parts.append(network(patches).cpu().numpy())
         return np.concatenate(parts, axis=-1)
 
-    def _statistics(self) -> BandStatistics | PatchStatistics:
-        """Return the statistics of the output that is asked for; they learn nothing."""
-        kind = BandStatistics if self.output == "clip" else PatchStatistics
-        return kind(self.n_freq, log_unit=self._log_unit)
+    def _statistics(self, batch: np.ndarray) -> np.ndarray:
+        """Compute the statistics of the output that is asked for."""
+        if self.output == "patches":
+            return PatchStatistics(self.n_freq, log_unit=self._log_unit).fit_transform(batch)
+        bands = self._bands().fit_transform(batch)
+        return bands if self._subspace is None else self._subspace.transform(bands)
+
+    def _bands(self) -> BandStatistics:
+        return BandStatistics(self.n_freq, log_unit=self._log_unit)
 
     def _normalization(self, measured: tuple[float, float]) -> tuple[float, float] | None:
         if isinstance(self.normalization, str):
@@ -427,14 +439,18 @@ class AnoPatchEmbedder(
         if self.tuning == "frozen":
             return None
         if labels is not None:
-            return self._encode_labels(labels, len(X))
+            self.classes_, target = encode_labels(labels, len(X))
+            if len(self.classes_) < 2:
+                raise ValueError(
+                    "labels must have at least 2 distinct values to tell apart. Got only "
+                    f"{self.classes_[0]!r}; leave labels out to use the backbone as it is."
+                )
+            return target
         if self.pretext is None:
             return None
         target = np.zeros(len(X), dtype=int)
         if self.pretext == "cluster":
-            statistics = BandStatistics(self.n_freq, log_unit=self._log_unit).fit_transform(X)[
-                usable
-            ]
+            statistics = self._bands().fit_transform(X)[usable]
             n_clusters = min(_MOST_CLUSTERS, max(2, len(usable) // 10))
             kmeans = KMeans(n_clusters, n_init=10, random_state=seed)
             target[usable] = kmeans.fit_predict(StandardScaler().fit_transform(statistics))
@@ -448,37 +464,11 @@ class AnoPatchEmbedder(
         self._n_features_out = 0
         if self._has_statistics:
             n_time, n_freq, height, width = self._grid
-            a_clip = np.zeros((1, n_time * n_freq, height * width))
-            self._n_features_out += self._statistics().fit(a_clip)._n_features_out
+            a_clip = np.zeros((1, n_time * n_freq, height * width), dtype=np.float32)
+            self._n_features_out += self._statistics(a_clip).shape[-1]
         if self._has_network:
             is_clip = self.output == "clip"
             self._n_features_out += module.n_dims if is_clip else module.backbone.n_dims
-
-    def _encode_labels(self, labels: Any, n_clips: int) -> np.ndarray:
-        """Return the labels as integers and keep what they stand for in `classes_`."""
-        if hasattr(labels, "itertuples"):
-            labels = list(labels.itertuples(index=False, name=None))
-        elif hasattr(labels, "tolist"):
-            labels = labels.tolist()
-        labels = [tuple(label) if isinstance(label, list) else label for label in labels]
-        if len(labels) != n_clips:
-            raise ValueError(
-                f"labels must have one entry a clip. Got {len(labels)} labels for {n_clips} clips."
-            )
-        nameless = [i for i, label in enumerate(labels) if label != label]
-        if nameless:
-            raise ValueError(
-                f"labels must not be NaN. Got NaN for clip {nameless[0]}; give clips without a "
-                "label one of their own, such as 'unknown'."
-            )
-        self.classes_ = list(dict.fromkeys(labels))
-        if len(self.classes_) < 2:
-            raise ValueError(
-                "labels must have at least 2 distinct values to tell apart. Got only "
-                f"{self.classes_[0]!r}; leave labels out to use the backbone as it is."
-            )
-        index = {label: i for i, label in enumerate(self.classes_)}
-        return np.array([index[label] for label in labels])
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

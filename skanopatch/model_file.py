@@ -45,6 +45,7 @@ from skanopatch.model_selection import FitOnNormal
 from skanopatch.patch_statistics import PatchStatistics
 from skanopatch.patching import MelPatcher
 from skanopatch.persistence import OF_THE_MACHINE, check_names, current_form, parse_json
+from skanopatch.shared_subspace import SharedSubspace
 
 FORMAT = "skanopatch model"
 VERSION = 2
@@ -81,6 +82,7 @@ _ATTRIBUTES: dict[type[BaseEstimator], tuple[str, ...]] = {
     MelStatistics: ("_n_features_out",),
     PatchStatistics: ("log_unit_", "_n_features_out"),
     BandStatistics: ("log_unit_", "_loud", "_fluctuating", "_swelling", "_n_features_out"),
+    SharedSubspace: ("components_", "class_means_", "scale_"),
     StandardScaler: ("mean_", "scale_", "var_", "n_samples_seen_"),
     KNNDetector: (*_THRESHOLD, "center_", "bank_", "bank_ends_", "density_", "alpha_"),
     MahalanobisDetector: (*_THRESHOLD, "location_", "covariance_", "precision_", "shrinkage_"),

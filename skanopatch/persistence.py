@@ -23,9 +23,10 @@ from sklearn.utils.validation import check_is_fitted
 from skanopatch.finetuning.lora import is_update, merged_state
 from skanopatch.finetuning.module import PatchEmbedding
 from skanopatch.patches import PatchGrid
+from skanopatch.shared_subspace import SharedSubspace
 
 FORMAT = "skanopatch embedder"
-VERSION = 2
+VERSION = 3
 
 # From a version to the next one: what the JSON becomes. Tensors keep their names.
 _UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -36,11 +37,22 @@ _UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
         "network": {**header["network"], "patch_dropout": 0.0},
         "fitted": {**header["fitted"], "log_unit": 1.0},
     },
+    # Labels left the statistics as they are.
+    2: lambda header: {**header, "fitted": {**header["fitted"], "has_subspace": False}},
 }
 
 _JSON, _WEIGHTS = "embedder.json", "embedder.safetensors"
 _FIELDS = ("format", "version", "params", "network", "fitted", "backbone_sha256")
-_FITTED = ("classes_", "history_", "n_features_in_", "has_statistics", "has_network", "log_unit")
+_FITTED = (
+    "classes_",
+    "history_",
+    "n_features_in_",
+    "has_statistics",
+    "has_network",
+    "has_subspace",
+    "log_unit",
+)
+_SUBSPACE = ("components_", "class_means_", "scale_")  # tensors beside those of the network
 
 # Parameters that say how a machine is used, and mean nothing on another one.
 OF_THE_MACHINE = ("checkpoint_dir", "device", "memory", "n_jobs", "n_workers", "verbose")
@@ -55,6 +67,7 @@ class PersistenceMixin:
     _log_unit: float
     _module: PatchEmbedding
     _module_params: dict[str, Any]
+    _subspace: SharedSubspace | None
 
     def save(self, path, *, with_backbone=True):
         """Write a folder that `load` makes the same embedder of, on any machine.
@@ -97,6 +110,9 @@ class PersistenceMixin:
         else:
             state, sha256 = self._module.state_dict(), self._backbone_sha256()
             state = {name: tensor for name, tensor in state.items() if not _is_backbone(name)}
+        if self._subspace is not None:
+            arrays = {f"subspace.{name}": getattr(self._subspace, name) for name in _SUBSPACE}
+            state |= {name: torch.from_numpy(array) for name, array in arrays.items()}
         params = {k: v for k, v in self.get_params().items() if k not in OF_THE_MACHINE}
         fitted = {
             "classes_": self.classes_,
@@ -104,6 +120,7 @@ class PersistenceMixin:
             "n_features_in_": self.n_features_in_,
             "has_statistics": self._has_statistics,
             "has_network": self._has_network,
+            "has_subspace": self._subspace is not None,
             "log_unit": self._log_unit,
         }
         header = {
@@ -184,6 +201,9 @@ class PersistenceMixin:
         module = _build(network, pretrained=not is_whole)
         state = module.state_dict()
         tensors = _parse_weights(weights, weights_place)
+        embedder._subspace = None
+        if fitted["has_subspace"]:
+            embedder._subspace = _take_subspace(tensors, weights_place)
         wanted = {name: t for name, t in state.items() if is_whole or not _is_backbone(name)}
         _check_weights(tensors, wanted, weights_place)
         if not is_whole and _sha256(state) != header["backbone_sha256"]:
@@ -318,6 +338,27 @@ def check_names(found: Any, expected: Collection[str], place: str) -> None:
     ]
     if problems:
         raise ValueError(f"{place[0].upper()}{place[1:]} {' and '.join(problems)}.")
+
+
+def _take_subspace(tensors: dict[str, torch.Tensor], place: str) -> SharedSubspace:
+    """Take the arrays of the statistics' subspace out of the tensors of a file."""
+    names = [f"subspace.{name}" for name in _SUBSPACE]
+    found = {name: tensors.pop(name) for name in names if name in tensors}
+    check_names(found, names, place)
+    components, means, scale = (found[name] for name in names)
+    n_features = scale.shape[-1:]
+    if scale.ndim != 1 or any(
+        a.ndim != 2 or a.shape[1:] != n_features for a in (components, means)
+    ):
+        raise ValueError(
+            f"The subspace in {place} must have components and class means of as many features as "
+            f"scales. Got the shapes {', '.join(str(tuple(a.shape)) for a in found.values())}."
+        )
+    subspace = SharedSubspace()
+    for name, tensor in zip(_SUBSPACE, found.values(), strict=True):
+        setattr(subspace, name, tensor.numpy())
+    subspace.n_features_in_ = len(scale)
+    return subspace
 
 
 def _check_weights(

@@ -20,6 +20,7 @@ from skanopatch import (
     MelStatistics,
     PatchKNNDetector,
     PatchStatistics,
+    SharedSubspace,
     SubbandKNNDetector,
 )
 
@@ -38,6 +39,7 @@ INSTANCES = [
     PatchKNNDetector(),
     PatchKNNDetector(metric="euclidean", max_bank_size=10, random_state=0),
     PatchStatistics(),
+    SharedSubspace(),
     SubbandKNNDetector(metric="cosine"),
     SubbandKNNDetector(),
 ]

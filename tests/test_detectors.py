@@ -363,7 +363,7 @@ def test_alpha_minimizes_the_variance_of_the_normalized_scores():
 
 def test_covariance_is_ledoit_and_wolfs():
     X = clips(50, 80) * np.linspace(1, 3, 80)
-    detector = MahalanobisDetector(standardize=False).fit(X)
+    detector = MahalanobisDetector("ledoit-wolf", standardize=False).fit(X)
     oracle = LedoitWolf().fit(X)
     np.testing.assert_allclose(detector.covariance_[0], oracle.covariance_, rtol=1e-10)
     assert detector.shrinkage_ == pytest.approx(oracle.shrinkage_)
@@ -373,12 +373,41 @@ def test_covariance_is_ledoit_and_wolfs():
 
 def test_standardized_covariance_is_ledoit_and_wolfs_of_standardized_features():
     X, new = clips(50, 80) * np.logspace(-6, 6, 80), clips(20, 80, seed=1) * np.logspace(-6, 6, 80)
-    detector = MahalanobisDetector().fit(X)
+    detector = MahalanobisDetector("ledoit-wolf").fit(X)
     scaler = StandardScaler().fit(X)
     oracle = LedoitWolf().fit(scaler.transform(X))
     np.testing.assert_allclose(
         detector.score_samples(new) ** 2, oracle.mahalanobis(scaler.transform(new)), rtol=1e-8
     )
+
+
+@pytest.mark.parametrize(("n_clips", "n_features"), [(60, 12), (12, 30)])
+def test_left_out_clips_are_likeliest_at_the_shrinkage(n_clips, n_features):
+    """By refits without each clip in turn, at shrinkages around the one that was found."""
+    X = clips(n_clips, n_features)
+    detector = MahalanobisDetector(standardize=False).fit(np.hstack([X, np.ones((n_clips, 1))]))
+    target = X.var(axis=0).mean() * np.eye(n_features)
+
+    def log_likelihood(shrinkage):
+        found = 0.0
+        for i in range(n_clips):
+            others = np.delete(X, i, axis=0)
+            covariance = np.cov(others.T, bias=True)
+            covariance = (1 - shrinkage) * covariance + shrinkage * target
+            found += stats.multivariate_normal(others.mean(axis=0), covariance).logpdf(X[i])
+        return found
+
+    found = detector.shrinkage_
+    best = log_likelihood(found)
+    assert 0.01 < found < 0.99
+    assert best > log_likelihood(found * 0.95)
+    assert best > log_likelihood(min(1, found * 1.05))
+
+
+def test_likeliest_shrinkage_of_clips_that_do_not_vary():
+    detector = MahalanobisDetector().fit(np.ones((10, 3)))
+    assert detector.shrinkage_ == 1
+    assert (detector.score_samples(np.ones((2, 3))) == 0).all()
 
 
 @pytest.mark.parametrize("n_target", [0, 5, 30])

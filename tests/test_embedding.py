@@ -20,6 +20,7 @@ from skanopatch import (
     BandStatistics,
     MelPatcher,
     PatchStatistics,
+    SharedSubspace,
     patchify,
     unpatchify,
 )
@@ -126,6 +127,8 @@ def test_statistics_come_before_the_networks_embedding(labelled):
         return embedder.fit(patches, labels=labels).transform(patches)
 
     alone = BandStatistics().fit_transform(patches)
+    if labelled:
+        alone = SharedSubspace().fit(alone, labels=labels).transform(alone)
     assert_array_equal(embed(True), np.hstack([alone, embed(False)]))
     # By itself our small ViT takes part where it was fine-tuned.
     assert_array_equal(embed("auto"), embed(True) if labelled else alone)

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from safetensors.numpy import load_file, save_file
 from sklearn.exceptions import NotFittedError
 
-from skanopatch import AnoPatchEmbedder, patchify, persistence
+from skanopatch import AnoPatchEmbedder, BandStatistics, patchify, persistence
 
 VERSION_1 = Path(__file__).parent / "data" / "embedder_v1"
 
@@ -62,7 +62,7 @@ def saved(fit, tmp_path):
 
 @pytest.mark.parametrize("tuning", ["full", "lora", "head", "frozen"])
 def test_an_embedder_comes_back_without_the_file_of_its_backbone(fit, clips, tmp_path, tuning):
-    embedder = fit(tuning, layers=(0, 1), normalization=(0.5, 2.0))
+    embedder = fit(tuning, layers=(0, 1), normalization=(0.5, 2.0), statistics=True)
     embedder.save(tmp_path / "saved")
     (tmp_path / "mini.pt").unlink()
     loaded = AnoPatchEmbedder.load(tmp_path / "saved")
@@ -72,7 +72,11 @@ def test_an_embedder_comes_back_without_the_file_of_its_backbone(fit, clips, tmp
         assert getattr(loaded, attribute) == getattr(embedder, attribute)
     assert_array_equal(loaded.get_feature_names_out(), embedder.get_feature_names_out())
     loaded.set_params(output="patches")
-    assert loaded.transform(clips[0]).shape == (8, 16, 16)
+    assert_allclose(
+        loaded.transform(clips[0]),
+        embedder.set_params(output="patches").transform(clips[0]),
+        atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("tuning", ["lora", "head", "frozen"])
@@ -193,6 +197,20 @@ def test_a_file_of_version_1_is_read():
     assert_allclose(embedder.transform(patches), expected, atol=1e-5)
 
 
+def test_labels_leave_the_statistics_of_version_2_as_they_are(fit, clips, tmp_path):
+    embedder = fit("head", statistics=True)
+    embedder.save(tmp_path)
+    header = json.loads((tmp_path / "embedder.json").read_text())
+    del header["fitted"]["has_subspace"]
+    (tmp_path / "embedder.json").write_text(json.dumps({**header, "version": 2}))
+    weights = load_file(tmp_path / "embedder.safetensors")
+    network = {k: v for k, v in weights.items() if not k.startswith("subspace.")}
+    save_file(network, tmp_path / "embedder.safetensors")
+    embeddings = AnoPatchEmbedder.load(tmp_path).transform(clips[0])
+    assert_allclose(embeddings[:, :-2], BandStatistics().fit_transform(clips[0]), rtol=1e-5)
+    assert_allclose(embeddings[:, -2:], embedder.transform(clips[0])[:, -2:], atol=1e-5)
+
+
 def test_an_older_version_is_brought_up_to_this_one(saved, clips, monkeypatch):
     """Version 0 is made up: it knew no LoRA."""
     folder, change = saved
@@ -207,7 +225,7 @@ def test_an_older_version_is_brought_up_to_this_one(saved, clips, monkeypatch):
         parts = {place: {**header[place], **lora} for place in ("params", "network")}
         return {**header, **parts}
 
-    with pytest.raises(ValueError, match=r"version of .* must be one of \[1, 2\]. Got 0"):
+    with pytest.raises(ValueError, match=r"version of .* must be one of \[1, 2, 3\]. Got 0"):
         AnoPatchEmbedder.load(folder)
     monkeypatch.setitem(persistence._UPGRADES, 0, upgrade)
     loaded = AnoPatchEmbedder.load(folder)
@@ -229,7 +247,7 @@ def remove(key):
 @pytest.mark.parametrize(
     ("place", "edit", "message"),
     [
-        (None, add("version", 3), r"must be one of \[1, 2\]. Got 3 instead; a later version"),
+        (None, add("version", 4), r"must be one of \[1, 2, 3\]. Got 4 instead; a later version"),
         (None, add("format", "other"), "is not the file of an embedder"),
         (None, remove("fitted"), r"embedder.json' lacks \['fitted'\]"),
         (None, add("extra", 1), r"embedder.json' has the unknown \['extra'\]"),
@@ -265,6 +283,26 @@ def test_a_wrong_weight_is_named(saved, edit, message):
         edit(weights)
     with pytest.raises(ValueError, match=message):
         AnoPatchEmbedder.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (remove("subspace.scale_"), r"safetensors' lacks \['subspace.scale_'\]"),
+        (add("subspace.more", np.zeros(1)), r"safetensors' has the unknown \['subspace.more'\]"),
+        (
+            add("subspace.scale_", np.ones(3)),
+            r"as many features as scales. Got the shapes \(2, 186\), \(2, 186\), \(3,\)",
+        ),
+    ],
+)
+def test_a_wrong_array_of_the_statistics_is_named(fit, tmp_path, edit, message):
+    fit("head", statistics=True).save(tmp_path)
+    weights = load_file(tmp_path / "embedder.safetensors")
+    edit(weights)
+    save_file(weights, tmp_path / "embedder.safetensors")
+    with pytest.raises(ValueError, match=message):
+        AnoPatchEmbedder.load(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["embedder.json", "embedder.safetensors"])

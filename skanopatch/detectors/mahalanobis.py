@@ -5,6 +5,7 @@ from numbers import Real
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
+from scipy.optimize import minimize_scalar
 from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.utils._param_validation import Interval, StrOptions
 
@@ -12,6 +13,8 @@ from skanopatch.detectors.base import BaseDetector, Members
 
 # The Ledoit-Wolf shrinkage of a single feature is 0, where a constant one would be singular.
 _LEAST_SHRINKAGE = 1e-7
+# The likelihood of features that depend on others grows without end as the shrinkage falls.
+_LEAST_LIKELY = 1e-3
 
 
 class MahalanobisDetector(BaseDetector):
@@ -23,9 +26,10 @@ class MahalanobisDetector(BaseDetector):
 
     Parameters
     ----------
-    shrinkage : "ledoit-wolf" or float, default="ledoit-wolf"
-        How far the covariance is moved towards a multiple of the identity: a number in (0, 1],
-        or the estimate of [2]_.
+    shrinkage : "likelihood", "ledoit-wolf" or float, default="likelihood"
+        How far the covariance is moved towards a multiple of the identity: so far that each clip
+        is likeliest by the covariance of the others [2]_, by the estimate of [3]_, or by a number
+        in (0, 1].
 
     standardize : bool, default=True
         Whether features are divided by their spread first, so that the covariance is moved
@@ -81,7 +85,10 @@ class MahalanobisDetector(BaseDetector):
     ----------
     .. [1] N. Harada et al., "First-shot anomaly sound detection for machine condition
        monitoring: a domain generalization baseline", EUSIPCO 2023, arXiv 2303.00455.
-    .. [2] O. Ledoit and M. Wolf, "A well-conditioned estimator for large-dimensional covariance
+    .. [2] J. P. Hoffbeck and D. A. Landgrebe, "Covariance matrix estimation and classification with
+       limited training data", IEEE Transactions on Pattern Analysis and Machine Intelligence
+       18(7), 1996.
+    .. [3] O. Ledoit and M. Wolf, "A well-conditioned estimator for large-dimensional covariance
        matrices", Journal of Multivariate Analysis 88(2), 2004.
 
     Examples
@@ -96,13 +103,16 @@ class MahalanobisDetector(BaseDetector):
 
     _parameter_constraints = {
         **BaseDetector._parameter_constraints,
-        "shrinkage": [StrOptions({"ledoit-wolf"}), Interval(Real, 0, 1, closed="right")],
+        "shrinkage": [
+            StrOptions({"likelihood", "ledoit-wolf"}),
+            Interval(Real, 0, 1, closed="right"),
+        ],
         "standardize": ["boolean"],
     }
 
     def __init__(
         self,
-        shrinkage: float | str = "ledoit-wolf",
+        shrinkage: float | str = "likelihood",
         *,
         standardize: bool = True,
         contamination: float = 0.1,
@@ -126,7 +136,9 @@ class MahalanobisDetector(BaseDetector):
             scale = np.where(spread > 0, spread, 1)
         residuals /= scale
 
-        if self.shrinkage == "ledoit-wolf":
+        if self.shrinkage == "likelihood":
+            self.shrinkage_ = _likeliest_shrinkage(residuals)
+        elif self.shrinkage == "ledoit-wolf":
             found = ledoit_wolf_shrinkage(residuals, assume_centered=True)
             self.shrinkage_ = max(float(found), _LEAST_SHRINKAGE)
         else:
@@ -185,6 +197,35 @@ class MahalanobisDetector(BaseDetector):
             found = np.einsum("ij,ij->i", offset @ precision, offset)
             squared = np.minimum(squared, found)
         return -np.sqrt(np.maximum(squared, 0))
+
+
+def _likeliest_shrinkage(residuals: NDArray) -> float:
+    """Return the shrinkage at which clips that were left out, one at a time, are likeliest.
+
+    In the basis of the singular vectors each shrunk covariance is diagonal, and without a clip it
+    is that less a matrix of rank one.
+    """
+    varying = residuals[:, residuals.any(axis=0)]
+    n_clips, n_features = varying.shape
+    if n_features == 0:
+        return 1.0
+    vectors, sizes, _ = np.linalg.svd(varying, full_matrices=False)
+    squares = (vectors * sizes) ** 2
+    variance = np.mean(varying**2)
+    grown = n_clips / (n_clips - 1)
+
+    def minus_log_likelihood(log_shrinkage):
+        shrinkage = np.exp(log_shrinkage)
+        own = (1 - shrinkage) * grown
+        eigenvalues = own * sizes**2 / n_clips + shrinkage * variance
+        distances = np.sum(squares / eigenvalues, axis=1)
+        kept = np.maximum(1 - own / (n_clips - 1) * distances, _LEAST_SHRINKAGE)
+        log_det = np.log(eigenvalues).sum() + np.log(kept)
+        log_det += (n_features - len(sizes)) * np.log(shrinkage * variance)
+        return np.mean(grown**2 * distances / kept + log_det)
+
+    bounds = np.log(_LEAST_LIKELY), 0.0
+    return float(np.exp(minimize_scalar(minus_log_likelihood, bounds=bounds, method="bounded").x))
 
 
 def _solve_without(A: NDArray, c: float, d: NDArray, y: NDArray) -> NDArray[np.float64]:

@@ -1,0 +1,163 @@
+"""SharedSubspace: how clips vary within their classes, and what does not fit that."""
+
+from __future__ import annotations
+
+from numbers import Integral
+
+import numpy as np
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    _fit_context,
+)
+from sklearn.metrics.pairwise import euclidean_distances
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skanopatch.labels import encode_labels
+
+_CLIPS_PER_COMPONENT = 3
+_LEAST_RESIDUAL = 1e-6
+_ROUNDING = 1e-13
+
+
+class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Describe clips by what varies within their classes, and by the rest in one number.
+
+    Units of one machine vary alike: with load, speed, temperature and the place of the microphone.
+    Clips of all of them together tell in which directions, where those of one unit are too few
+    for a covariance. The directions in which normal clips hardly vary are noisy one by one, and
+    are told by their common length: the residual. The pair is that of Hotelling's T² and the
+    squared prediction error of process monitoring [1]_, of which `MahalanobisDetector` then makes
+    one distance.
+
+    Parameters
+    ----------
+    n_components : int, default=64
+        Principal components of the standardized deviations from the class means; at most a third
+        of the clips, and fewer than the features.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components, n_features)
+        Orthonormal directions among standardized features.
+    class_means_ : ndarray of shape (n_classes, n_features)
+        The mean of each class in the order of first appearance, in the units of `X`.
+    scale_ : ndarray of shape (n_features,)
+        The deviation of each feature within the classes.
+    n_features_in_ : int
+        Number of features seen during `fit`.
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of the features seen during `fit`, where all are strings.
+
+    See Also
+    --------
+    sklearn.decomposition.PCA : The same for one class, without the residual.
+
+    References
+    ----------
+    .. [1] J. E. Jackson and G. S. Mudholkar, "Control procedures for residuals associated with
+       principal component analysis", Technometrics 21(3), 1979.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skanopatch import SharedSubspace
+    >>> rng = np.random.default_rng(0)
+    >>> along = rng.normal(size=(60, 2)) @ [[1, 1, 1, 1], [1, -1, 1, -1]]
+    >>> X = along + 0.01 * rng.normal(size=(60, 4))
+    >>> subspace = SharedSubspace(n_components=2).fit(X)
+    >>> subspace.transform([[5, 5, 5, 5], [0, 0, 1, -1]])[:, -1].round()
+    array([-10.,  -2.], dtype=float32)
+    """
+
+    _parameter_constraints: dict = {"n_components": [Interval(Integral, 1, None, closed="left")]}
+
+    def __init__(self, n_components=64):
+        self.n_components = n_components
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, *, labels=None):
+        """Find the components.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_clips, n_features)
+            Numbers that describe clips. Rows with NaN are left out.
+        y : None
+            Ignored.
+        labels : array-like of shape (n_clips,), default=None
+            The class of each clip: any hashable, such as the unit of a machine. None is one class.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If there are not as many labels as clips, one is NaN, or every row of `X` has NaN.
+        """
+        X = validate_data(
+            self, X, dtype=np.float64, ensure_min_samples=2, ensure_all_finite="allow-nan"
+        )
+        target = np.zeros(len(X), dtype=int)
+        if labels is not None:
+            _, target = encode_labels(labels, len(X))
+        usable = np.isfinite(X).all(axis=1)
+        if not usable.any():
+            raise ValueError("Every clip has NaN: there is nothing to learn from.")
+        X, (_, target) = X[usable], np.unique(target[usable], return_inverse=True)
+        self.class_means_ = np.stack([X[target == k].mean(axis=0) for k in range(target.max() + 1)])
+        deviations = X - self.class_means_[target]
+        spread = np.sqrt(np.mean(deviations**2, axis=0))
+        varies = spread > _ROUNDING * np.abs(X).max(axis=0)
+        self.scale_ = np.where(varies, spread, 1)
+        _, _, directions = np.linalg.svd(deviations / self.scale_, full_matrices=False)
+        n_clips, n_features = X.shape
+        most = min(self.n_components, n_clips // _CLIPS_PER_COMPONENT, n_features - 1)
+        self.components_ = directions[: max(1, most)]
+        return self
+
+    def transform(self, X):
+        """Project clips, and measure what is left of them.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_clips, n_features)
+            Numbers that describe clips.
+
+        Returns
+        -------
+        X_new : ndarray of shape (n_clips, n_components + 1), float32
+            Coordinates along the components, in deviations of the features; then the logarithm of
+            the mean square over the features of what is left, about the class mean that leaves
+            least. NaN for rows with NaN.
+        """
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, dtype=np.float64, ensure_all_finite="allow-nan")
+        usable = np.isfinite(X).all(axis=1)
+        center = self.class_means_.mean(axis=0)
+        standardized = (X[usable] - center) / self.scale_
+        coordinates = standardized @ self.components_.T
+        means = (self.class_means_ - center) / self.scale_
+        left = standardized - coordinates @ self.components_
+        left_of_means = means - means @ self.components_.T @ self.components_
+        squared = np.full(len(left), np.inf)
+        if len(left):
+            squared = euclidean_distances(left, left_of_means, squared=True).min(axis=1)
+        residual = np.log(np.maximum(squared / X.shape[1], _LEAST_RESIDUAL))
+        found = np.full((len(X), self._n_features_out), np.nan, dtype=np.float32)
+        found[usable] = np.column_stack([coordinates, residual])
+        return found
+
+    @property
+    def _n_features_out(self) -> int:
+        return len(self.components_) + 1
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags

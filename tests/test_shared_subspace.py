@@ -1,0 +1,112 @@
+"""SharedSubspace: its numbers against their definition, and what they are for."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.decomposition import PCA
+
+from skanopatch import MahalanobisDetector, SharedSubspace
+from skanopatch.metrics import auc_score
+
+UNITS = np.repeat(["a", "b", "c"], 30)
+
+
+def make_clips(seed=0, units=UNITS, n_features=20):
+    """Units with means of their own, which vary along three directions and little else."""
+    means, directions = np.random.default_rng(0).normal(size=(2, 3, n_features))
+    rng = np.random.default_rng(seed)
+    along = rng.normal(size=(len(units), 3)) @ directions
+    noise = 0.1 * rng.normal(size=(len(units), n_features))
+    return 5 * means[np.searchsorted(["a", "b", "c"], units)] + along + noise
+
+
+def test_components_of_one_class_are_those_of_pca():
+    X = make_clips() * np.logspace(-3, 3, 20)
+    subspace = SharedSubspace(n_components=4).fit(X)
+    standardized = (X - X.mean(axis=0)) / X.std(axis=0)
+    pca = PCA(n_components=4).fit(standardized)
+    assert_allclose(np.abs(pca.components_ @ subspace.components_.T), np.eye(4), atol=1e-7)
+    left = standardized - pca.inverse_transform(pca.transform(standardized))
+    found = subspace.transform(X)
+    assert_allclose(np.abs(found[:, :-1]), np.abs(pca.transform(standardized)), atol=1e-5)
+    assert_allclose(found[:, -1], np.log(np.mean(left**2, axis=1)), rtol=1e-5)
+
+
+def test_residual_is_about_the_nearest_mean_of_a_class():
+    X, new = make_clips(), make_clips(seed=1)
+    subspace = SharedSubspace(n_components=3).fit(X, labels=UNITS)
+    left_of = np.eye(20) - subspace.components_.T @ subspace.components_
+    own_mean = np.stack([X[unit == UNITS].mean(axis=0) for unit in UNITS])
+    left = (new - own_mean) / subspace.scale_ @ left_of
+    assert_allclose(subspace.transform(new)[:, -1], np.log(np.mean(left**2, axis=1)), rtol=1e-4)
+    # One class for all: the means' differences fill the components and the residual.
+    one_class = SharedSubspace(n_components=3).fit(X)
+    assert one_class.transform(new)[:, -1].mean() > subspace.transform(new)[:, -1].mean() + 2
+
+
+def test_units_of_few_clips_show_each_other_how_they_vary():
+    """Ten clips a unit do not tell the three directions well; sixty of six units do."""
+    rng = np.random.default_rng(0)
+    units = np.repeat(np.arange(6), 10)
+    directions, means = rng.normal(size=(3, 40)), rng.normal(size=(6, 40))
+
+    def record(units, noise):
+        along = rng.normal(size=(len(units), 3)) @ directions
+        return means[units] + along + noise * rng.normal(size=(len(units), 40))
+
+    X, tested = record(units, 0.1), np.repeat(np.arange(6), 40)
+    y = np.tile([1, -1], 120)
+    new = np.where((y == 1)[:, None], record(tested, 0.1), record(tested, 0.15))
+    subspace = SharedSubspace().fit(X, labels=units)
+
+    def auc(X, new):
+        aucs = []
+        for unit in range(6):
+            detector = MahalanobisDetector().fit(X[units == unit])
+            rows = tested == unit
+            aucs.append(auc_score(y[rows], detector.anomaly_score(new[rows])))
+        return np.mean(aucs)
+
+    assert auc(X, new) < 0.85
+    assert auc(subspace.transform(X), subspace.transform(new)) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("n_clips", "n_features", "n_components"), [(90, 20, 7), (9, 20, 3), (4, 20, 1), (90, 5, 4)]
+)
+def test_components_are_at_most_a_third_of_the_clips(n_clips, n_features, n_components):
+    X = np.random.default_rng(0).normal(size=(n_clips, n_features))
+    subspace = SharedSubspace(n_components=7).fit(X)
+    assert subspace.components_.shape == (n_components, n_features)
+    assert subspace.transform(X).shape == (n_clips, n_components + 1)
+    assert len(subspace.get_feature_names_out()) == n_components + 1
+
+
+def test_a_clip_with_nan_is_left_out():
+    X = make_clips()
+    with_nan = np.insert(X, 40, np.nan, axis=0)
+    with_nan[40, 3] = 1.0
+    labels = np.insert(UNITS, 40, "broken")
+    subspace = SharedSubspace().fit(with_nan, labels=labels)
+    expected = SharedSubspace().fit(X, labels=UNITS)
+    found = subspace.transform(with_nan)
+    assert np.isnan(found[40]).all()
+    assert_array_equal(np.delete(found, 40, axis=0), expected.transform(X))
+
+
+def test_features_that_never_vary_do_not_count():
+    X = np.insert(make_clips(), 7, 0.1, axis=1)  # 0.1 has a mean that is not quite 0.1
+    found = SharedSubspace(n_components=3).fit(X, labels=UNITS).transform(X)
+    expected = SharedSubspace(n_components=3).fit(make_clips(), labels=UNITS)
+    assert_allclose(np.abs(found[:, :-1]), np.abs(expected.transform(make_clips()))[:, :-1])
+    assert np.isfinite(SharedSubspace().fit_transform(np.full((5, 3), 0.1))).all()
+
+
+def test_wrong_labels_are_named():
+    X = make_clips()
+    with pytest.raises(ValueError, match=r"one entry a clip. Got 2 labels for 90 clips"):
+        SharedSubspace().fit(X, labels=["a", "b"])
+    with pytest.raises(ValueError, match=r"must not be NaN. Got NaN for clip 0"):
+        SharedSubspace().fit(X, labels=np.full(90, np.nan))
+    with pytest.raises(ValueError, match="Every clip has NaN"):
+        SharedSubspace().fit(np.full((4, 2), np.nan))
