@@ -29,8 +29,16 @@ import numpy as np
 import pandas as pd
 from bench_recipes import pink_noise
 from environment import print_environment
+from sklearn.pipeline import make_pipeline
 
-from skanopatch import AnoPatchEmbedder, MahalanobisDetector, MelPatcher, MelStatistics
+from skanopatch import (
+    AnoPatchEmbedder,
+    BandStatistics,
+    MahalanobisDetector,
+    MelPatcher,
+    MelStatistics,
+    SharedSubspace,
+)
 from skanopatch.metrics import auc_score, pauc_score
 
 SEEDS = (10, 11, 12)
@@ -66,15 +74,19 @@ SETS = {"bearings": (load_bearings, -10, 0.010), "gearbox": (load_gearbox, -12, 
 
 
 def make_recipes(seed):
-    """Return name -> (embedder, whether it is given the labels)."""
+    """Return name -> (embedder, the name by which its fit is given the labels, or None)."""
     embedder = partial(AnoPatchEmbedder, random_state=seed)
     network = partial(embedder, statistics=False)
+    statistics = make_pipeline(BandStatistics(), SharedSubspace())
     return {
-        "MelStatistics": (MelStatistics(), False),
-        "default, no labels": (embedder(), False),
-        "default, labels": (embedder(), True),
-        "network alone, 10 epochs": (network(max_epochs=10), True),
-        "network alone, from scratch, 30 epochs": (network("vit_tiny", max_epochs=30), True),
+        "MelStatistics": (MelStatistics(), None),
+        "default, no labels": (embedder(), None),
+        "statistics alone, labels": (statistics, "sharedsubspace__labels"),
+        "default, labels": (embedder(), "labels"),
+        "default, labels, 8 epochs": (embedder(max_epochs=8), "labels"),
+        "from scratch, labels, 24 epochs": (embedder("vit_tiny", max_epochs=24), "labels"),
+        "network alone, 8 epochs": (network(max_epochs=8), "labels"),
+        "network alone, from scratch, 24 epochs": (network("vit_tiny", max_epochs=24), "labels"),
     }
 
 
@@ -110,12 +122,11 @@ def main():
     for name in [arguments.on] if arguments.on else SETS:
         for seed in SEEDS:
             patches, unit, is_normal, train = prepare(name, arguments.folder, seed)
-            for recipe, (embedder, with_labels) in make_recipes(seed).items():
+            for recipe, (embedder, labels) in make_recipes(seed).items():
                 if (name, recipe, seed) in done or arguments.only not in (None, recipe):
                     continue
-                labels = {"labels": list(unit[train])} if with_labels else {}
                 start = perf_counter()
-                embedder.fit(patches[train], **labels)
+                embedder.fit(patches[train], **({labels: list(unit[train])} if labels else {}))
                 seconds = perf_counter() - start
                 embeddings = embedder.transform(patches)
                 scores = []

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from skanopatch.backbones import check_front_end
 from skanopatch.band_statistics import BandStatistics
+from skanopatch.blocks import with_blocks
 from skanopatch.finetuning.devices import choose_device, memory_errors
 from skanopatch.finetuning.module import PatchEmbedding
 from skanopatch.finetuning.pooling import POOLINGS
@@ -391,7 +392,8 @@ class AnoPatchEmbedder(
         -------
         embeddings : ndarray of shape (n_clips, n_dims), float32
             With ``output="patches"``, tokens (n_clips, n_tokens, n_dims). NaN for clips whose
-            patches are NaN.
+            patches are NaN. Where statistics come before what the network gives, the array tells
+            how many features either has: `embeddings.blocks`.
         """
         check_is_fitted(self)
         check_front_end(self._module_params["backbone"], getattr(X, "front_end", None))
@@ -406,7 +408,11 @@ class AnoPatchEmbedder(
             disable=not self.verbose,
         )
         with torch.inference_mode(), memory_errors(self.batch_size):
-            return np.concatenate([self._embed(batch, device) for batch in batches])
+            embeddings = np.concatenate([self._embed(batch, device) for batch in batches])
+        if self.output == "clip" and self._has_statistics and self._has_network:
+            n_dims = self._module.n_dims
+            return with_blocks(embeddings, (embeddings.shape[1] - n_dims, n_dims))
+        return embeddings
 
     def _embed(self, batch: np.ndarray, device: torch.device) -> np.ndarray:
         parts = []

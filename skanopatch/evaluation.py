@@ -20,6 +20,7 @@ from sklearn.utils.validation import has_fit_parameter
 from tqdm.auto import tqdm
 
 import skanopatch
+from skanopatch.blocks import blocks_of, with_blocks
 from skanopatch.datasets.challenge import write_challenge_files
 from skanopatch.datasets.dcase import load_dcase
 from skanopatch.detectors import GroupedDetector, KNNDetector
@@ -238,20 +239,20 @@ def _embed(
     machines = list(dict.fromkeys(data.machine.tolist()))
     for machine in tqdm(machines, desc="embedding", unit="machine", disable=not verbose):
         rows = np.flatnonzero((data.machine == machine) & (data.split != "supplemental"))
-        kept = folder and folder / f"{machine}_{joblib.hash([files[row] for row in rows])}.npy"
+        kept = folder and folder / f"{machine}_{joblib.hash([files[row] for row in rows])}.joblib"
         if kept is not None and kept.exists():
-            parts.append((rows, np.load(kept)))
+            parts.append((rows, joblib.load(kept)))
             continue
         if embedder is None:
             embedder = _fit(steps, data.paths[is_train], labels, folder)
-        parts.append((rows, np.asarray(embedder.transform(data.paths[rows]))))
+        parts.append((rows, embedder.transform(data.paths[rows])))
         if kept is not None:
             with atomic_write(kept) as file:
-                np.save(file, parts[-1][1])
+                joblib.dump(parts[-1][1], file)
     embeddings = np.full((len(files), *parts[0][1].shape[1:]), np.nan, parts[0][1].dtype)
     for rows, part in parts:
         embeddings[rows] = part
-    return embeddings
+    return with_blocks(embeddings, blocks_of(parts[0][1]))
 
 
 def _fit(steps: Pipeline, paths: NDArray, labels: list[str], folder: Path | None) -> Pipeline:

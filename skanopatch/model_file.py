@@ -48,25 +48,44 @@ from skanopatch.persistence import OF_THE_MACHINE, check_names, current_form, pa
 from skanopatch.shared_subspace import SharedSubspace
 
 FORMAT = "skanopatch model"
-VERSION = 2
+VERSION = 3
 
 
-def _with_log_unit(value: Any) -> Any:
+def _with_log_unit(estimator: dict[str, Any]) -> None:
     """Say of statistics what they did before they had `log_unit`."""
+    if estimator["class"] in ("BandStatistics", "PatchStatistics"):
+        estimator["params"]["log_unit"] = 1.0
+        if estimator["fitted"] is not None:
+            estimator["fitted"]["log_unit_"] = 1.0
+
+
+def _with_blocks(estimator: dict[str, Any]) -> None:
+    """Say of Mahalanobis detectors that all of their features are one block."""
+    if estimator["class"] == "MahalanobisDetector":
+        estimator["params"]["blocks"] = "auto"
+        fitted = estimator["fitted"]
+        if fitted is not None:
+            fitted["block_sizes_"] = {"tuple": [fitted["n_features_in_"]]}
+            fitted["shrinkage_"] = {"tuple": [fitted["shrinkage_"]]}
+
+
+def _each_estimator(value: Any, change: Callable[[dict[str, Any]], None]) -> Any:
+    """Return a value of the JSON with each estimator in it changed."""
     if isinstance(value, list):
-        return [_with_log_unit(item) for item in value]
+        return [_each_estimator(item, change) for item in value]
     if not isinstance(value, dict):
         return value
-    value = {key: _with_log_unit(item) for key, item in value.items()}
-    if value.get("class") in ("BandStatistics", "PatchStatistics"):
-        value["params"]["log_unit"] = 1.0
-        if value["fitted"] is not None:
-            value["fitted"]["log_unit_"] = 1.0
+    value = {key: _each_estimator(item, change) for key, item in value.items()}
+    if "class" in value and "embedder" not in value:
+        change(value)
     return value
 
 
 # From a version to the next one: what the JSON becomes.
-_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _with_log_unit}
+_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: lambda header: _each_estimator(header, _with_log_unit),
+    2: lambda header: _each_estimator(header, _with_blocks),
+}
 
 _JSON = "model.json"
 _FIELDS = ("format", "version", "skanopatch", "created", "pipeline", "map_pipeline", "clips")
@@ -85,7 +104,14 @@ _ATTRIBUTES: dict[type[BaseEstimator], tuple[str, ...]] = {
     SharedSubspace: ("components_", "class_means_", "scale_"),
     StandardScaler: ("mean_", "scale_", "var_", "n_samples_seen_"),
     KNNDetector: (*_THRESHOLD, "center_", "bank_", "bank_ends_", "density_", "alpha_"),
-    MahalanobisDetector: (*_THRESHOLD, "location_", "covariance_", "precision_", "shrinkage_"),
+    MahalanobisDetector: (
+        *_THRESHOLD,
+        "location_",
+        "covariance_",
+        "precision_",
+        "shrinkage_",
+        "block_sizes_",
+    ),
     GMMDetector: (*_THRESHOLD, "location_", "scale_", "mixtures_"),
     GaussianMixture: ("weights_", "means_", "covariances_", "precisions_cholesky_"),
     PatchKNNDetector: (*_MAPS, "_space", "bank_"),

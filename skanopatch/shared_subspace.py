@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skanopatch.labels import encode_labels
 
-_CLIPS_PER_COMPONENT = 3
+_CLIPS_PER_COMPONENT = 2
 _LEAST_RESIDUAL = 1e-6
 _ROUNDING = 1e-13
 
@@ -34,9 +34,9 @@ class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     Parameters
     ----------
-    n_components : int, default=64
-        Principal components of the standardized deviations from the class means; at most a third
-        of the clips, and fewer than the features.
+    n_components : int, default=48
+        Principal components of the standardized deviations from the class means; at most half as
+        many as clips, and fewer than the features.
 
     Attributes
     ----------
@@ -74,7 +74,7 @@ class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     _parameter_constraints: dict = {"n_components": [Interval(Integral, 1, None, closed="left")]}
 
-    def __init__(self, n_components=64):
+    def __init__(self, n_components=48):
         self.n_components = n_components
 
     @_fit_context(prefer_skip_nested_validation=True)

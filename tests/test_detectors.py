@@ -16,6 +16,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from skanopatch.blocks import with_blocks
 from skanopatch.detectors import (
     GMMDetector,
     GroupedDetector,
@@ -366,7 +367,7 @@ def test_covariance_is_ledoit_and_wolfs():
     detector = MahalanobisDetector("ledoit-wolf", standardize=False).fit(X)
     oracle = LedoitWolf().fit(X)
     np.testing.assert_allclose(detector.covariance_[0], oracle.covariance_, rtol=1e-10)
-    assert detector.shrinkage_ == pytest.approx(oracle.shrinkage_)
+    assert detector.shrinkage_ == pytest.approx((oracle.shrinkage_,))
     new = clips(20, 80, seed=1)
     np.testing.assert_allclose(detector.score_samples(new) ** 2, oracle.mahalanobis(new))
 
@@ -397,7 +398,7 @@ def test_left_out_clips_are_likeliest_at_the_shrinkage(n_clips, n_features):
             found += stats.multivariate_normal(others.mean(axis=0), covariance).logpdf(X[i])
         return found
 
-    found = detector.shrinkage_
+    (found,) = detector.shrinkage_
     best = log_likelihood(found)
     assert 0.01 < found < 0.99
     assert best > log_likelihood(found * 0.95)
@@ -406,8 +407,48 @@ def test_left_out_clips_are_likeliest_at_the_shrinkage(n_clips, n_features):
 
 def test_likeliest_shrinkage_of_clips_that_do_not_vary():
     detector = MahalanobisDetector().fit(np.ones((10, 3)))
-    assert detector.shrinkage_ == 1
+    assert detector.shrinkage_ == (1,)
     assert (detector.score_samples(np.ones((2, 3))) == 0).all()
+
+
+@pytest.mark.parametrize("domains", [None, ["a", "b", "b"] * 20])
+def test_blocks_are_uncorrelated(domains):
+    """A score is that of detectors on each block, where a single domain is nearest in all."""
+    X, new = clips(60, 9), clips(20, 9, seed=1)
+    X[:, 5] += X[:, 1]
+    if domains is not None:
+        for Y in (X, new):
+            Y[1::3] += 100
+            Y[2::3] += 100
+    detector = MahalanobisDetector(blocks=(4, 5)).fit(X, domains=domains)
+    first = MahalanobisDetector().fit(X[:, :4], domains=domains)
+    second = MahalanobisDetector().fit(X[:, 4:], domains=domains)
+    assert detector.shrinkage_ == (*first.shrinkage_, *second.shrinkage_)
+    assert (detector.covariance_[:, :4, 4:] == 0).all()
+    for rows in (X, new):
+        expected = np.hypot(first.score_samples(rows[:, :4]), second.score_samples(rows[:, 4:]))
+        np.testing.assert_allclose(-detector.score_samples(rows), expected, rtol=1e-6)
+    assert (MahalanobisDetector().fit(X).score_samples(new) != detector.score_samples(new)).all()
+
+
+def test_blocks_come_with_the_embeddings():
+    X, new = clips(60, 9), clips(20, 9, seed=1)
+    known = with_blocks(X, (4, 5))
+    expected = MahalanobisDetector(blocks=[4, 5]).fit(X).score_samples(new)
+    np.testing.assert_array_equal(MahalanobisDetector().fit(known).score_samples(new), expected)
+    again = pickle.loads(pickle.dumps(known))[10:40]
+    assert MahalanobisDetector().fit(again).block_sizes_ == (4, 5)
+    grouped = GroupedDetector(MahalanobisDetector()).fit(known, groups=[0, 1] * 30)
+    assert grouped.detectors_[1].block_sizes_ == (4, 5)
+    # Columns that were picked are not the blocks any more, nor is a plain array.
+    assert MahalanobisDetector().fit(known[:, :6]).block_sizes_ == (6,)
+    assert MahalanobisDetector().fit(np.asarray(known)).block_sizes_ == (9,)
+
+
+@pytest.mark.parametrize("blocks", [(4, 4), (9, 0), (4.5, 4.5), ()])
+def test_blocks_that_are_not_those_of_the_features_are_refused(blocks):
+    with pytest.raises(ValueError, match=re.escape("sum up to the number of features, 9. Got")):
+        MahalanobisDetector(blocks=blocks).fit(clips(60, 9))
 
 
 @pytest.mark.parametrize("n_target", [0, 5, 30])

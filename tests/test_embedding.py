@@ -130,6 +130,8 @@ def test_statistics_come_before_the_networks_embedding(labelled):
     if labelled:
         alone = SharedSubspace().fit(alone, labels=labels).transform(alone)
     assert_array_equal(embed(True), np.hstack([alone, embed(False)]))
+    assert embed(True).blocks == (alone.shape[1], embed(False).shape[1])
+    assert not hasattr(embed(False), "blocks")
     # By itself our small ViT takes part where it was fine-tuned.
     assert_array_equal(embed("auto"), embed(True) if labelled else alone)
 

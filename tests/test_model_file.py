@@ -171,6 +171,17 @@ def test_a_file_of_version_1_scores_as_it_did():
     assert_allclose(scores, [-0.8380354, -0.8348554, -0.8796521], rtol=1e-4)
 
 
+def test_a_file_of_version_2_scores_as_it_did():
+    """It was written before Mahalanobis detectors knew of blocks; scores as printed then."""
+    model = load_model(Path(__file__).parent / "data" / "model_v2.skano")
+    rng = np.random.default_rng(0)
+    rng.normal(size=(20, 4000))  # what it was fitted on
+    scores = model.pipeline.score_samples(rng.normal(size=(3, 4000)).astype(np.float32))
+    assert model.pipeline[-1].block_sizes_ == (model.pipeline[-1].n_features_in_,)
+    assert len(model.pipeline[-1].shrinkage_) == 1
+    assert_allclose(scores, [-7.995709, -5.895390, -7.150077], rtol=1e-4)
+
+
 def test_normal_clips_come_back_with_their_embeddings(clips, fitted, file):
     embeddings = fitted[:-1].transform(clips[:2])
     save_model(file, fitted, clips=[Path("a.wav"), "b.wav"], embeddings=embeddings)
@@ -310,8 +321,8 @@ def test_a_member_is_never_unpacked_to_where_its_name_says(forge, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda h, m: h.update(version=3), r"must be one of \[1, 2\]. Got 3 instead; a later"),
-        (lambda h, m: h.update(version=[1]), r"must be one of \[1, 2\]. Got \[1\] instead"),
+        (lambda h, m: h.update(version=4), r"must be one of \[1, 2, 3\]. Got 4 instead; a later"),
+        (lambda h, m: h.update(version=[1]), r"must be one of \[1, 2, 3\]. Got \[1\] instead"),
         (lambda h, m: h.update(format="other"), "is not the file of a model: it has no format="),
         (lambda h, m: h.pop("created"), r"lacks \['created'\]"),
         (lambda h, m: h.update(more=1), r"has the unknown \['more'\]"),

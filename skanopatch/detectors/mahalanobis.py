@@ -1,14 +1,16 @@
 """MahalanobisDetector: distance to the mean of the normal clips, in units of their covariance."""
 
-from numbers import Real
+from collections.abc import Sequence
+from numbers import Integral, Real
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize_scalar
 from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from skanopatch.blocks import blocks_of
 from skanopatch.detectors.base import BaseDetector, Members
 
 # The Ledoit-Wolf shrinkage of a single feature is 0, where a constant one would be singular.
@@ -36,6 +38,13 @@ class MahalanobisDetector(BaseDetector):
         towards a diagonal one and the units of the features do not matter. False suits
         features of one unit, whose differences in spread mean something.
 
+    blocks : "auto" or sequence of int, default="auto"
+        Sizes of blocks of features, in their order, between which the covariance is taken to be
+        0. A network tells the clips that it was fine-tuned on from one another too well, and what
+        it covaries with there is not what it covaries with on fresh clips. "auto" are the blocks
+        that `X` knows of, where it comes from `AnoPatchEmbedder` and no step between made a plain
+        array of it, or else one block.
+
     contamination : float, default=0.1
         The false-alarm rate wanted on fresh normal clips, in (0, 0.5].
 
@@ -61,8 +70,11 @@ class MahalanobisDetector(BaseDetector):
     precision_ : ndarray of shape (n_domains, n_features, n_features)
         Inverse of `covariance_`.
 
-    shrinkage_ : float
-        The shrinkage in use.
+    shrinkage_ : tuple of float
+        The shrinkage in use, of each block.
+
+    block_sizes_ : tuple of int
+        How many features each block has.
 
     n_features_in_ : int
         Number of features seen during `fit`.
@@ -108,6 +120,7 @@ class MahalanobisDetector(BaseDetector):
             Interval(Real, 0, 1, closed="right"),
         ],
         "standardize": ["boolean"],
+        "blocks": [StrOptions({"auto"}), tuple, list],
     }
 
     def __init__(
@@ -115,12 +128,30 @@ class MahalanobisDetector(BaseDetector):
         shrinkage: float | str = "likelihood",
         *,
         standardize: bool = True,
+        blocks: str | Sequence[int] = "auto",
         contamination: float = 0.1,
         threshold: str = "quantile",
     ):
         super().__init__(contamination=contamination, threshold=threshold)
         self.shrinkage = shrinkage
         self.standardize = standardize
+        self.blocks = blocks
+
+    def _validate_rows(self, X: ArrayLike, *, reset: bool) -> NDArray:
+        rows = super()._validate_rows(X, reset=reset)
+        if reset:
+            n_features = rows.shape[1]
+            if isinstance(self.blocks, str):
+                self.block_sizes_ = blocks_of(X) or (n_features,)
+            else:
+                self.block_sizes_ = tuple(self.blocks)
+            are_sizes = all(isinstance(size, Integral) and size >= 1 for size in self.block_sizes_)
+            if not are_sizes or sum(self.block_sizes_) != n_features:
+                raise ValueError(
+                    "blocks must be integers of at least 1 that sum up to the number of features, "
+                    f"{n_features}. Got {self.blocks!r} instead."
+                )
+        return rows
 
     def _fit(self, X: NDArray, members: Members) -> NDArray[np.float64]:
         self._check_domain_sizes(members, 2)
@@ -135,23 +166,83 @@ class MahalanobisDetector(BaseDetector):
             spread = np.sqrt(np.mean(residuals**2, axis=0))
             scale = np.where(spread > 0, spread, 1)
         residuals /= scale
+        locations = self.location_ / scale
 
-        if self.shrinkage == "likelihood":
-            self.shrinkage_ = _likeliest_shrinkage(residuals)
-        elif self.shrinkage == "ledoit-wolf":
-            found = ledoit_wolf_shrinkage(residuals, assume_centered=True)
-            self.shrinkage_ = max(float(found), _LEAST_SHRINKAGE)
-        else:
-            self.shrinkage_ = float(self.shrinkage)
+        n_domains = len(domains)
+        squared = np.zeros((n_clips, n_domains))
+        shrinkages = []
+        self.covariance_ = np.zeros((n_domains, n_features, n_features))
+        self.precision_ = np.zeros((n_domains, n_features, n_features))
+        stop = 0
+        for size in self.block_sizes_:
+            start, stop = stop, stop + size
+            block = np.s_[start:stop]
+            own = _Block(residuals[:, block], locations[:, block], domains)
+            shrinkages.append(own.shrinkage(self.shrinkage))
+            units = np.outer(scale[block], scale[block])
+            covariance, distances = own.fit(shrinkages[-1], is_standardized=self.standardize)
+            self.covariance_[:, block, block] = covariance * units
+            self.precision_[:, block, block] = np.linalg.inv(covariance) / units
+            squared += distances
+        self.shrinkage_ = tuple(shrinkages)
+        return -np.sqrt(np.maximum(squared.min(axis=1), 0))
 
+    def _score(self, X: NDArray) -> NDArray[np.float64]:
+        squared = np.full(len(X), np.inf)
+        for location, precision in zip(self.location_, self.precision_, strict=True):
+            offset = X - location
+            found = np.einsum("ij,ij->i", offset @ precision, offset)
+            squared = np.minimum(squared, found)
+        return -np.sqrt(np.maximum(squared, 0))
+
+
+class _Block:
+    """Features that covary, of clips in domains.
+
+    Parameters
+    ----------
+    residuals : ndarray of shape (n_clips, n_features)
+        Deviations from the mean of the own domain.
+    locations : ndarray of shape (n_domains, n_features)
+        The means of the domains.
+    domains : list of ndarray
+        The rows of each domain.
+    """
+
+    def __init__(self, residuals: NDArray, locations: NDArray, domains: list[NDArray]):
+        self.residuals = residuals
+        self.locations = locations
+        self.domains = domains
+
+    def shrinkage(self, asked: float | str) -> float:
+        """Return the shrinkage that the parameter of the detector asks for."""
+        if asked == "likelihood":
+            return _likeliest_shrinkage(self.residuals)
+        if asked == "ledoit-wolf":
+            found = float(ledoit_wolf_shrinkage(self.residuals, assume_centered=True))
+            return max(found, _LEAST_SHRINKAGE)
+        return float(asked)
+
+    def fit(
+        self, shrinkage: float, *, is_standardized: bool
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the covariance of each domain, and each clip's squared distance to it without it.
+
+        Returns
+        -------
+        covariance : ndarray of shape (n_domains, n_features, n_features)
+        squared : ndarray of shape (n_clips, n_domains)
+        """
+        residuals, domains = self.residuals, self.domains
+        n_clips, n_features = residuals.shape
         n = np.array([len(rows) for rows in domains])
         pooled = residuals.T @ residuals / n_clips
         own = np.stack([residuals[r].T @ residuals[r] / len(r) for r in domains])
         variance = np.trace(pooled) / n_features or 1.0
-        target = self.shrinkage_ * variance * np.eye(n_features)
+        target = shrinkage * variance * np.eye(n_features)
         # The weights of a domain's own covariance and of the pooled one.
-        w_own = (1 - self.shrinkage_) * n / (n + n_features)
-        w_pooled = (1 - self.shrinkage_) - w_own
+        w_own = (1 - shrinkage) * n / (n + n_features)
+        w_pooled = (1 - shrinkage) - w_own
 
         def mix(domain, own_factor=1.0, pooled_factor=1.0):
             return (
@@ -161,42 +252,30 @@ class MahalanobisDetector(BaseDetector):
             )
 
         covariance = np.stack([mix(domain) for domain in range(len(domains))])
-        units = np.outer(scale, scale)
-        self.covariance_ = covariance * units
-        self.precision_ = np.linalg.inv(covariance) / units
-
-        squared = np.full(n_clips, np.inf)
+        squared = np.empty((n_clips, len(domains)))
         for home, rows in enumerate(domains):
             # Without a clip at d = x - m, the clip is n / (n - 1) d away from the new mean, the
             # scatter about it is less by n / (n - 1) d d^T, and one clip fewer divides it.
             grown = n[home] / (n[home] - 1)
             d = residuals[rows]
-            for there, location in enumerate(self.location_):
+            for there, location in enumerate(self.locations):
                 if there == home:
                     y = grown * d
                     A = mix(there, grown, n_clips / (n_clips - 1))
                     c = w_own[there] * grown / (n[home] - 1)
                 else:
-                    y = d + (self.location_[home] - location) / scale
+                    y = d + (self.locations[home] - location)
                     A = mix(there, 1.0, n_clips / (n_clips - 1))
                     c = 0.0
                 c += w_pooled[there] * grown / (n_clips - 1)
                 direction = _solve_without(A, c, d, y)
                 found = np.sum(y * direction, axis=1)
-                if self.standardize:
+                if is_standardized:
                     # The target follows the features' variances, which lose the clip as well.
                     change = (1 - grown * d**2) / (n_clips - 1)
                     found -= target[0, 0] * np.sum(change * direction**2, axis=1)
-                squared[rows] = np.minimum(squared[rows], found)
-        return -np.sqrt(np.maximum(squared, 0))
-
-    def _score(self, X: NDArray) -> NDArray[np.float64]:
-        squared = np.full(len(X), np.inf)
-        for location, precision in zip(self.location_, self.precision_, strict=True):
-            offset = X - location
-            found = np.einsum("ij,ij->i", offset @ precision, offset)
-            squared = np.minimum(squared, found)
-        return -np.sqrt(np.maximum(squared, 0))
+                squared[rows, there] = found
+        return covariance, squared
 
 
 def _likeliest_shrinkage(residuals: NDArray) -> float:
