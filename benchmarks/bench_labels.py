@@ -2,7 +2,7 @@
 
     python benchmarks/bench_labels.py FOLDER [--results FILE]
 
-FOLDER holds what is there of two public data sets of vibration, which are heard as if they were
+FOLDER holds what is there of three public data sets of vibration, which are heard as if they were
 sound at 16 kHz; nothing in this package was trained on them:
 
 * ``bearings/Bearing{1_1,1_2,...}.npz``, array ``x`` of shape (n_acquisitions, 2, 2560): bearings
@@ -11,6 +11,10 @@ sound at 16 kHz; nothing in this package was trained on them:
   between 60 and 98 %. A unit is a bearing; six of condition 2.
 * ``gearbox/{h,b}30hz{0,10,...,90}.csv`` (maybe ``.gz``), four columns: a gearbox with healthy and
   with broken teeth at ten loads (Gearbox Fault Diagnosis Data, OEDI). A unit is an accelerometer.
+* ``motor/*.csv``, the first four columns separated by semicolons: a motor with balanced and
+  imbalanced loads, a bent and a misaligned shaft, and faulty bearings, at five speeds with and
+  without a load (Analog Devices, CbM-Datasets). A clip is a fifth of a recording of 2 s. A unit
+  is an axis of the accelerometer.
 
 Each clip is brought to one deviation, and pink noise is added, so that neither level nor clean
 recordings give the fault away. A third of the normal clips, in stretches of time, is held back:
@@ -43,7 +47,7 @@ from skanopatch.metrics import auc_score, pauc_score
 
 SEEDS = (10, 11, 12)
 BEARINGS = ("2_1", "2_2", "2_3", "2_4", "2_5", "2_6")
-N_SAMPLES = {"bearings": 13 * 2560, "gearbox": 15760}
+N_SAMPLES = {"bearings": 13 * 2560, "gearbox": 15760, "motor": 8000}
 
 
 def load_bearings(folder):
@@ -69,8 +73,23 @@ def load_gearbox(folder):
                     yield axes[i * n : (i + 1) * n, unit], unit, state == "h", load * 100 + i
 
 
+def load_motor(folder):
+    """Return rows (samples, unit, is normal, stretch of time)."""
+    n = N_SAMPLES["motor"]
+    for number, path in enumerate(sorted((folder / "motor").glob("*.csv"))):
+        axes = pd.read_csv(path, sep=";", header=None, usecols=[1, 2, 3]).to_numpy(float)
+        for i in range(len(axes) // n):
+            for unit in range(3):
+                is_normal = "_GoB_GS_BaLo_WA_" in path.name
+                yield axes[i * n : (i + 1) * n, unit], unit, is_normal, number * 10 + i
+
+
 # Name -> loader, signal-to-noise ratio in dB, and seconds from frame to frame: 192 frames a clip.
-SETS = {"bearings": (load_bearings, -10, 0.010), "gearbox": (load_gearbox, -12, 0.005)}
+SETS = {
+    "bearings": (load_bearings, -10, 0.010),
+    "gearbox": (load_gearbox, -12, 0.005),
+    "motor": (load_motor, -10, 0.0025),
+}
 
 
 def make_recipes(seed):
@@ -119,7 +138,8 @@ def main():
     if arguments.results.exists():
         results = [json.loads(line) for line in arguments.results.read_text().splitlines()]
     done = {(row["recordings"], row["recipe"], row["seed"]) for row in results}
-    for name in [arguments.on] if arguments.on else SETS:
+    present = [name for name in SETS if (arguments.folder / name).is_dir()]
+    for name in [arguments.on] if arguments.on else present:
         for seed in SEEDS:
             patches, unit, is_normal, train = prepare(name, arguments.folder, seed)
             for recipe, (embedder, labels) in make_recipes(seed).items():

@@ -36,6 +36,9 @@ from skanopatch.persistence import PersistenceMixin
 from skanopatch.shared_subspace import SharedSubspace
 
 _MOST_CLUSTERS = 16
+# What statistics deviate by within a class, in nepers: `SharedSubspace` makes it 1, which would
+# hide the network from the distances of `KNNDetector`.
+_WITHIN_A_CLASS = np.float32(0.1)
 
 
 class AnoPatchEmbedder(
@@ -429,7 +432,9 @@ class AnoPatchEmbedder(
         if self.output == "patches":
             return PatchStatistics(self.n_freq, log_unit=self._log_unit).fit_transform(batch)
         bands = self._bands().fit_transform(batch)
-        return bands if self._subspace is None else self._subspace.transform(bands)
+        if self._subspace is None:
+            return bands
+        return _WITHIN_A_CLASS * self._subspace.transform(bands)
 
     def _bands(self) -> BandStatistics:
         return BandStatistics(self.n_freq, log_unit=self._log_unit)

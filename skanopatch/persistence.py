@@ -52,7 +52,12 @@ _FITTED = (
     "has_subspace",
     "log_unit",
 )
-_SUBSPACE = ("components_", "class_means_", "scale_")  # tensors beside those of the network
+_SUBSPACE = (
+    "components_",
+    "explained_variance_",
+    "class_means_",
+    "scale_",
+)  # tensors beside those of the network
 
 # Parameters that say how a machine is used, and mean nothing on another one.
 OF_THE_MACHINE = ("checkpoint_dir", "device", "memory", "n_jobs", "n_workers", "verbose")
@@ -345,14 +350,13 @@ def _take_subspace(tensors: dict[str, torch.Tensor], place: str) -> SharedSubspa
     names = [f"subspace.{name}" for name in _SUBSPACE]
     found = {name: tensors.pop(name) for name in names if name in tensors}
     check_names(found, names, place)
-    components, means, scale = (found[name] for name in names)
-    n_features = scale.shape[-1:]
-    if scale.ndim != 1 or any(
-        a.ndim != 2 or a.shape[1:] != n_features for a in (components, means)
-    ):
+    components, variance, means, scale = found.values()
+    widths = components.shape[1:], means.shape[1:], scale.shape
+    if scale.ndim != 1 or len(set(widths)) != 1 or variance.shape != components.shape[:1]:
         raise ValueError(
-            f"The subspace in {place} must have components and class means of as many features as "
-            f"scales. Got the shapes {', '.join(str(tuple(a.shape)) for a in found.values())}."
+            f"The subspace in {place} must have as many variances as components, and components "
+            "and class means of as many features as scales. Got the shapes "
+            f"{', '.join(str(tuple(tensor.shape)) for tensor in found.values())}."
         )
     subspace = SharedSubspace()
     for name, tensor in zip(_SUBSPACE, found.values(), strict=True):

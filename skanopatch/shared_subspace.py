@@ -36,12 +36,14 @@ class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     ----------
     n_components : int, default=48
         Principal components of the standardized deviations from the class means; at most half as
-        many as clips, and fewer than the features.
+        many as clips, as clips without one a class, and fewer than the features.
 
     Attributes
     ----------
     components_ : ndarray of shape (n_components, n_features)
         Orthonormal directions among standardized features.
+    explained_variance_ : ndarray of shape (n_components,)
+        The variance of the training clips along each.
     class_means_ : ndarray of shape (n_classes, n_features)
         The mean of each class in the order of first appearance, in the units of `X`.
     scale_ : ndarray of shape (n_features,)
@@ -114,10 +116,13 @@ class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         spread = np.sqrt(np.mean(deviations**2, axis=0))
         varies = spread > _ROUNDING * np.abs(X).max(axis=0)
         self.scale_ = np.where(varies, spread, 1)
-        _, _, directions = np.linalg.svd(deviations / self.scale_, full_matrices=False)
+        _, sizes, directions = np.linalg.svd(deviations / self.scale_, full_matrices=False)
         n_clips, n_features = X.shape
-        most = min(self.n_components, n_clips // _CLIPS_PER_COMPONENT, n_features - 1)
-        self.components_ = directions[: max(1, most)]
+        n_free = n_clips - len(self.class_means_)
+        most = min(self.n_components, n_clips // _CLIPS_PER_COMPONENT, n_free, n_features - 1)
+        kept = max(1, most)
+        self.components_ = directions[:kept]
+        self.explained_variance_ = sizes[:kept] ** 2 / n_clips
         return self
 
     def transform(self, X):
@@ -131,8 +136,8 @@ class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         Returns
         -------
         X_new : ndarray of shape (n_clips, n_components + 1), float32
-            Coordinates along the components, in deviations of the features; then the logarithm of
-            the mean square over the features of what is left, about the class mean that leaves
+            Coordinates along the components, of variance 1 within the classes; then the logarithm
+            of the mean square over the features of what is left, about the class mean that leaves
             least. NaN for rows with NaN.
         """
         check_is_fitted(self)
@@ -148,6 +153,8 @@ class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         if len(left):
             squared = euclidean_distances(left, left_of_means, squared=True).min(axis=1)
         residual = np.log(np.maximum(squared / X.shape[1], _LEAST_RESIDUAL))
+        deviation = np.sqrt(self.explained_variance_)
+        coordinates /= np.where(deviation > _ROUNDING, deviation, 1)
         found = np.full((len(X), self._n_features_out), np.nan, dtype=np.float32)
         found[usable] = np.column_stack([coordinates, residual])
         return found

@@ -292,7 +292,7 @@ def test_a_wrong_weight_is_named(saved, edit, message):
         (add("subspace.more", np.zeros(1)), r"safetensors' has the unknown \['subspace.more'\]"),
         (
             add("subspace.scale_", np.ones(3)),
-            r"as many features as scales. Got the shapes \(4, 186\), \(2, 186\), \(3,\)",
+            r"as many features as scales. Got the shapes \(4, 186\), \(4,\), \(2, 186\), \(3,\)",
         ),
     ],
 )

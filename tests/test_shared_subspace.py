@@ -27,8 +27,10 @@ def test_components_of_one_class_are_those_of_pca():
     pca = PCA(n_components=4).fit(standardized)
     assert_allclose(np.abs(pca.components_ @ subspace.components_.T), np.eye(4), atol=1e-7)
     left = standardized - pca.inverse_transform(pca.transform(standardized))
+    assert_allclose(subspace.explained_variance_, pca.explained_variance_ * 89 / 90)
     found = subspace.transform(X)
-    assert_allclose(np.abs(found[:, :-1]), np.abs(pca.transform(standardized)), atol=1e-5)
+    whitened = pca.transform(standardized) / np.sqrt(subspace.explained_variance_)
+    assert_allclose(np.abs(found[:, :-1]), np.abs(whitened), atol=1e-5)
     assert_allclose(found[:, -1], np.log(np.mean(left**2, axis=1)), rtol=1e-5)
 
 
@@ -80,6 +82,14 @@ def test_components_are_at_most_half_of_the_clips(n_clips, n_features, n_compone
     assert subspace.components_.shape == (n_components, n_features)
     assert subspace.transform(X).shape == (n_clips, n_components + 1)
     assert len(subspace.get_feature_names_out()) == n_components + 1
+
+
+def test_a_class_takes_a_clip_from_the_components():
+    X = np.random.default_rng(0).normal(size=(8, 20))
+    assert len(SharedSubspace().fit(X, labels=[0, 1, 2, 3, 4, 4, 5, 5]).components_) == 2
+    found = SharedSubspace().fit(X, labels=range(8)).transform(X)
+    assert found.shape == (8, 2)
+    assert np.isfinite(found).all()
 
 
 def test_a_clip_with_nan_is_left_out():

@@ -1,7 +1,7 @@
 """MahalanobisDetector: distance to the mean of the normal clips, in units of their covariance."""
 
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Real
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -145,8 +145,8 @@ class MahalanobisDetector(BaseDetector):
                 self.block_sizes_ = blocks_of(X) or (n_features,)
             else:
                 self.block_sizes_ = tuple(self.blocks)
-            are_sizes = all(isinstance(size, Integral) and size >= 1 for size in self.block_sizes_)
-            if not are_sizes or sum(self.block_sizes_) != n_features:
+            are_sizes = all(isinstance(size, int | np.integer) for size in self.block_sizes_)
+            if not are_sizes or sum(self.block_sizes_) != n_features or min(self.block_sizes_) < 1:
                 raise ValueError(
                     "blocks must be integers of at least 1 that sum up to the number of features, "
                     f"{n_features}. Got {self.blocks!r} instead."
