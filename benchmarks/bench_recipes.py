@@ -35,15 +35,18 @@ import numpy as np
 import pandas as pd
 from environment import print_environment
 from sklearn.model_selection import GroupKFold
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skanopatch import (
     AnoPatchEmbedder,
+    BandStatistics,
     GMMDetector,
     KNNDetector,
     MahalanobisDetector,
     MelPatcher,
     MelStatistics,
+    SharedSubspace,
 )
 from skanopatch.audio import load_clip
 from skanopatch.datasets import make_machine_sounds
@@ -180,6 +183,9 @@ def make_recipes(seed):
         "default, no labels": Recipe(ours, embedder()),
         "ViT frozen": Recipe(mahalanobis, network()),
         "default, no labels, pooled covariance": Recipe(mahalanobis, embedder(), pools_units=True),
+        "statistics alone, labels": Recipe(
+            mahalanobis, make_pipeline(BandStatistics(), SharedSubspace()), True
+        ),
         "default, labels": Recipe(mahalanobis, embedder(), True),
         # The network alone, to see what its first weights are worth.
         "ViT, labels, 10 epochs": Recipe(mahalanobis, network(max_epochs=10), True),
@@ -239,7 +245,8 @@ def measure(recordings, recipe, seed):
         embedded, tested = features[train], features[test]
         if recipe.embedder is not None:
             labels = [recordings.labels[i] for i in train] if recipe.with_labels else None
-            recipe.embedder.fit(embedded, **({"labels": labels} if labels else {}))
+            name = "sharedsubspace__labels" if isinstance(recipe.embedder, Pipeline) else "labels"
+            recipe.embedder.fit(embedded, **({name: labels} if labels else {}))
             embedded = recipe.embedder.transform(embedded)
             seconds.append(perf_counter() - start)
             tested = recipe.embedder.transform(tested)
