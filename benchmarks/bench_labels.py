@@ -8,9 +8,12 @@ sound at 16 kHz; nothing in this package was trained on them:
 * ``bearings/Bearing{1_1,1_2,...}.npz``, array ``x`` of shape (n_acquisitions, 2, 2560): bearings
   run to failure (FEMTO, PRONOSTIA; Nectoux et al. 2012). A clip is 13 acquisitions of the
   horizontal axis; normal are those between 5 and 45 % of a bearing's life, anomalous those
-  between 60 and 98 %. A unit is a bearing; six of condition 2.
+  between 60 and 98 %. A unit is a bearing; six of condition 2. Short clips are 5 acquisitions, of
+  the bearings of condition 1, which give two and a half times as many; the fourth has too few
+  normal ones to hold any back.
 * ``gearbox/{h,b}30hz{0,10,...,90}.csv`` (maybe ``.gz``), four columns: a gearbox with healthy and
   with broken teeth at ten loads (Gearbox Fault Diagnosis Data, OEDI). A unit is an accelerometer.
+  Short clips are half as long.
 * ``motor/*.csv``, the first four columns separated by semicolons: a motor with balanced and
   imbalanced loads, a bent and a misaligned shaft, and faulty bearings, at five speeds with and
   without a load (Analog Devices, CbM-Datasets). A clip is a fifth of a recording of 2 s. A unit
@@ -46,36 +49,35 @@ from skanopatch import (
 from skanopatch.metrics import auc_score, pauc_score
 
 SEEDS = (10, 11, 12)
-BEARINGS = ("2_1", "2_2", "2_3", "2_4", "2_5", "2_6")
-N_SAMPLES = {"bearings": 13 * 2560, "gearbox": 15760, "motor": 8000}
 
 
-def load_bearings(folder):
+def load_bearings(folder, condition, n_acquisitions):
     """Return rows (samples, unit, is normal, stretch of time)."""
-    for unit, name in enumerate(BEARINGS):
-        axis = np.load(folder / "bearings" / f"Bearing{name}.npz")["x"][:, 0]
-        clips = axis[: len(axis) // 13 * 13].reshape(-1, N_SAMPLES["bearings"])
+    for unit in (1, 2, 3, 5, 6, 7) if condition == 1 else range(1, 7):
+        axis = np.load(folder / "bearings" / f"Bearing{condition}_{unit}.npz")["x"][:, 0]
+        n_clips = len(axis) // n_acquisitions
+        clips = axis[: n_clips * n_acquisitions].reshape(n_clips, -1)
         for i, samples in enumerate(clips):
-            life = i / len(clips)
+            life = i / n_clips
             if 0.05 < life < 0.45 or 0.6 < life < 0.98:
-                yield samples, unit, life < 0.45, i // 4
+                yield samples, unit, life < 0.45, i * n_acquisitions // 52
 
 
-def load_gearbox(folder):
+def load_gearbox(folder, n_samples):
     """Return rows (samples, unit, is normal, stretch of time)."""
     for state in "hb":
         for load in range(0, 100, 10):
             path = next((folder / "gearbox").glob(f"{state}30hz{load}.csv*"))
             axes = pd.read_csv(path).to_numpy(float)[:, :4]
-            n = N_SAMPLES["gearbox"]
-            for i in range((len(axes) - 1) // n):
+            for i in range((len(axes) - 1) // n_samples):
                 for unit in range(4):
-                    yield axes[i * n : (i + 1) * n, unit], unit, state == "h", load * 100 + i
+                    samples = axes[i * n_samples : (i + 1) * n_samples, unit]
+                    yield samples, unit, state == "h", load * 100 + i
 
 
 def load_motor(folder):
     """Return rows (samples, unit, is normal, stretch of time)."""
-    n = N_SAMPLES["motor"]
+    n = 8000
     for number, path in enumerate(sorted((folder / "motor").glob("*.csv"))):
         axes = pd.read_csv(path, sep=";", header=None, usecols=[1, 2, 3]).to_numpy(float)
         for i in range(len(axes) // n):
@@ -86,8 +88,10 @@ def load_motor(folder):
 
 # Name -> loader, signal-to-noise ratio in dB, and seconds from frame to frame: 192 frames a clip.
 SETS = {
-    "bearings": (load_bearings, -10, 0.010),
-    "gearbox": (load_gearbox, -12, 0.005),
+    "bearings": (partial(load_bearings, condition=2, n_acquisitions=13), -10, 0.010),
+    "bearings, short clips": (partial(load_bearings, condition=1, n_acquisitions=5), -10, 0.004),
+    "gearbox": (partial(load_gearbox, n_samples=15760), -12, 0.005),
+    "gearbox, short clips": (partial(load_gearbox, n_samples=7880), -12, 0.0025),
     "motor": (load_motor, -10, 0.0025),
 }
 
@@ -138,7 +142,7 @@ def main():
     if arguments.results.exists():
         results = [json.loads(line) for line in arguments.results.read_text().splitlines()]
     done = {(row["recordings"], row["recipe"], row["seed"]) for row in results}
-    present = [name for name in SETS if (arguments.folder / name).is_dir()]
+    present = [name for name in SETS if (arguments.folder / name.split(",")[0]).is_dir()]
     for name in [arguments.on] if arguments.on else present:
         for seed in SEEDS:
             patches, unit, is_normal, train = prepare(name, arguments.folder, seed)
