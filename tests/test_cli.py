@@ -59,7 +59,7 @@ def test_evaluate_prints_and_writes_what_evaluate_dcase_returns(root, tmp_path):
     assert re.search(r"official score 2026: 0\.\d{4} ± \d\.\d{4}", result.output)
     clips = pd.read_csv(tmp_path / "clips.csv")
     assert clips.anomaly_score.tolist() == pytest.approx(expected.clips.anomaly_score.tolist())
-    assert list((tmp_path / "c").rglob("Sander_*.npy"))
+    assert list((tmp_path / "c").rglob("Sander_*.joblib"))
 
 
 @pytest.mark.parametrize(
