@@ -12,6 +12,7 @@ from sklearn.ensemble import IsolationForest
 from sklearn.pipeline import make_pipeline
 
 from skanopatch import GroupedDetector, KNNDetector, MahalanobisDetector, evaluate_dcase
+from skanopatch.blocks import with_blocks
 from skanopatch.datasets import load_dcase, make_miniature_dcase, read_challenge_files
 from skanopatch.metrics import dcase_scores
 
@@ -50,6 +51,13 @@ class BandLevels(TransformerMixin, BaseEstimator):
         self.embedded.extend(X)
         spectra = [np.abs(np.fft.rfft(soundfile.read(path)[0])) for path in X]
         return np.log([[band.mean() for band in np.array_split(s, self.n_bands)] for s in spectra])
+
+
+class BandsInBlocks(BandLevels):
+    """The same, of which the first three are one kind of features."""
+
+    def transform(self, X):
+        return with_blocks(np.asarray(super().transform(X)), (3, self.n_bands - 3))
 
 
 class SpyDetector(KNNDetector):
@@ -144,6 +152,19 @@ def test_a_second_detector_embeds_nothing(root, tmp_path):
     pd.testing.assert_frame_equal(first.clips, again.clips)
     uncached = evaluate_dcase(pipe(), root, year=2023, machine=["fan", "valve"])
     pd.testing.assert_frame_equal(first.clips, uncached.clips)
+
+
+@pytest.mark.filterwarnings("ignore:.* lacks:UserWarning")
+def test_blocks_of_features_are_known_with_and_without_a_cache(root, tmp_path):
+    def evaluate(detector, **kwargs):
+        steps = make_pipeline(BandsInBlocks(), detector)
+        return evaluate_dcase(steps, root, year=2023, machine="fan", **kwargs).clips
+
+    expected = evaluate(MahalanobisDetector(blocks=(3, 5)))
+    pd.testing.assert_frame_equal(evaluate(MahalanobisDetector()), expected)
+    for _ in range(2):
+        pd.testing.assert_frame_equal(evaluate(MahalanobisDetector(), cache=tmp_path), expected)
+    assert not evaluate(MahalanobisDetector(blocks=(8,))).equals(expected)
 
 
 @pytest.mark.filterwarnings("ignore:.* lacks:UserWarning")
