@@ -86,7 +86,8 @@ def load_motor(folder):
                 yield axes[i * n : (i + 1) * n, unit], unit, is_normal, number * 10 + i
 
 
-# Name -> loader, signal-to-noise ratio in dB, and seconds from frame to frame: 192 frames a clip.
+# Name -> loader, signal-to-noise ratio in dB, and seconds from frame to frame: 176 or 192
+# frames a clip.
 SETS = {
     "bearings": (partial(load_bearings, condition=2, n_acquisitions=13), -10, 0.010),
     "bearings, short clips": (partial(load_bearings, condition=1, n_acquisitions=5), -10, 0.004),

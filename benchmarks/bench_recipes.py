@@ -245,8 +245,9 @@ def measure(recordings, recipe, seed):
         embedded, tested = features[train], features[test]
         if recipe.embedder is not None:
             labels = [recordings.labels[i] for i in train] if recipe.with_labels else None
-            name = "sharedsubspace__labels" if isinstance(recipe.embedder, Pipeline) else "labels"
-            recipe.embedder.fit(embedded, **({name: labels} if labels else {}))
+            is_pipeline = isinstance(recipe.embedder, Pipeline)
+            told = "sharedsubspace__labels" if is_pipeline else "labels"
+            recipe.embedder.fit(embedded, **({told: labels} if labels else {}))
             embedded = recipe.embedder.transform(embedded)
             seconds.append(perf_counter() - start)
             tested = recipe.embedder.transform(tested)

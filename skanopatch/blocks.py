@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+from skanopatch.noted_array import NotedArray
 
-class Embeddings(np.ndarray):
+
+class Embeddings(NotedArray):
     """An array of embeddings that tells where one kind of features ends, by itself and in its rows.
 
     What `AnoPatchEmbedder.transform` returns where statistics come before what the network gives,
@@ -21,18 +22,8 @@ class Embeddings(np.ndarray):
         How many features each block has, if there is more than one.
     """
 
+    _note = "blocks"
     blocks: tuple[int, ...] | None = None
-
-    def __array_finalize__(self, array: Any) -> None:
-        self.blocks = getattr(array, "blocks", None)
-
-    def __reduce__(self) -> Any:
-        rebuild, arguments, state = super().__reduce__()  # type: ignore[str-unpack]
-        return rebuild, arguments, (self.blocks, state)
-
-    def __setstate__(self, state: tuple[Any, Any]) -> None:  # type: ignore[override]
-        self.blocks, array_state = state
-        super().__setstate__(array_state)
 
 
 def with_blocks(embeddings: NDArray, blocks: tuple[int, ...] | None) -> NDArray:
@@ -46,6 +37,6 @@ def with_blocks(embeddings: NDArray, blocks: tuple[int, ...] | None) -> NDArray:
 
 def blocks_of(X: Any) -> tuple[int, ...] | None:
     """Return the blocks that an array knows of; None where they are not those of its columns."""
-    blocks = getattr(X, "blocks", None)
-    is_made_of_them = isinstance(X, Embeddings) and X.ndim == 2 and sum(blocks or ()) == X.shape[1]
-    return blocks if is_made_of_them else None
+    if isinstance(X, Embeddings) and X.ndim == 2 and sum(X.blocks or ()) == X.shape[1]:
+        return X.blocks
+    return None

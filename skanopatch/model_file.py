@@ -45,7 +45,7 @@ from skanopatch.model_selection import FitOnNormal
 from skanopatch.patch_statistics import PatchStatistics
 from skanopatch.patching import MelPatcher
 from skanopatch.persistence import OF_THE_MACHINE, check_names, current_form, parse_json
-from skanopatch.shared_subspace import SharedSubspace
+from skanopatch.shared_subspace import LEARNT, SharedSubspace
 
 FORMAT = "skanopatch model"
 VERSION = 3
@@ -101,7 +101,7 @@ _ATTRIBUTES: dict[type[BaseEstimator], tuple[str, ...]] = {
     MelStatistics: ("_n_features_out",),
     PatchStatistics: ("log_unit_", "_n_features_out"),
     BandStatistics: ("log_unit_", "_loud", "_fluctuating", "_swelling", "_n_features_out"),
-    SharedSubspace: ("components_", "explained_variance_", "class_means_", "scale_"),
+    SharedSubspace: LEARNT,
     StandardScaler: ("mean_", "scale_", "var_", "n_samples_seen_"),
     KNNDetector: (*_THRESHOLD, "center_", "bank_", "bank_ends_", "density_", "alpha_"),
     MahalanobisDetector: (

@@ -18,6 +18,7 @@ from sklearn.utils.validation import validate_data
 
 from skanopatch.audio import Clip, clip_name, load_clip
 from skanopatch.log_mel import FrontEnd
+from skanopatch.noted_array import NotedArray
 
 # Clips a worker computes in one task: about 60 ms of work, against 1 ms to hand it out.
 _CLIPS_PER_TASK = 16
@@ -159,7 +160,7 @@ def patch_grid(shape: tuple[int, int], n_freq: int) -> PatchGrid:
     return PatchGrid(n_patches // n_freq, n_freq, height, width)
 
 
-class Patches(np.ndarray):
+class Patches(NotedArray):
     """An array of patches that tells which front end made them, by itself and in its slices.
 
     What `MelPatcher.transform` returns, so that a backbone can refuse patches which were made for
@@ -171,18 +172,8 @@ class Patches(np.ndarray):
         What made the patches, if that is known.
     """
 
+    _note = "front_end"
     front_end: FrontEnd | None = None
-
-    def __array_finalize__(self, array: Any) -> None:
-        self.front_end = getattr(array, "front_end", None)
-
-    def __reduce__(self) -> Any:
-        rebuild, arguments, state = super().__reduce__()  # type: ignore[str-unpack]
-        return rebuild, arguments, (self.front_end, state)
-
-    def __setstate__(self, state: tuple[Any, Any]) -> None:  # type: ignore[override]
-        self.front_end, array_state = state
-        super().__setstate__(array_state)
 
 
 class LazyPatches:

@@ -23,7 +23,7 @@ from sklearn.utils.validation import check_is_fitted
 from skanopatch.finetuning.lora import is_update, merged_state
 from skanopatch.finetuning.module import PatchEmbedding
 from skanopatch.patches import PatchGrid
-from skanopatch.shared_subspace import SharedSubspace
+from skanopatch.shared_subspace import LEARNT, SharedSubspace
 
 FORMAT = "skanopatch embedder"
 VERSION = 3
@@ -52,12 +52,6 @@ _FITTED = (
     "has_subspace",
     "log_unit",
 )
-_SUBSPACE = (
-    "components_",
-    "explained_variance_",
-    "class_means_",
-    "scale_",
-)  # tensors beside those of the network
 
 # Parameters that say how a machine is used, and mean nothing on another one.
 OF_THE_MACHINE = ("checkpoint_dir", "device", "memory", "n_jobs", "n_workers", "verbose")
@@ -116,7 +110,7 @@ class PersistenceMixin:
             state, sha256 = self._module.state_dict(), self._backbone_sha256()
             state = {name: tensor for name, tensor in state.items() if not _is_backbone(name)}
         if self._subspace is not None:
-            arrays = {f"subspace.{name}": getattr(self._subspace, name) for name in _SUBSPACE}
+            arrays = {f"subspace.{name}": getattr(self._subspace, name) for name in LEARNT}
             state |= {name: torch.from_numpy(array) for name, array in arrays.items()}
         params = {k: v for k, v in self.get_params().items() if k not in OF_THE_MACHINE}
         fitted = {
@@ -347,7 +341,7 @@ def check_names(found: Any, expected: Collection[str], place: str) -> None:
 
 def _take_subspace(tensors: dict[str, torch.Tensor], place: str) -> SharedSubspace:
     """Take the arrays of the statistics' subspace out of the tensors of a file."""
-    names = [f"subspace.{name}" for name in _SUBSPACE]
+    names = [f"subspace.{name}" for name in LEARNT]
     found = {name: tensors.pop(name) for name in names if name in tensors}
     check_names(found, names, place)
     components, variance, means, scale = found.values()
@@ -359,7 +353,7 @@ def _take_subspace(tensors: dict[str, torch.Tensor], place: str) -> SharedSubspa
             f"{', '.join(str(tuple(tensor.shape)) for tensor in found.values())}."
         )
     subspace = SharedSubspace()
-    for name, tensor in zip(_SUBSPACE, found.values(), strict=True):
+    for name, tensor in zip(LEARNT, found.values(), strict=True):
         setattr(subspace, name, tensor.numpy())
     subspace.n_features_in_ = len(scale)
     return subspace

@@ -17,6 +17,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skanopatch.labels import encode_labels
 
+LEARNT = ("components_", "explained_variance_", "class_means_", "scale_")  # arrays, by `fit`
+
 _CLIPS_PER_COMPONENT = 2
 _LEAST_RESIDUAL = 1e-6
 _ROUNDING = 1e-13

@@ -412,7 +412,7 @@ def test_ctrl_c_leaves_no_half_written_file(model, tmp_path, monkeypatch, argume
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.skipif(os.name != "posix", reason="Windows cannot send SIGINT to a child process")
 def test_ctrl_c_in_a_shell_ends_without_a_traceback(tmp_path):
     arguments = ["fit", "recordings/normal", "-o", str(tmp_path / "m.skano")]
     process = subprocess.Popen(

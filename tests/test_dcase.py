@@ -288,7 +288,10 @@ def test_own_recordings_in_any_nesting(tmp_path):
         load_folder(tmp_path / "anomaly" / "nothing")
 
 
-@pytest.mark.skipif("SKANOPATCH_DATA" not in os.environ, reason="no recordings are shipped")
+@pytest.mark.skipif(
+    "SKANOPATCH_DATA" not in os.environ,
+    reason="SKANOPATCH_DATA names no folder of recordings; none are shipped",
+)
 def test_real_valves_of_2023():
     with pytest.warns(UserWarning, match="lacks"):
         clips = load_dcase(os.environ["SKANOPATCH_DATA"], year=2023, machine="valve")
