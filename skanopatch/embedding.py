@@ -22,7 +22,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
-from skanopatch.backbones import check_front_end
+from skanopatch.backbones import check_front_end, joins_statistics
 from skanopatch.band_statistics import BandStatistics
 from skanopatch.blocks import with_blocks
 from skanopatch.finetuning.devices import choose_device, memory_errors
@@ -39,6 +39,8 @@ _MOST_CLUSTERS = 16
 # What statistics deviate by within a class, in nepers: `SharedSubspace` makes it 1, which would
 # hide the network from the distances of `KNNDetector`.
 _WITHIN_A_CLASS = np.float32(0.1)
+# From fewer clips a network learns nothing that holds for others.
+_LEAST_TO_LEARN_FROM = 64
 
 
 class AnoPatchEmbedder(
@@ -80,7 +82,8 @@ class AnoPatchEmbedder(
         Whether the clip's `BandStatistics`, or the patches' `PatchStatistics` with
         ``output="patches"``, come before what the network gives. Labels turn the former into
         the `SharedSubspace` of their classes. "auto" decides by what measured best: beside the
-        fine-tuned small ViTs, in place of them without fine-tuning, not beside other backbones.
+        small ViTs fine-tuned on 64 clips or more; in place of them with fewer, on which then
+        nothing is fine-tuned, or without labels; not beside other backbones.
         The scales differ: `MahalanobisDetector` does not mind, distances of `KNNDetector` do.
     pretext : {"augmentation", "cluster"} or None, default=None
         What fine-tuning tells apart. "augmentation": which of seven changes (pitch, tempo, tilt,
@@ -119,7 +122,7 @@ class AnoPatchEmbedder(
         Weight decay of the optimizer.
     max_epochs : int or "auto", default="auto"
         Passes over the training clips. "auto" are as many as make 20,000 clips, but at least 5 and
-        at most 24.
+        at most 100.
     batch_size : int, default=32
         Clips a step, and clips embedded at a time.
     warmup : float, default=0.1
@@ -332,6 +335,11 @@ class AnoPatchEmbedder(
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         usable, measured = survey_patches(X, self.batch_size)
         target = self._target(labels, X, usable, seed)
+        is_auto = self.statistics == "auto" and joins_statistics(self.backbone)
+        is_few = self.pretext is None and len(usable) < _LEAST_TO_LEARN_FROM
+        learns = target is not None and not (is_auto and is_few)
+        self._has_statistics = is_auto or (self.statistics != "auto" and bool(self.statistics))
+        self._has_network = learns or not is_auto
         self._module_params = {
             "backbone": self.backbone,
             "grid": self._grid,
@@ -340,11 +348,11 @@ class AnoPatchEmbedder(
             "layers": self.layers,
             "pooling": self.pooling,
             "keep_bands": self.keep_bands,
-            "n_dims": None if target is None else self.n_dims,
+            "n_dims": self.n_dims if learns else None,
             "time_mask": self.time_mask,
             "frequency_mask": self.frequency_mask,
             "patch_dropout": self.patch_dropout,
-            "tuning": "frozen" if target is None else self.tuning,
+            "tuning": self.tuning if learns else "frozen",
             "lora_rank": self.lora_rank,
             "lora_targets": self.lora_targets,
         }
@@ -352,7 +360,7 @@ class AnoPatchEmbedder(
         # The generators of the caller stay as they are, and what ran before does not matter.
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
-            if target is None:
+            if not learns:
                 module = PatchEmbedding(**self._module_params)
             else:
                 module, self.history_ = fine_tune(
@@ -364,9 +372,6 @@ class AnoPatchEmbedder(
                     seed=seed,
                     device=device,
                 )
-        joins = module.backbone.joins_statistics
-        self._has_statistics = joins if self.statistics == "auto" else bool(self.statistics)
-        self._has_network = not (self.statistics == "auto" and joins and target is None)
         if self._has_statistics and self._has_network and self.output == "patches":
             tokens = module.backbone.token_grid(self._grid.n_frames, self._grid.n_mels)
             if tuple(tokens) != self._grid[:2]:

@@ -132,8 +132,24 @@ def test_statistics_come_before_the_networks_embedding(labelled):
     assert_array_equal(embed(True), np.hstack([alone, embed(False)]))
     assert embed(True).blocks == (alone.shape[1], embed(False).shape[1])
     assert not hasattr(embed(False), "blocks")
-    # By itself our small ViT takes part where it was fine-tuned.
-    assert_array_equal(embed("auto"), embed(True) if labelled else alone)
+    # Six clips are too few for our small ViT to take part by itself.
+    assert_array_equal(embed("auto"), alone)
+
+
+@pytest.mark.parametrize("n_clips", [63, 64])
+def test_a_network_is_fine_tuned_by_itself_from_64_clips_on(n_clips):
+    patches, labels = make_patches(n_clips=n_clips)
+    params = {**TINY, "max_epochs": 1, "n_dims": 8}
+    embedder = AnoPatchEmbedder(**{**params, "statistics": "auto"}).fit(patches, labels=labels)
+    both = AnoPatchEmbedder(**{**params, "statistics": True}).fit_transform(patches, labels=labels)
+    assert embedder.classes_ == list(dict.fromkeys(labels))
+    assert len(both.blocks) == 2
+    expected = both[:, : both.blocks[0]] if n_clips == 63 else both
+    assert_array_equal(embedder.transform(patches), expected)
+    assert (embedder.history_ is None) == (n_clips == 63)
+    # What asks for fine-tuning in so many words gets it.
+    cluster = AnoPatchEmbedder(**{**params, "statistics": "auto", "pretext": "cluster"})
+    assert cluster.fit(patches).history_ is not None
 
 
 @pytest.mark.parametrize("labelled", [False, True])
@@ -150,7 +166,7 @@ def test_statistics_of_patches_come_before_the_networks_tokens(labelled):
 
     alone = PatchStatistics().fit_transform(patches)
     assert_array_equal(embed(True), np.concatenate([alone, embed(False)], axis=2))
-    assert_array_equal(embed("auto"), embed(True) if labelled else alone)
+    assert_array_equal(embed("auto"), alone)
 
 
 def test_output_may_change_after_the_fit():

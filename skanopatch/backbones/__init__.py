@@ -6,6 +6,7 @@ from skanopatch.backbones.registry import (
     create_backbone,
     describe_backbones,
     front_end,
+    joins_statistics,
     list_backbones,
 )
 
@@ -15,5 +16,6 @@ __all__ = [
     "create_backbone",
     "describe_backbones",
     "front_end",
+    "joins_statistics",
     "list_backbones",
 ]

@@ -48,14 +48,11 @@ class Backbone(nn.Module):
     ----------
     segment : int or None
         Frames of a stretch of time that it reads at a time; None reads a clip as a whole.
-    joins_statistics : bool
-        Whether an embedding is best with the clip's `BandStatistics` before it.
     patch_dropout : float
         Share of the patches that are best left out in training.
     """
 
     segment: int | None = None
-    joins_statistics: bool = False
     patch_dropout: float = 0.0
 
     def __init__(

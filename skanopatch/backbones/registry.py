@@ -157,6 +157,19 @@ def check_front_end(name: str, made_with: FrontEnd | None) -> None:
         )
 
 
+def joins_statistics(name: str) -> bool:
+    """Return whether embeddings are best with `BandStatistics` before what the backbone gives.
+
+    They are for the small ones of this package, and were not for larger ones.
+
+    Parameters
+    ----------
+    name : str
+        One of `list_backbones`.
+    """
+    return _look_up(name)[0] is None
+
+
 def _audible(settings: FrontEnd) -> dict[str, Any]:
     """Return what changes a spectrogram; an `f_max` of None is half the rate."""
     f_max = settings.f_max or settings.sample_rate / 2

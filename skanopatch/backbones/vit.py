@@ -99,7 +99,6 @@ class SegmentBackbone(TimmBackbone):
     """
 
     segment: int
-    joins_statistics = True
     patch_dropout = 0.5
 
     def __init__(self, vit: nn.Module, *, segment: int):
