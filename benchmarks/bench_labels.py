@@ -97,8 +97,9 @@ SETS = {
 }
 
 
-def make_recipes(seed):
+def make_recipes(seed, n_clips):
     """Return name -> (embedder, the name by which its fit is given the labels, or None)."""
+    a_third = min(100, round(20_000 / n_clips)) // 3  # of the epochs that the default takes
     embedder = partial(AnoPatchEmbedder, random_state=seed)
     network = partial(embedder, statistics=False)
     statistics = make_pipeline(BandStatistics(), SharedSubspace())
@@ -107,6 +108,9 @@ def make_recipes(seed):
         "default, no labels": (embedder(), None),
         "statistics alone, labels": (statistics, "sharedsubspace__labels"),
         "default, labels": (embedder(), "labels"),
+        "default, labels, a third of its epochs": (embedder(max_epochs=a_third), "labels"),
+        "from scratch, labels": (embedder("vit_tiny"), "labels"),
+        "default, labels, 24 epochs": (embedder(max_epochs=24), "labels"),
         "default, labels, 8 epochs": (embedder(max_epochs=8), "labels"),
         "from scratch, labels, 24 epochs": (embedder("vit_tiny", max_epochs=24), "labels"),
         "network alone, 8 epochs": (network(max_epochs=8), "labels"),
@@ -147,7 +151,7 @@ def main():
     for name in [arguments.on] if arguments.on else present:
         for seed in SEEDS:
             patches, unit, is_normal, train = prepare(name, arguments.folder, seed)
-            for recipe, (embedder, labels) in make_recipes(seed).items():
+            for recipe, (embedder, labels) in make_recipes(seed, train.sum()).items():
                 if (name, recipe, seed) in done or arguments.only not in (None, recipe):
                     continue
                 start = perf_counter()

@@ -314,7 +314,7 @@ class AnoPatchEmbedder(
             Ignored; drop anomalous clips with `FitOnNormal`.
         labels : array-like of shape (n_clips,), default=None
             What fine-tuning tells apart: any hashable a clip, such as a machine's name or a
-            tuple of attributes.
+            tuple of attributes. Of how many clips it takes, `statistics` tells.
 
         Returns
         -------

@@ -61,8 +61,9 @@ _MOST_FOR_MAPS = 100
     "labels_table",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="CSV",
-    help="A table with the columns file and label, the machine that a clip is of. The network is "
-    "fine-tuned to tell machines apart, and each gets a detector of its own.",
+    help="A table with the columns file and label, the machine that a clip is of. Each "
+    "machine gets a detector of its own, and from 64 clips on the network is fine-tuned to tell "
+    "them apart.",
 )
 @click.option(
     "--labels-from-folder", is_flag=True, help="The same, with the name of a clip's folder."
