@@ -137,7 +137,7 @@ def test_statistics_come_before_the_networks_embedding(labelled):
 
 
 @pytest.mark.parametrize("n_clips", [63, 64])
-def test_a_network_is_fine_tuned_by_itself_from_64_clips_on(n_clips):
+def test_a_network_is_fine_tuned_by_itself_from_64_clips_on(n_clips, tmp_path):
     patches, labels = make_patches(n_clips=n_clips)
     params = {**TINY, "max_epochs": 1, "n_dims": 8}
     embedder = AnoPatchEmbedder(**{**params, "statistics": "auto"}).fit(patches, labels=labels)
@@ -147,6 +147,8 @@ def test_a_network_is_fine_tuned_by_itself_from_64_clips_on(n_clips):
     expected = both[:, : both.blocks[0]] if n_clips == 63 else both
     assert_array_equal(embedder.transform(patches), expected)
     assert (embedder.history_ is None) == (n_clips == 63)
+    embedder.save(tmp_path)
+    assert_array_equal(AnoPatchEmbedder.load(tmp_path).transform(patches), expected)
     # What asks for fine-tuning in so many words gets it.
     cluster = AnoPatchEmbedder(**{**params, "statistics": "auto", "pretext": "cluster"})
     assert cluster.fit(patches).history_ is not None
