@@ -46,6 +46,7 @@ from skanopatch import (
     MelStatistics,
     SharedSubspace,
 )
+from skanopatch.finetuning.training import default_epochs
 from skanopatch.metrics import auc_score, pauc_score
 
 SEEDS = (10, 11, 12)
@@ -99,7 +100,7 @@ SETS = {
 
 def make_recipes(seed, n_clips):
     """Return name -> (embedder, the name by which its fit is given the labels, or None)."""
-    a_third = min(100, round(20_000 / n_clips)) // 3  # of the epochs that the default takes
+    a_third = default_epochs(n_clips) // 3
     embedder = partial(AnoPatchEmbedder, random_state=seed)
     network = partial(embedder, statistics=False)
     statistics = make_pipeline(BandStatistics(), SharedSubspace())

@@ -28,6 +28,7 @@ from skanopatch.backbones import anopatch_tiny, list_backbones
 from skanopatch.finetuning.augmentation import change
 from skanopatch.finetuning.devices import autocast_dtype, memory_errors
 from skanopatch.finetuning.net import FineTuningNet, ResumableCheckpoint
+from skanopatch.finetuning.training import default_epochs
 
 TINY = {
     "statistics": False,
@@ -134,6 +135,20 @@ def test_statistics_come_before_the_networks_embedding(labelled):
     assert not hasattr(embed(False), "blocks")
     # Six clips are too few for our small ViT to take part by itself.
     assert_array_equal(embed("auto"), alone)
+
+
+@pytest.mark.parametrize(
+    ("n_clips", "n_epochs"), [(30, 100), (200, 100), (1000, 20), (4000, 5), (30_000, 5)]
+)
+def test_few_clips_are_heard_more_often(n_clips, n_epochs):
+    assert default_epochs(n_clips) == n_epochs
+
+
+def test_epochs_are_counted_by_clips_by_default(monkeypatch):
+    monkeypatch.setattr("skanopatch.finetuning.training._CLIPS_TO_HEAR", 144)
+    patches, labels = make_patches(n_clips=24)
+    embedder = AnoPatchEmbedder(**{**TINY, "max_epochs": "auto"}).fit(patches, labels=labels)
+    assert len(embedder.history_) == 6
 
 
 @pytest.mark.parametrize("n_clips", [63, 64])

@@ -160,12 +160,17 @@ def check_front_end(name: str, made_with: FrontEnd | None) -> None:
 def joins_statistics(name: str) -> bool:
     """Return whether embeddings are best with `BandStatistics` before what the backbone gives.
 
-    They are for the small ones of this package, and were not for larger ones.
+    Those of the small ones of this package are.
 
     Parameters
     ----------
     name : str
         One of `list_backbones`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such backbone.
     """
     return _look_up(name)[0] is None
 

@@ -31,7 +31,7 @@ from skanopatch.finetuning.net import (
 )
 
 # What `max_epochs="auto"` comes to: three to four minutes on two cores, the same for 200
-# clips as for 4,000. Too few steps leave the classes untold, and then the embedding is noise.
+# clips as for 4,000. Few clips have to be heard often, or their classes stay untold.
 _CLIPS_TO_HEAR, _LEAST_EPOCHS, _MOST_EPOCHS = 20_000, 5, 100
 
 # Parameters of an embedder that do not change the weights.
@@ -44,6 +44,11 @@ _NO_MATTER = (
     "statistics",
     "verbose",
 )
+
+
+def default_epochs(n_clips: int) -> int:
+    """Return how often `max_epochs="auto"` hears each of so many training clips."""
+    return min(_MOST_EPOCHS, max(_LEAST_EPOCHS, round(_CLIPS_TO_HEAR / n_clips)))
 
 
 def fine_tune(
@@ -85,7 +90,7 @@ def fine_tune(
     changes = CHANGES if embedder.pretext == "augmentation" else CHANGES[:1]
     max_epochs = embedder.max_epochs
     if max_epochs == "auto":
-        max_epochs = min(_MOST_EPOCHS, max(_LEAST_EPOCHS, round(_CLIPS_TO_HEAR / len(train))))
+        max_epochs = default_epochs(len(train))
     n_steps = max_epochs * math.ceil(len(train) / embedder.batch_size)
     checkpoint = _checkpoint(embedder, X, target)
     net = FineTuningNet(
