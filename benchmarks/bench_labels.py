@@ -51,6 +51,13 @@ from skanopatch.metrics import auc_score, pauc_score
 
 SEEDS = (10, 11, 12)
 
+# Pairs of recipes whose difference is printed, paired by recordings and seed.
+COMPARED = [
+    ("default, labels, a third of its epochs", "from scratch, labels"),
+    ("default, labels", "default, no labels"),
+    ("default, labels", "statistics alone, labels"),
+]
+
 
 def load_bearings(folder, condition, n_acquisitions):
     """Return rows (samples, unit, is normal, stretch of time)."""
@@ -172,13 +179,21 @@ def main():
                 with arguments.results.open("a") as file:
                     file.write(json.dumps(results[-1]) + "\n")
                 print(name, recipe, seed, f"{auc:.3f} {pauc:.3f} {seconds:.0f} s", flush=True)
-    frame = pd.DataFrame(results).groupby(["recordings", "recipe"], sort=False)
+    table = pd.DataFrame(results)
+    frame = table.groupby(["recordings", "recipe"], sort=False)
     mean, std = frame.mean(numeric_only=True), frame.std(numeric_only=True, ddof=1)
     for metric in ("auc", "pauc"):
         mean[metric] = [
             f"{m:.3f} ± {s:.3f}" for m, s in zip(mean[metric], std[metric], strict=True)
         ]
     print(mean[["auc", "pauc", "seconds"]].to_markdown(floatfmt=".0f"))
+    scores = table.pivot(index=["recordings", "seed"], columns="recipe", values=["auc", "pauc"])
+    for better, than in COMPARED:
+        if {better, than} <= set(table["recipe"]):
+            difference = scores.xs(better, axis=1, level=1) - scores.xs(than, axis=1, level=1)
+            difference = difference.dropna()
+            print(f"\n{better}, over {than}: mean and standard error of {len(difference)} pairs")
+            print(difference.agg(["mean", "sem"]).to_string(float_format="%.3f"))
 
 
 if __name__ == "__main__":
