@@ -10,7 +10,7 @@ from skanopatch.noted_array import NotedArray
 
 
 class Embeddings(NotedArray):
-    """An array of embeddings that tells where one kind of features ends, by itself and in its rows.
+    """An array of embeddings that tells where one kind of features ends, as do its rows.
 
     What `AnoPatchEmbedder.transform` returns where statistics come before what the network gives,
     so that a detector need not learn how the two covary. Where an operation turns it into a plain

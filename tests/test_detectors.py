@@ -440,6 +440,20 @@ def test_blocks_come_with_the_embeddings():
     assert MahalanobisDetector().fit(again).block_sizes_ == (4, 5)
     grouped = GroupedDetector(MahalanobisDetector()).fit(known, groups=[0, 1] * 30)
     assert grouped.detectors_[1].block_sizes_ == (4, 5)
+    # Rows that were embedded in batches are joined as they would be without blocks.
+    first, last = known[:20], known[20:]
+    for joined in (
+        np.concatenate([first, last]),
+        np.vstack((first, last)),
+        np.append(first, last, 0),
+    ):
+        np.testing.assert_array_equal(joined, X)
+        assert MahalanobisDetector().fit(joined).block_sizes_ == (4, 5)
+    other = with_blocks(X, (5, 4))
+    for parts, axis in (([known, other], 0), ([known, X], 0), ([X, known], 0), ([known, known], 1)):
+        assert type(np.concatenate(parts, axis)) is np.ndarray
+    out = np.empty((120, 9))
+    assert np.concatenate([known, known], out=out) is out
     # Columns that were picked are not the blocks any more, nor is a plain array.
     assert MahalanobisDetector().fit(known[:, :6]).block_sizes_ == (6,)
     assert MahalanobisDetector().fit(np.asarray(known)).block_sizes_ == (9,)
