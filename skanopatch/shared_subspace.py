@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from numbers import Integral
 
 import numpy as np
@@ -20,6 +21,7 @@ from skanopatch.labels import encode_labels
 LEARNT = ("components_", "explained_variance_", "class_means_", "scale_")  # arrays, by `fit`
 
 _CLIPS_PER_COMPONENT = 2
+_LEAST_SHARE_FREE = 0.25  # of clips beyond the first of their class
 _LEAST_RESIDUAL = 1e-6
 _ROUNDING = 1e-13
 
@@ -102,6 +104,11 @@ class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         ------
         ValueError
             If there are not as many labels as clips, one is NaN, or every row of `X` has NaN.
+
+        Warns
+        -----
+        UserWarning
+            If nearly every clip has a label of its own.
         """
         X = validate_data(
             self, X, dtype=np.float64, ensure_min_samples=2, ensure_all_finite="allow-nan"
@@ -121,6 +128,13 @@ class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         _, sizes, directions = np.linalg.svd(deviations / self.scale_, full_matrices=False)
         n_clips, n_features = X.shape
         n_free = n_clips - len(self.class_means_)
+        if labels is not None and n_free < _LEAST_SHARE_FREE * n_clips:
+            warnings.warn(
+                f"labels tell {n_clips} clips apart into {len(self.class_means_)} classes, so that "
+                "how clips of one class vary is hardly seen. Give labels that more clips share, "
+                "such as the unit, or none.",
+                stacklevel=3,  # past _fit_context
+            )
         most = min(self.n_components, n_clips // _CLIPS_PER_COMPONENT, n_free, n_features - 1)
         kept = max(1, most)
         self.components_ = directions[:kept]

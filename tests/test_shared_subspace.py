@@ -87,7 +87,8 @@ def test_components_are_at_most_half_of_the_clips(n_clips, n_features, n_compone
 def test_a_class_takes_a_clip_from_the_components():
     X = np.random.default_rng(0).normal(size=(8, 20))
     assert len(SharedSubspace().fit(X, labels=[0, 1, 2, 3, 4, 4, 5, 5]).components_) == 2
-    found = SharedSubspace().fit(X, labels=range(8)).transform(X)
+    with pytest.warns(UserWarning, match="8 clips apart into 8 classes"):
+        found = SharedSubspace().fit(X, labels=range(8)).transform(X)
     assert found.shape == (8, 2)
     assert np.isfinite(found).all()
 
