@@ -29,7 +29,7 @@ from skanopatch.finetuning.devices import choose_device, memory_errors
 from skanopatch.finetuning.module import PatchEmbedding
 from skanopatch.finetuning.pooling import POOLINGS
 from skanopatch.finetuning.training import fine_tune
-from skanopatch.labels import encode_labels
+from skanopatch.labels import are_heard, encode_labels
 from skanopatch.patch_statistics import PatchStatistics
 from skanopatch.patches import iterate_batches, measure_log_unit, survey_patches, validate_patches
 from skanopatch.persistence import PersistenceMixin
@@ -39,8 +39,9 @@ _MOST_CLUSTERS = 16
 # What statistics deviate by within a class, in nepers: `SharedSubspace` makes it 1, which would
 # hide the network from the distances of `KNNDetector`.
 _WITHIN_A_CLASS = np.float32(0.1)
-# From fewer clips a network learns nothing that holds for others.
-_LEAST_TO_LEARN_FROM = 64
+# From fewer clips a network learns nothing that holds for others, and up to so many it learns by
+# heart what is not heard.
+_LEAST_TO_LEARN_FROM, _FEW_TO_LEARN_FROM = 64, 500
 
 
 class AnoPatchEmbedder(
@@ -81,9 +82,10 @@ class AnoPatchEmbedder(
     statistics : bool or "auto", default="auto"
         Whether the clip's `BandStatistics`, or the patches' `PatchStatistics` with
         ``output="patches"``, come before what the network gives. Labels turn the former into
-        the `SharedSubspace` of their classes. "auto" decides by what measured best: beside the
-        small ViTs fine-tuned on 64 clips or more; in place of them with fewer, on which then
-        nothing is fine-tuned, or without labels; not beside other backbones.
+        the `SharedSubspace` of their classes. "auto" is False with other backbones than the small
+        ViTs of this package. With those statistics come beside a network that is fine-tuned, and
+        stand alone where none is: without labels, with fewer than 64 clips, and with fewer than
+        500 whose labels are not heard, which a linear classifier of the statistics finds out.
         The scales differ: `MahalanobisDetector` does not mind, distances of `KNNDetector` do.
     pretext : {"augmentation", "cluster"} or None, default=None
         What fine-tuning tells apart. "augmentation": which of seven changes (pitch, tempo, tilt,
@@ -336,9 +338,13 @@ class AnoPatchEmbedder(
         usable, measured = survey_patches(X, self.batch_size)
         target = self._target(labels, X, usable, seed)
         is_auto = self.statistics == "auto" and joins_statistics(self.backbone)
-        is_few = self.pretext is None and len(usable) < _LEAST_TO_LEARN_FROM
-        learns = target is not None and not (is_auto and is_few)
         self._has_statistics = is_auto or (self.statistics != "auto" and bool(self.statistics))
+        bands = None
+        if self._has_statistics and self.classes_ is not None:
+            bands = self._bands().fit_transform(X)
+        learns = target is not None
+        if learns and is_auto and self.pretext is None:
+            learns = _is_worth_learning(target[usable], bands[usable])
         self._has_network = learns or not is_auto
         self._module_params = {
             "backbone": self.backbone,
@@ -382,8 +388,8 @@ class AnoPatchEmbedder(
                     f"{self._grid.n_freq} patches."
                 )
         self._subspace = None
-        if self._has_statistics and self.classes_ is not None:
-            self._subspace = SharedSubspace().fit(self._bands().fit_transform(X), labels=target)
+        if bands is not None:
+            self._subspace = SharedSubspace().fit(bands, labels=target)
         self._set_module(module)
         return self
 
@@ -490,3 +496,10 @@ class AnoPatchEmbedder(
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+
+def _is_worth_learning(target: np.ndarray, bands: np.ndarray) -> bool:
+    """Return whether a network learns from clips with labels what holds for other clips."""
+    if len(target) < _LEAST_TO_LEARN_FROM:
+        return False
+    return len(target) >= _FEW_TO_LEARN_FROM or are_heard(target, bands)

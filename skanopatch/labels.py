@@ -6,6 +6,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.linear_model import RidgeClassifierCV
+from sklearn.metrics import cohen_kappa_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+_LEAST_KAPPA = 0.5  # of labels that are heard: half-way from chance to all of them
 
 
 def encode_labels(labels: Any, n_clips: int) -> tuple[list[Any], NDArray[np.int_]]:
@@ -40,3 +47,26 @@ def encode_labels(labels: Any, n_clips: int) -> tuple[list[Any], NDArray[np.int_
     classes = list(dict.fromkeys(labels))
     index = {label: i for i, label in enumerate(classes)}
     return classes, np.array([index[label] for label in labels], dtype=int)
+
+
+def are_heard(target: NDArray[np.int_], features: NDArray) -> bool:
+    """Return whether features tell the class of clips that were left out.
+
+    Classes that are not heard in clips of their own would be learnt by heart, clip by clip.
+
+    Parameters
+    ----------
+    target : ndarray of shape (n_clips,)
+        The class of each clip. Classes of one clip do not count: nothing tells them apart.
+    features : ndarray of shape (n_clips, n_features)
+        What describes the clips, without NaN.
+    """
+    _, index, counts = np.unique(target, return_inverse=True, return_counts=True)
+    counted = counts[index] >= 2
+    if np.count_nonzero(counts >= 2) < 2:
+        return False
+    classifier = make_pipeline(StandardScaler(), RidgeClassifierCV(np.logspace(0, 4, 5)))
+    n_folds = min(5, counts[counts >= 2].min())
+    folds = StratifiedKFold(n_folds, shuffle=True, random_state=0)
+    told = cross_val_predict(classifier, features[counted], target[counted], cv=folds)
+    return bool(cohen_kappa_score(target[counted], told) >= _LEAST_KAPPA)

@@ -29,6 +29,7 @@ from skanopatch.finetuning.augmentation import change
 from skanopatch.finetuning.devices import autocast_dtype, memory_errors
 from skanopatch.finetuning.net import FineTuningNet, ResumableCheckpoint
 from skanopatch.finetuning.training import default_epochs
+from skanopatch.labels import are_heard
 
 TINY = {
     "statistics": False,
@@ -167,6 +168,35 @@ def test_a_network_is_fine_tuned_by_itself_from_64_clips_on(n_clips, tmp_path):
     # What asks for fine-tuning in so many words gets it.
     cluster = AnoPatchEmbedder(**{**params, "statistics": "auto", "pretext": "cluster"})
     assert cluster.fit(patches).history_ is not None
+
+
+def test_labels_of_few_clips_that_are_not_heard_are_not_learnt(monkeypatch):
+    patches, labels = make_patches(n_clips=64)
+    mixed = np.random.default_rng(0).permutation(labels)
+    embedder = AnoPatchEmbedder(**{**TINY, "max_epochs": 1, "statistics": "auto"})
+    assert embedder.fit(patches, labels=mixed).history_ is None
+    subspace = SharedSubspace().fit(BandStatistics().fit_transform(patches), labels=mixed)
+    expected = np.float32(0.1) * subspace.transform(BandStatistics().fit_transform(patches))
+    assert_array_equal(embedder.transform(patches), expected)
+    assert embedder.fit(patches, labels=labels).history_ is not None
+    monkeypatch.setattr("skanopatch.embedding._FEW_TO_LEARN_FROM", 64)
+    assert embedder.fit(patches, labels=mixed).history_ is not None
+
+
+def test_classes_are_heard_where_features_tell_them_on_other_clips():
+    rng = np.random.default_rng(0)
+    target = rng.permutation(np.repeat([0, 1, 2], [30, 30, 4]))
+    noise = rng.normal(size=(64, 100))
+    assert not are_heard(target, noise)
+    told = noise + 8 * np.eye(3, 100)[target]
+    assert are_heard(target, told)
+    # Of four classes three sound alike: a third of the way from chance is gone.
+    of_four = np.arange(64) % 4
+    assert not are_heard(of_four, noise + 4 * (of_four == 0)[:, np.newaxis])
+    # A class of one clip is left out, and nothing is told apart where one class is left.
+    one_each = np.append(np.zeros(32, dtype=int), 3 + np.arange(32))
+    assert not are_heard(one_each, noise)
+    assert are_heard(np.append(target, [3, 4]), np.vstack([told, noise[:2]]))
 
 
 @pytest.mark.parametrize("labelled", [False, True])

@@ -62,8 +62,8 @@ _MOST_FOR_MAPS = 100
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="CSV",
     help="A table with the columns file and label, the machine that a clip is of. Each "
-    "machine gets a detector of its own, and from 64 clips on the network is fine-tuned to tell "
-    "them apart.",
+    "machine gets a detector of its own, and the network is fine-tuned to tell them apart, from "
+    "64 clips on in which they sound different.",
 )
 @click.option(
     "--labels-from-folder", is_flag=True, help="The same, with the name of a clip's folder."
