@@ -29,7 +29,7 @@ from skanopatch.finetuning.devices import choose_device, memory_errors
 from skanopatch.finetuning.module import PatchEmbedding
 from skanopatch.finetuning.pooling import POOLINGS
 from skanopatch.finetuning.training import fine_tune
-from skanopatch.labels import are_heard, encode_labels
+from skanopatch.labels import are_worth_learning, encode_labels
 from skanopatch.patch_statistics import PatchStatistics
 from skanopatch.patches import iterate_batches, measure_log_unit, survey_patches, validate_patches
 from skanopatch.persistence import PersistenceMixin
@@ -39,9 +39,6 @@ _MOST_CLUSTERS = 16
 # What statistics deviate by within a class, in nepers: `SharedSubspace` makes it 1, which would
 # hide the network from the distances of `KNNDetector`.
 _WITHIN_A_CLASS = np.float32(0.1)
-# From fewer clips a network learns nothing that holds for others, and up to so many it learns by
-# heart what is not heard.
-_LEAST_TO_LEARN_FROM, _FEW_TO_LEARN_FROM = 64, 500
 
 
 class AnoPatchEmbedder(
@@ -344,7 +341,7 @@ class AnoPatchEmbedder(
             bands = self._bands().fit_transform(X)
         learns = target is not None
         if learns and is_auto and self.pretext is None:
-            learns = _is_worth_learning(target[usable], bands[usable])
+            learns = are_worth_learning(target[usable], bands[usable])
         self._has_network = learns or not is_auto
         self._module_params = {
             "backbone": self.backbone,
@@ -496,10 +493,3 @@ class AnoPatchEmbedder(
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
-
-
-def _is_worth_learning(target: np.ndarray, bands: np.ndarray) -> bool:
-    """Return whether a network learns from clips with labels what holds for other clips."""
-    if len(target) < _LEAST_TO_LEARN_FROM:
-        return False
-    return len(target) >= _FEW_TO_LEARN_FROM or are_heard(target, bands)

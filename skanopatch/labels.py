@@ -12,6 +12,9 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+# From fewer clips a network learns nothing that holds for others, and from less than so many it
+# learns by heart what is not heard.
+_LEAST_TO_LEARN_FROM, _FEW_TO_LEARN_FROM = 64, 500
 _LEAST_KAPPA = 0.5  # of labels that are heard: half-way from chance to all of them
 
 
@@ -70,3 +73,18 @@ def are_heard(target: NDArray[np.int_], features: NDArray) -> bool:
     folds = StratifiedKFold(n_folds, shuffle=True, random_state=0)
     told = cross_val_predict(classifier, features[counted], target[counted], cv=folds)
     return bool(cohen_kappa_score(target[counted], told) >= _LEAST_KAPPA)
+
+
+def are_worth_learning(target: NDArray[np.int_], features: NDArray) -> bool:
+    """Return whether a network learns from clips with labels what holds for other clips.
+
+    Parameters
+    ----------
+    target : ndarray of shape (n_clips,)
+        The class of each clip.
+    features : ndarray of shape (n_clips, n_features)
+        What describes the clips, without NaN.
+    """
+    if len(target) < _LEAST_TO_LEARN_FROM:
+        return False
+    return len(target) >= _FEW_TO_LEARN_FROM or are_heard(target, features)

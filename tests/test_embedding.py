@@ -179,7 +179,7 @@ def test_labels_of_few_clips_that_are_not_heard_are_not_learnt(monkeypatch):
     expected = np.float32(0.1) * subspace.transform(BandStatistics().fit_transform(patches))
     assert_array_equal(embedder.transform(patches), expected)
     assert embedder.fit(patches, labels=labels).history_ is not None
-    monkeypatch.setattr("skanopatch.embedding._FEW_TO_LEARN_FROM", 64)
+    monkeypatch.setattr("skanopatch.labels._FEW_TO_LEARN_FROM", 64)
     assert embedder.fit(patches, labels=mixed).history_ is not None
 
 
