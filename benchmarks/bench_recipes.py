@@ -11,8 +11,8 @@ FOLDER holds what is there of
   tells clean recordings apart.
 
 Beside them, simulated machines (labels: the unit), new ones for each seed: two units in rooms of
-their own with 48 clips each to fit on, and four siblings in one room with 20, with a detector a
-unit.
+their own with 48 clips each to fit on, and four siblings in one room with 20, whose faults are half
+as strong again; with a detector a unit.
 
 Five folds over the normal clips (whole flights of the propellers): a pipeline is fitted on four
 and tested on the fifth with all anomalous clips; AUC and pAUC are means over folds. A seed sets
@@ -124,8 +124,9 @@ def simulate(machine, seed):
     return Recordings(list(sounds.clips), sounds.y == 1, groups, list(units), units)
 
 
-def simulate_siblings(machine, seed, n_units=4, n_normal=25, n_anomalous=20):
-    """Record units of one machine in one room; severity 1.5."""
+def simulate_siblings(machine, seed, n_normal=25, n_anomalous=20, severity=1.5):
+    """Record four units of one machine in one room."""
+    n_units = 4
     duration, rate = 2 * 16000, 16000
     rng = np.random.default_rng([seed, *machine.encode()])
     units = [Unit(machine, duration, rate, unit_rng) for unit_rng in rng.spawn(n_units)]
@@ -134,7 +135,7 @@ def simulate_siblings(machine, seed, n_units=4, n_normal=25, n_anomalous=20):
         unit.room, unit.halls = units[0].room, units[0].halls
         faults = ["none"] * n_normal + list(unit.machine.faults) * (n_anomalous // 2)
         clips += [
-            unit.record("source", fault, 1.5, 6.0, clip_rng)[0].astype(np.float32)
+            unit.record("source", fault, severity, 6.0, clip_rng)[0].astype(np.float32)
             for fault, clip_rng in zip(faults, rng.spawn(len(faults)), strict=True)
         ]
     of_unit = np.repeat(np.arange(n_units), n_normal + n_anomalous)

@@ -413,7 +413,10 @@ def test_likeliest_shrinkage_of_clips_that_do_not_vary():
 
 @pytest.mark.parametrize("domains", [None, ["a", "b", "b"] * 20])
 def test_blocks_are_uncorrelated(domains):
-    """A score is that of detectors on each block, where a single domain is nearest in all."""
+    """A score is that of detectors on each block, where a single domain is nearest in all.
+
+    Their squared distances are divided by the roots of their sizes.
+    """
     X, new = clips(60, 9), clips(20, 9, seed=1)
     X[:, 5] += X[:, 1]
     if domains is not None:
@@ -426,8 +429,9 @@ def test_blocks_are_uncorrelated(domains):
     assert detector.shrinkage_ == (*first.shrinkage_, *second.shrinkage_)
     assert (detector.covariance_[:, :4, 4:] == 0).all()
     for rows in (X, new):
-        expected = np.hypot(first.score_samples(rows[:, :4]), second.score_samples(rows[:, 4:]))
-        np.testing.assert_allclose(-detector.score_samples(rows), expected, rtol=1e-6)
+        squared = first.score_samples(rows[:, :4]) ** 2 * np.sqrt(4.5 / 4)
+        squared += second.score_samples(rows[:, 4:]) ** 2 * np.sqrt(4.5 / 5)
+        np.testing.assert_allclose(detector.score_samples(rows) ** 2, squared, rtol=1e-6)
     assert (MahalanobisDetector().fit(X).score_samples(new) != detector.score_samples(new)).all()
 
 

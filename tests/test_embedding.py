@@ -118,6 +118,19 @@ def test_a_backbone_is_normalised_as_it_was_trained():
     assert_allclose(ours.normalization_, (patches.mean(), patches.std()), rtol=1e-5)
 
 
+def directions_within(embeddings, is_first):
+    """Return the directions that hold 95 % of the variance within two classes."""
+    is_first = np.asarray(is_first)
+    deviations = embeddings.astype(float)
+    for rows in (is_first, ~is_first):
+        deviations[rows] -= deviations[rows].mean(axis=0)
+    _, sizes, directions = np.linalg.svd(deviations, full_matrices=False)
+    share = np.cumsum(sizes**2) / np.sum(sizes**2)
+    found = directions[: 1 + np.count_nonzero(share < 0.95)]
+    # scikit-learn's signs: the largest entry of a direction is positive.
+    return found * np.sign([row[np.abs(row).argmax()] for row in found])[:, np.newaxis]
+
+
 @pytest.mark.parametrize("labelled", [False, True])
 def test_statistics_come_before_the_networks_embedding(labelled):
     patches, labels = make_patches(n_clips=6, n_frames=192)
@@ -128,14 +141,40 @@ def test_statistics_come_before_the_networks_embedding(labelled):
         embedder = AnoPatchEmbedder(**{**params, "statistics": statistics})
         return embedder.fit(patches, labels=labels).transform(patches)
 
-    alone = BandStatistics().fit_transform(patches)
+    alone, network, both = BandStatistics().fit_transform(patches), embed(False), embed(True)
     if labelled:
         alone = np.float32(0.1) * SharedSubspace().fit(alone, labels=labels).transform(alone)
-    assert_array_equal(embed(True), np.hstack([alone, embed(False)]))
-    assert embed(True).blocks == (alone.shape[1], embed(False).shape[1])
+        is_first = [label == labels[0] for label in labels]
+        network = network @ directions_within(network, is_first).T
+    assert both.blocks == (alone.shape[1], network.shape[1])
     assert not hasattr(embed(False), "blocks")
+    assert_array_equal(both[:, : alone.shape[1]], alone)
+    assert_allclose(both[:, alone.shape[1] :], network, atol=1e-5)
     # Six clips are too few for our small ViT to take part by itself.
     assert_array_equal(embed("auto"), alone)
+
+
+def test_directions_of_many_clips_are_those_of_a_sample(monkeypatch):
+    patches, labels = make_patches(n_clips=30)
+    patches[4] = np.nan
+    params = {**TINY, "max_epochs": 1, "n_dims": 8}
+    network = AnoPatchEmbedder(**params).fit(patches, labels=labels).transform(patches)
+    monkeypatch.setattr("skanopatch.finetuning.directions._MOST_CLIPS", 12)
+    both = AnoPatchEmbedder(**{**params, "statistics": True}).fit(patches, labels=labels)
+    usable = np.delete(np.arange(30), 4)
+    sample = np.random.default_rng(0).permutation(usable)[:12]
+    directions = directions_within(network[sample], [labels[i] == labels[0] for i in sample])
+    found = both.transform(patches)[:, -len(directions) :]
+    assert both.transform(patches).blocks[1] == len(directions) < 8
+    assert_allclose(found, network @ directions.T, atol=1e-5)
+
+
+def test_all_dimensions_are_kept_where_each_clip_has_a_label_of_its_own():
+    patches, _ = make_patches(n_clips=6)
+    embedder = AnoPatchEmbedder(**{**TINY, "max_epochs": 1, "n_dims": 8, "statistics": True})
+    with pytest.warns(UserWarning, match="6 clips apart into 6 classes"):
+        embedder.fit(patches, labels=range(6))
+    assert embedder.transform(patches).blocks == (2, 8)
 
 
 @pytest.mark.parametrize(

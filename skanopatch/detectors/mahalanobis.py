@@ -43,7 +43,8 @@ class MahalanobisDetector(BaseDetector):
         0. A network tells the clips that it was fine-tuned on from one another too well, and what
         it covaries with there is not what it covaries with on fresh clips. "auto" are the blocks
         that `X` knows of, where it comes from `AnoPatchEmbedder` and no step between made a plain
-        array of it, or else one block.
+        array of it, or else one block. Their squared distances are added up in units of their
+        spread, so that a large block does not drown a small one, see Notes.
 
     contamination : float, default=0.1
         The false-alarm rate wanted on fresh normal clips, in (0, 0.5].
@@ -68,7 +69,7 @@ class MahalanobisDetector(BaseDetector):
         The shrunk covariance of each domain, in the units of `X`.
 
     precision_ : ndarray of shape (n_domains, n_features, n_features)
-        Inverse of `covariance_`.
+        Inverse of `covariance_`, each block times its weight.
 
     shrinkage_ : tuple of float
         The shrinkage in use, of each block.
@@ -88,6 +89,10 @@ class MahalanobisDetector(BaseDetector):
     that the source clips show. Before it is shrunk, the covariance of a domain of n clips is
     therefore averaged with the pooled covariance about the domain means, at weights n and
     `n_features`: the prior counts as many clips as a covariance of full rank needs.
+
+    The squared distance of a block of n features is near to a chi-squared variable, which spreads
+    by the root of 2 n. Blocks are weighted by the inverse root of n, at a mean square of the
+    inverse weights of 1: a single block has the weight 1.
 
     The leave-one-out distances are in closed form, with the shrinkage held fixed. Leaving a clip
     out scales the covariances and subtracts a matrix of rank one, whose inverse is Sherman and
@@ -182,8 +187,9 @@ class MahalanobisDetector(BaseDetector):
             units = np.outer(scale[block], scale[block])
             covariance, distances = own.fit(shrinkages[-1], is_standardized=self.standardize)
             self.covariance_[:, block, block] = covariance * units
-            self.precision_[:, block, block] = np.linalg.inv(covariance) / units
-            squared += distances
+            weight = np.sqrt(n_features / len(self.block_sizes_) / size)
+            self.precision_[:, block, block] = weight * np.linalg.inv(covariance) / units
+            squared += weight * distances
         self.shrinkage_ = tuple(shrinkages)
         return -np.sqrt(np.maximum(squared.min(axis=1), 0))
 

@@ -111,6 +111,16 @@ class PatchEmbedding(nn.Module):
             self.head = nn.Linear(self.n_dims, n_dims)
             self.n_dims = n_dims
 
+    @torch.no_grad()
+    def project(self, directions: torch.Tensor) -> None:
+        """Let the head give the coordinates along directions (n_kept, n_dims) of what it gave."""
+        whole = self.head
+        assert isinstance(whole, nn.Linear), "there is a head where fine-tuning was"
+        self.n_dims = len(directions)
+        self.head = nn.Linear(whole.in_features, self.n_dims, device=directions.device)
+        self.head.weight.copy_(directions @ whole.weight)
+        self.head.bias.copy_(directions @ whole.bias)
+
     def log_mel(self, patches: torch.Tensor) -> torch.Tensor:
         """Return the normalised spectrograms (n_clips, n_frames, n_mels) behind patches.
 
