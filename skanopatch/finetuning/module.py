@@ -114,12 +114,12 @@ class PatchEmbedding(nn.Module):
     @torch.no_grad()
     def project(self, directions: torch.Tensor) -> None:
         """Let the head give the coordinates along directions (n_kept, n_dims) of what it gave."""
-        whole = self.head
-        assert isinstance(whole, nn.Linear), "there is a head where fine-tuning was"
+        weight, bias = self.head.get_parameter("weight"), self.head.get_parameter("bias")
         self.n_dims = len(directions)
-        self.head = nn.Linear(whole.in_features, self.n_dims, device=directions.device)
-        self.head.weight.copy_(directions @ whole.weight)
-        self.head.bias.copy_(directions @ whole.bias)
+        head = nn.Linear(weight.shape[1], self.n_dims, device=weight.device)
+        head.weight.copy_(directions @ weight)
+        head.bias.copy_(directions @ bias)
+        self.head = head
 
     def log_mel(self, patches: torch.Tensor) -> torch.Tensor:
         """Return the normalised spectrograms (n_clips, n_frames, n_mels) behind patches.
