@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from tqdm.auto import tqdm
 
 from skanopatch.backbones import check_front_end, joins_statistics
 from skanopatch.band_statistics import BandStatistics
-from skanopatch.blocks import with_blocks
+from skanopatch.feature_notes import FeatureNotes, with_notes
 from skanopatch.finetuning.devices import choose_device, memory_errors
 from skanopatch.finetuning.directions import keep_varying_directions
 from skanopatch.finetuning.module import PatchEmbedding
@@ -408,8 +409,8 @@ class AnoPatchEmbedder(
         -------
         embeddings : ndarray of shape (n_clips, n_dims), float32
             With ``output="patches"``, tokens (n_clips, n_tokens, n_dims). NaN for clips whose
-            patches are NaN. Where statistics come before what the network gives, the array tells
-            how many features either has: `embeddings.blocks`.
+            patches are NaN. Where there are statistics, the array tells detectors how many features
+            they and the network have, and how clips would look that were not in the training.
         """
         check_is_fitted(self)
         check_front_end(self._module_params["backbone"], getattr(X, "front_end", None))
@@ -425,10 +426,14 @@ class AnoPatchEmbedder(
         )
         with torch.inference_mode(), memory_errors(self.batch_size):
             embeddings = np.concatenate([self._embed(batch, device) for batch in batches])
-        if self.output == "clip" and self._has_statistics and self._has_network:
-            n_dims = self._module.n_dims
-            return with_blocks(embeddings, (embeddings.shape[1] - n_dims, n_dims))
-        return embeddings
+        if self.output == "patches" or not self._has_statistics:
+            return embeddings
+        n_dims = self._module.n_dims if self._has_network else 0
+        blocks = (embeddings.shape[1] - n_dims, *([n_dims] if n_dims else []))
+        seen = None
+        if self._subspace is not None:
+            seen = replace(self._subspace._seen_clips(), unit=_WITHIN_A_CLASS)
+        return with_notes(embeddings, FeatureNotes(blocks, seen))
 
     def _embed(self, batch: np.ndarray, device: torch.device) -> np.ndarray:
         parts = []

@@ -20,10 +20,10 @@ from sklearn.utils.validation import has_fit_parameter
 from tqdm.auto import tqdm
 
 import skanopatch
-from skanopatch.blocks import blocks_of, with_blocks
 from skanopatch.datasets.challenge import write_challenge_files
 from skanopatch.datasets.dcase import load_dcase
 from skanopatch.detectors import GroupedDetector, KNNDetector
+from skanopatch.feature_notes import notes_of, with_notes
 from skanopatch.files import atomic_write
 from skanopatch.metrics import DCASEScores, dcase_scores
 
@@ -252,7 +252,7 @@ def _embed(
     embeddings = np.full((len(files), *parts[0][1].shape[1:]), np.nan, parts[0][1].dtype)
     for rows, part in parts:
         embeddings[rows] = part
-    return with_blocks(embeddings, blocks_of(parts[0][1]))
+    return with_notes(embeddings, notes_of(parts[0][1]))
 
 
 def _fit(steps: Pipeline, paths: NDArray, labels: list[str], folder: Path | None) -> Pipeline:

@@ -48,7 +48,7 @@ from skanopatch.persistence import OF_THE_MACHINE, check_names, current_form, pa
 from skanopatch.shared_subspace import LEARNT, SharedSubspace
 
 FORMAT = "skanopatch model"
-VERSION = 3
+VERSION = 4
 
 
 def _with_log_unit(estimator: dict[str, Any]) -> None:
@@ -69,6 +69,12 @@ def _with_blocks(estimator: dict[str, Any]) -> None:
             fitted["shrinkage_"] = {"tuple": [fitted["shrinkage_"]]}
 
 
+def _with_optimism(estimator: dict[str, Any]) -> None:
+    """Say of subspaces that new clips are like those they were fitted on."""
+    if estimator["class"] == "SharedSubspace" and estimator["fitted"] is not None:
+        estimator["fitted"] |= {"n_samples_seen_": 1, "optimism_": 0.0}
+
+
 def _each_estimator(value: Any, change: Callable[[dict[str, Any]], None]) -> Any:
     """Return a value of the JSON with each estimator in it changed."""
     if isinstance(value, list):
@@ -85,6 +91,7 @@ def _each_estimator(value: Any, change: Callable[[dict[str, Any]], None]) -> Any
 _UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: lambda header: _each_estimator(header, _with_log_unit),
     2: lambda header: _each_estimator(header, _with_blocks),
+    3: lambda header: _each_estimator(header, _with_optimism),
 }
 
 _JSON = "model.json"
@@ -101,7 +108,7 @@ _ATTRIBUTES: dict[type[BaseEstimator], tuple[str, ...]] = {
     MelStatistics: ("_n_features_out",),
     PatchStatistics: ("log_unit_", "_n_features_out"),
     BandStatistics: ("log_unit_", "_loud", "_fluctuating", "_swelling", "_n_features_out"),
-    SharedSubspace: LEARNT,
+    SharedSubspace: (*LEARNT, "n_samples_seen_", "optimism_"),
     StandardScaler: ("mean_", "scale_", "var_", "n_samples_seen_"),
     KNNDetector: (*_THRESHOLD, "center_", "bank_", "bank_ends_", "density_", "alpha_"),
     MahalanobisDetector: (

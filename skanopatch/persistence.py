@@ -26,7 +26,7 @@ from skanopatch.patches import PatchGrid
 from skanopatch.shared_subspace import LEARNT, SharedSubspace
 
 FORMAT = "skanopatch embedder"
-VERSION = 3
+VERSION = 4
 
 # From a version to the next one: what the JSON becomes. Tensors keep their names.
 _UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -39,6 +39,8 @@ _UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     },
     # Labels left the statistics as they are.
     2: lambda header: {**header, "fitted": {**header["fitted"], "has_subspace": False}},
+    # New clips were taken to be like those of the training.
+    3: lambda header: {**header, "fitted": {**header["fitted"], "n_seen": 1, "optimism": 0.0}},
 }
 
 _JSON, _WEIGHTS = "embedder.json", "embedder.safetensors"
@@ -50,6 +52,8 @@ _FITTED = (
     "has_statistics",
     "has_network",
     "has_subspace",
+    "n_seen",
+    "optimism",
     "log_unit",
 )
 
@@ -120,6 +124,8 @@ class PersistenceMixin:
             "has_statistics": self._has_statistics,
             "has_network": self._has_network,
             "has_subspace": self._subspace is not None,
+            "n_seen": 1 if self._subspace is None else self._subspace.n_samples_seen_,
+            "optimism": 0.0 if self._subspace is None else self._subspace.optimism_,
             "log_unit": self._log_unit,
         }
         header = {
@@ -203,6 +209,8 @@ class PersistenceMixin:
         embedder._subspace = None
         if fitted["has_subspace"]:
             embedder._subspace = _take_subspace(tensors, weights_place)
+            embedder._subspace.n_samples_seen_ = fitted["n_seen"]
+            embedder._subspace.optimism_ = float(fitted["optimism"])
         wanted = {name: t for name, t in state.items() if is_whole or not _is_backbone(name)}
         _check_weights(tensors, wanted, weights_place)
         if not is_whole and _sha256(state) != header["backbone_sha256"]:

@@ -6,16 +6,20 @@ import warnings
 from numbers import Integral
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     _fit_context,
+    clone,
 )
 from sklearn.metrics.pairwise import euclidean_distances
+from sklearn.model_selection import KFold
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skanopatch.feature_notes import FeatureNotes, SeenClips, with_notes
 from skanopatch.labels import encode_labels
 
 LEARNT = ("components_", "explained_variance_", "class_means_", "scale_")  # arrays, by `fit`
@@ -24,6 +28,7 @@ _CLIPS_PER_COMPONENT = 2
 _LEAST_SHARE_FREE = 0.25  # of clips beyond the first of their class
 _LEAST_RESIDUAL = 1e-6
 _ROUNDING = 1e-13
+_FOLDS = 10  # in which clips are left out to see how new ones differ
 
 
 class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -52,6 +57,12 @@ class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         The mean of each class in the order of first appearance, in the units of `X`.
     scale_ : ndarray of shape (n_features,)
         The deviation of each feature within the classes.
+    n_samples_seen_ : int
+        How many clips it was fitted on.
+    optimism_ : float
+        How much more is left of clips that are left out than of those that `fit` saw: the mean
+        logarithm, over that which their leverage accounts for. What `transform` returns knows how
+        clips would look if they were new, and detectors place their thresholds by it.
     n_features_in_ : int
         Number of features seen during `fit`.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -120,26 +131,50 @@ class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         if not usable.any():
             raise ValueError("Every clip has NaN: there is nothing to learn from.")
         X, (_, target) = X[usable], np.unique(target[usable], return_inverse=True)
+        n_clips, n_features = X.shape
+        n_classes = target.max() + 1
+        n_free = n_clips - n_classes
+        if labels is not None and n_free < _LEAST_SHARE_FREE * n_clips:
+            warnings.warn(
+                f"labels tell {n_clips} clips apart into {n_classes} classes, so that how clips of "
+                "one class vary is hardly seen. Give labels that more clips share, such as the "
+                "unit, or none.",
+                stacklevel=3,  # past _fit_context
+            )
+        most = min(self.n_components, n_clips // _CLIPS_PER_COMPONENT, n_free, n_features - 1)
+        self._find(X, target, max(1, most))
+        self.optimism_ = 1.0
+        self.optimism_ = self._measure_optimism(X, target)
+        return self
+
+    def _find(self, X: NDArray, target: NDArray[np.int_], n_components: int) -> None:
         self.class_means_ = np.stack([X[target == k].mean(axis=0) for k in range(target.max() + 1)])
         deviations = X - self.class_means_[target]
         spread = np.sqrt(np.mean(deviations**2, axis=0))
         varies = spread > _ROUNDING * np.abs(X).max(axis=0)
         self.scale_ = np.where(varies, spread, 1)
         _, sizes, directions = np.linalg.svd(deviations / self.scale_, full_matrices=False)
-        n_clips, n_features = X.shape
-        n_free = n_clips - len(self.class_means_)
-        if labels is not None and n_free < _LEAST_SHARE_FREE * n_clips:
-            warnings.warn(
-                f"labels tell {n_clips} clips apart into {len(self.class_means_)} classes, so that "
-                "how clips of one class vary is hardly seen. Give labels that more clips share, "
-                "such as the unit, or none.",
-                stacklevel=3,  # past _fit_context
-            )
-        most = min(self.n_components, n_clips // _CLIPS_PER_COMPONENT, n_free, n_features - 1)
-        kept = max(1, most)
-        self.components_ = directions[:kept]
-        self.explained_variance_ = sizes[:kept] ** 2 / n_clips
-        return self
+        self.components_ = directions[:n_components]
+        self.explained_variance_ = sizes[:n_components] ** 2 / len(X)
+        self.n_samples_seen_ = len(X)
+
+    def _measure_optimism(self, X: NDArray, target: NDArray[np.int_]) -> float:
+        seen, grown, expected = self._project(X), [], []
+        growth = self._seen_clips().growth(seen[:, :-1])
+        folds = KFold(max(2, min(_FOLDS, len(X))), shuffle=True, random_state=0)
+        for kept, out in folds.split(X) if len(X) > 1 else ():
+            classes, of_class = np.unique(target[kept], return_inverse=True)
+            out = out[np.isin(target[out], classes)]  # a class that was left out has no mean
+            if len(out):
+                without = clone(self)
+                without._find(X[kept], of_class, len(self.components_))
+                grown.extend(without._project(X[out])[:, -1] - seen[out, -1])
+                expected.extend(growth[out])
+        return float(np.sum(grown) / np.sum(expected)) if grown else 0.0
+
+    def _seen_clips(self) -> SeenClips:
+        centers = self._project(self.class_means_)[:, :-1]
+        return SeenClips(centers, self.n_samples_seen_, self.optimism_)
 
     def transform(self, X):
         """Project clips, and measure what is left of them.
@@ -154,13 +189,19 @@ class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         X_new : ndarray of shape (n_clips, n_components + 1), float32
             Coordinates along the components, of variance 1 within the classes; then the logarithm
             of the mean square over the features of what is left, about the class mean that leaves
-            least. NaN for rows with NaN.
+            least. NaN for rows with NaN. The array also knows how the clips that `fit` saw would
+            look if they were new.
         """
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=np.float64, ensure_all_finite="allow-nan")
         usable = np.isfinite(X).all(axis=1)
+        found = np.full((len(X), self._n_features_out), np.nan, dtype=np.float32)
+        found[usable] = self._project(X[usable])
+        return with_notes(found, FeatureNotes((self._n_features_out,), self._seen_clips()))
+
+    def _project(self, X: NDArray) -> NDArray:
         center = self.class_means_.mean(axis=0)
-        standardized = (X[usable] - center) / self.scale_
+        standardized = (X - center) / self.scale_
         coordinates = standardized @ self.components_.T
         means = (self.class_means_ - center) / self.scale_
         left = standardized - coordinates @ self.components_
@@ -171,9 +212,7 @@ class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         residual = np.log(np.maximum(squared / X.shape[1], _LEAST_RESIDUAL))
         deviation = np.sqrt(self.explained_variance_)
         coordinates /= np.where(deviation > _ROUNDING, deviation, 1)
-        found = np.full((len(X), self._n_features_out), np.nan, dtype=np.float32)
-        found[usable] = np.column_stack([coordinates, residual])
-        return found
+        return np.column_stack([coordinates, residual])
 
     @property
     def _n_features_out(self) -> int:

@@ -16,13 +16,13 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skanopatch.blocks import with_blocks
 from skanopatch.detectors import (
     GMMDetector,
     GroupedDetector,
     KNNDetector,
     MahalanobisDetector,
 )
+from skanopatch.feature_notes import FeatureNotes, with_notes
 
 DETECTORS = [
     KNNDetector(),
@@ -39,6 +39,20 @@ DISTANCES = {"cosine": cosine_distances, "euclidean": euclidean_distances}
 
 def clips(n, n_features=6, seed=0, shift=2.0):
     return np.random.default_rng(seed).normal(size=(n, n_features)) + shift
+
+
+class Change:
+    """What new clips have more of in each feature: the more, the later the feature."""
+
+    def __init__(self, change):
+        self.change = change
+
+    def as_new(self, X):
+        return X + self.change * np.arange(X.shape[1])
+
+
+def with_change(X, change):
+    return with_notes(X, FeatureNotes((X.shape[1],), Change(change)))
 
 
 # --- the contract of every detector --------------------------------------------------------------
@@ -437,7 +451,7 @@ def test_blocks_are_uncorrelated(domains):
 
 def test_blocks_come_with_the_embeddings():
     X, new = clips(60, 9), clips(20, 9, seed=1)
-    known = with_blocks(X, (4, 5))
+    known = with_notes(X, FeatureNotes((4, 5)))
     expected = MahalanobisDetector(blocks=[4, 5]).fit(X).score_samples(new)
     np.testing.assert_array_equal(MahalanobisDetector().fit(known).score_samples(new), expected)
     again = pickle.loads(pickle.dumps(known))[10:40]
@@ -453,7 +467,7 @@ def test_blocks_come_with_the_embeddings():
     ):
         np.testing.assert_array_equal(joined, X)
         assert MahalanobisDetector().fit(joined).block_sizes_ == (4, 5)
-    other = with_blocks(X, (5, 4))
+    other = with_notes(X, FeatureNotes((5, 4)))
     for parts, axis in (([known, other], 0), ([known, X], 0), ([X, known], 0), ([known, known], 1)):
         assert type(np.concatenate(parts, axis)) is np.ndarray
     out = np.empty((120, 9))
@@ -469,14 +483,17 @@ def test_blocks_that_are_not_those_of_the_features_are_refused(blocks):
         MahalanobisDetector(blocks=blocks).fit(clips(60, 9))
 
 
+@pytest.mark.parametrize("change", [0.0, 0.1])
 @pytest.mark.parametrize("n_target", [0, 5, 30])
-def test_leave_one_out_distances_are_those_of_refits(n_target):
+def test_leave_one_out_distances_are_those_of_refits(n_target, change):
     """Shrinkage target and weights of the domains are held fixed, all else is computed anew."""
     n, n_features, shrinkage = 60, 20, 0.2
     X = clips(n, n_features)
     X[:n_target] = 1.5 * X[:n_target] + 1
     domains = np.arange(n) < n_target
-    detector = MahalanobisDetector(shrinkage, standardize=False).fit(X, domains=domains)
+    detector = MahalanobisDetector(shrinkage, standardize=False)
+    detector.fit(with_change(X, change), domains=domains)
+    as_new = X + change * np.arange(20)
 
     def scatter(rows):
         centred = X[rows] - X[rows].mean(axis=0)
@@ -494,10 +511,36 @@ def test_leave_one_out_distances_are_those_of_refits(n_target):
             covariance = (1 - shrinkage) * (
                 own * scatter(rows) / len(rows) + (1 - own) * pooled
             ) + target
-            y = X[i] - X[rows].mean(axis=0)
+            y = as_new[i] - X[rows].mean(axis=0)
             squared.append(y @ np.linalg.solve(covariance, y))
         expected.append(-np.sqrt(min(squared)))
     np.testing.assert_allclose(detector.training_scores_, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "detector",
+    [
+        KNNDetector(metric="euclidean"),
+        KNNDetector(2, normalization="local_density"),
+        MahalanobisDetector(0.2, blocks=(2, 4), standardize=False),
+        GroupedDetector(KNNDetector(metric="euclidean")),
+    ],
+    ids=repr,
+)
+def test_a_clip_is_left_out_as_it_was_seen_and_scored_as_if_it_were_new(detector):
+    X, change = clips(30), np.arange(6) / 4
+    found = clone(detector).fit(with_change(X, 0.25))
+    if isinstance(detector, GroupedDetector):
+        found, detector = found.detectors_[None], detector.detector
+    for i in range(30):
+        refit = clone(detector).fit(np.delete(X, i, axis=0))
+        expected = refit.score_samples(X[i : i + 1] + change)[0]
+        rel = 1e-2 if isinstance(detector, MahalanobisDetector) else 1e-6
+        assert found.training_scores_[i] == pytest.approx(expected, rel=rel)
+    # New clips are as they are.
+    new = clips(5, seed=1)
+    expected = clone(detector).fit(X).score_samples(new)
+    np.testing.assert_array_equal(found.score_samples(with_change(new, 0.25)), expected)
 
 
 @pytest.mark.parametrize("n_features", [20, 100])
@@ -543,11 +586,14 @@ def test_score_is_the_log_density_of_standardized_features(covariance_type):
     np.testing.assert_allclose(detector.score_samples(new), np.logaddexp(*halves), rtol=1e-6)
 
 
+@pytest.mark.parametrize("change", [0.0, 0.1])
 @pytest.mark.parametrize("covariance_type", ["diag", "full"])
-def test_leave_one_out_likelihood_of_one_gaussian_is_that_of_refits(covariance_type):
+def test_leave_one_out_likelihood_of_one_gaussian_is_that_of_refits(covariance_type, change):
     X = clips(40)
-    detector = GMMDetector(1, covariance_type=covariance_type, reg_covar=0.05).fit(X)
-    Z = StandardScaler().fit_transform(X)
+    detector = GMMDetector(1, covariance_type=covariance_type, reg_covar=0.05)
+    detector.fit(with_change(X, change))
+    scaler = StandardScaler().fit(X)
+    Z, as_new = scaler.transform(X), scaler.transform(X + change * np.arange(6))
     expected = []
     for i in range(40):
         rest = np.delete(Z, i, axis=0)
@@ -555,7 +601,7 @@ def test_leave_one_out_likelihood_of_one_gaussian_is_that_of_refits(covariance_t
         if covariance_type == "diag":
             covariance = np.diag(np.diag(covariance))
         gaussian = stats.multivariate_normal(rest.mean(axis=0), covariance + 0.05 * np.eye(6))
-        expected.append(gaussian.logpdf(Z[i]))
+        expected.append(gaussian.logpdf(as_new[i]))
     np.testing.assert_allclose(detector.training_scores_, expected, rtol=1e-9)
 
 

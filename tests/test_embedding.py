@@ -150,6 +150,14 @@ def test_statistics_come_before_the_networks_embedding(labelled):
     assert not hasattr(embed(False), "blocks")
     assert_array_equal(both[:, : alone.shape[1]], alone)
     assert_allclose(both[:, alone.shape[1] :], network, atol=1e-5)
+    if labelled:
+        as_new = np.asarray(both.notes.seen.as_new(both))
+        subspace = SharedSubspace().fit(BandStatistics().fit_transform(patches), labels=labels)
+        seen = subspace.transform(BandStatistics().fit_transform(patches))
+        expected = np.float32(0.1) * seen.notes.seen.as_new(seen)
+        assert_allclose(as_new[:, : alone.shape[1]], expected, rtol=1e-5)
+        assert (as_new[:, alone.shape[1] - 1] > both[:, alone.shape[1] - 1]).all()
+        assert_array_equal(as_new[:, alone.shape[1] :], both[:, alone.shape[1] :])
     # Six clips are too few for our small ViT to take part by itself.
     assert_array_equal(embed("auto"), alone)
 
@@ -203,7 +211,9 @@ def test_a_network_is_fine_tuned_by_itself_from_64_clips_on(n_clips, tmp_path):
     assert_array_equal(embedder.transform(patches), expected)
     assert (embedder.history_ is None) == (n_clips == 63)
     embedder.save(tmp_path)
-    assert_array_equal(AnoPatchEmbedder.load(tmp_path).transform(patches), expected)
+    loaded = AnoPatchEmbedder.load(tmp_path).transform(patches)
+    assert_array_equal(loaded, expected)
+    assert loaded.notes == embedder.transform(patches).notes
     # What asks for fine-tuning in so many words gets it.
     cluster = AnoPatchEmbedder(**{**params, "statistics": "auto", "pretext": "cluster"})
     assert cluster.fit(patches).history_ is not None

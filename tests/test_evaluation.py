@@ -12,8 +12,8 @@ from sklearn.ensemble import IsolationForest
 from sklearn.pipeline import make_pipeline
 
 from skanopatch import GroupedDetector, KNNDetector, MahalanobisDetector, evaluate_dcase
-from skanopatch.blocks import with_blocks
 from skanopatch.datasets import load_dcase, make_miniature_dcase, read_challenge_files
+from skanopatch.feature_notes import FeatureNotes, with_notes
 from skanopatch.metrics import dcase_scores
 
 MACHINES = ["fan", "valve", "bandsaw"]
@@ -57,7 +57,7 @@ class BandsInBlocks(BandLevels):
     """The same, of which the first three are one kind of features."""
 
     def transform(self, X):
-        return with_blocks(np.asarray(super().transform(X)), (3, self.n_bands - 3))
+        return with_notes(np.asarray(super().transform(X)), FeatureNotes((3, self.n_bands - 3)))
 
 
 class SpyDetector(KNNDetector):

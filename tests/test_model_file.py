@@ -32,6 +32,7 @@ from skanopatch import (
     MelPatcher,
     MelStatistics,
     PatchKNNDetector,
+    SharedSubspace,
     SubbandKNNDetector,
     anomaly_map,
     load_model,
@@ -92,6 +93,7 @@ def estimators_in(value):
         ([BandStatistics(), KNNDetector(normalization="variance_min")], {}),
         ([MelStatistics(), StandardScaler(), KNNDetector(metric="euclidean")], {}),
         ([BandStatistics(), MahalanobisDetector(0.5)], {"domains": ["source", "target"] * 8}),
+        ([BandStatistics(), SharedSubspace(), MahalanobisDetector()], {}),
         ([MelStatistics(), GMMDetector(1, random_state=0)], {}),
         ([MelStatistics(), GMMDetector(1, covariance_type="full", random_state=0)], {}),
         ([MelStatistics(), GroupedDetector(MahalanobisDetector())], {"groups": UNITS}),
@@ -321,8 +323,8 @@ def test_a_member_is_never_unpacked_to_where_its_name_says(forge, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda h, m: h.update(version=4), r"must be one of \[1, 2, 3\]. Got 4 instead; a later"),
-        (lambda h, m: h.update(version=[1]), r"must be one of \[1, 2, 3\]. Got \[1\] instead"),
+        (lambda h, m: h.update(version=5), r"one of \[1, 2, 3, 4\]. Got 5 instead; a later"),
+        (lambda h, m: h.update(version=[1]), r"must be one of \[1, 2, 3, 4\]. Got \[1\] instead"),
         (lambda h, m: h.update(format="other"), "is not the file of a model: it has no format="),
         (lambda h, m: h.pop("created"), r"lacks \['created'\]"),
         (lambda h, m: h.update(more=1), r"has the unknown \['more'\]"),

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.decomposition import PCA
+from sklearn.model_selection import KFold
 
-from skanopatch import MahalanobisDetector, SharedSubspace
+from skanopatch import GMMDetector, KNNDetector, MahalanobisDetector, SharedSubspace
 from skanopatch.metrics import auc_score
 
 UNITS = np.repeat(["a", "b", "c"], 30)
@@ -44,6 +45,52 @@ def test_residual_is_about_the_nearest_mean_of_a_class():
     # One class for all: the means' differences fill the components and the residual.
     one_class = SharedSubspace(n_components=3).fit(X)
     assert one_class.transform(new)[:, -1].mean() > subspace.transform(new)[:, -1].mean() + 2
+
+
+def test_seen_clips_as_new_ones_are_as_if_they_had_been_left_out():
+    X, rng = make_clips(n_features=40), np.random.default_rng(1)
+    X[:, 3:] *= rng.lognormal(size=37)
+    subspace = SharedSubspace(n_components=6).fit(X, labels=UNITS)
+    found = subspace.transform(X).astype(float)
+    left = np.empty(90)
+    for kept, out in KFold(10, shuffle=True, random_state=0).split(X):
+        without = SharedSubspace(n_components=6).fit(X[kept], labels=UNITS[kept])
+        left[out] = without.transform(X[out])[:, -1]
+    coordinates = found[:, :-1]
+    of_class = coordinates - np.stack([coordinates[unit == UNITS].mean(axis=0) for unit in UNITS])
+    growth = -2 * np.log(1 - ((of_class**2).sum(axis=1) + 3) / 90)
+    expected = (left - found[:, -1]).sum() / growth.sum()
+    assert subspace.optimism_ == pytest.approx(expected, rel=1e-3)
+    notes = subspace.transform(X[5:]).notes
+    assert notes == subspace.transform(X).notes
+    as_new = notes.seen.as_new(found)
+    assert_array_equal(as_new[:, :-1], coordinates)
+    assert_allclose(as_new[:, -1], found[:, -1] + expected * growth, rtol=1e-3)
+    assert np.mean((as_new[:, -1] - left) ** 2) < 0.3 * np.mean((found[:, -1] - left) ** 2)
+
+
+def test_nothing_is_known_of_classes_of_one_clip():
+    with pytest.warns(UserWarning, match="6 clips apart"):
+        subspace = SharedSubspace().fit(make_clips()[:6], labels=range(6))
+    assert subspace.optimism_ == 0
+
+
+@pytest.mark.parametrize(
+    "detector", [MahalanobisDetector(), KNNDetector(), GMMDetector(random_state=0)], ids=repr
+)
+def test_thresholds_are_placed_for_new_clips(detector):
+    """The clips that a subspace was fitted on leave less than new ones do."""
+    rates, rates_of_seen = [], []
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        directions = rng.normal(size=(20, 120)) / np.arange(1, 21)[:, np.newaxis]
+        clips = rng.normal(size=(600, 20)) @ directions + 0.1 * rng.normal(size=(600, 120))
+        subspace = SharedSubspace().fit(clips[:200])
+        seen, new = subspace.transform(clips[:200]), subspace.transform(clips[200:])
+        rates.append(np.mean(detector.fit(seen).predict(new) == -1))
+        rates_of_seen.append(np.mean(detector.fit(np.asarray(seen)).predict(new) == -1))
+    assert 0.01 < np.mean(rates) < 0.2
+    assert np.mean(rates_of_seen) > 2.5 * np.mean(rates)
 
 
 def test_units_of_few_clips_show_each_other_how_they_vary():

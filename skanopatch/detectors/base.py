@@ -16,6 +16,8 @@ from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skanopatch.feature_notes import notes_of
+
 FLOATS = [np.float64, np.float32]
 
 Members = dict[Hashable, NDArray[np.intp]]
@@ -46,11 +48,12 @@ class BaseDetector(OutlierMixin, BaseEstimator, ABC):
         self.threshold = threshold
 
     @abstractmethod
-    def _fit(self, X: NDArray, members: Members) -> NDArray[np.float64]:
+    def _fit(self, X: NDArray, members: Members, as_new: NDArray) -> NDArray[np.float64]:
         """Learn from `X` and return the leave-one-out score of each row.
 
         `members` maps each domain to its rows, in the order of first appearance; it holds the
-        one key None if no domains were given.
+        one key None if no domains were given. `as_new` are the rows as they would be had what
+        embeds them not been fitted on them: a row is left out as the one, and scored as the other.
         """
 
     @abstractmethod
@@ -95,7 +98,11 @@ class BaseDetector(OutlierMixin, BaseEstimator, ABC):
         embeddings, readable = self._validate_embeddings(X, reset=True)
         if domains is not None:
             domains = list(compress(label_list(domains, len(readable), "domains"), readable))
-        scores = self._fit(embeddings, rows_by_label(domains, len(embeddings), "domains"))
+        members = rows_by_label(domains, len(embeddings), "domains")
+        notes = notes_of(X)
+        seen = None if notes is None else notes.seen
+        as_new = embeddings if seen is None else seen.as_new(embeddings)
+        scores = self._fit(embeddings, members, as_new)
         # Twins may score differently (they can sit in two domains). They share the score of the
         # first, so that score_samples(X) is training_scores_ to the bit.
         self._row_digests, first, twin = np.unique(

@@ -105,7 +105,7 @@ class GMMDetector(BaseDetector):
         self.reg_covar = reg_covar
         self.random_state = random_state
 
-    def _fit(self, X: NDArray, members: Members) -> NDArray[np.float64]:
+    def _fit(self, X: NDArray, members: Members, as_new: NDArray) -> NDArray[np.float64]:
         self._check_domain_sizes(
             members, 2 * self.n_components, f" with n_components={self.n_components}"
         )
@@ -114,6 +114,7 @@ class GMMDetector(BaseDetector):
         spread = (X - self.location_).std(axis=0)
         self.scale_ = np.where(spread > 0, spread, 1)
         X = (X - self.location_) / self.scale_
+        as_new = (as_new - self.location_) / self.scale_
 
         self.mixtures_ = []
         for rows in members.values():
@@ -129,9 +130,9 @@ class GMMDetector(BaseDetector):
         for home, rows in enumerate(members.values()):
             for there, mixture in enumerate(self.mixtures_):
                 if home == there:
-                    found = _leave_one_out(mixture, X[rows])
+                    found = _leave_one_out(mixture, X[rows], as_new[rows])
                 else:
-                    found = mixture.score_samples(X[rows])
+                    found = mixture.score_samples(as_new[rows])
                 scores[rows] = np.maximum(scores[rows], found)
         return scores
 
@@ -140,14 +141,16 @@ class GMMDetector(BaseDetector):
         return np.max([mixture.score_samples(X) for mixture in self.mixtures_], axis=0)
 
 
-def _leave_one_out(mixture: GaussianMixture, X: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the log-likelihood of each row under the mixture without that row.
+def _leave_one_out(
+    mixture: GaussianMixture, X: NDArray[np.float64], as_new: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the log-likelihood of each row of `as_new` under the mixture without that of `X`.
 
     For a Gaussian that holds weight N, mean m and covariance S (before `reg_covar` is added), and
     a clip of weight r at d = x - m, leaving the clip out gives
 
     * the weight N' = N - r,
-    * the distance to the mean x - m' = d N / N',
+    * the distance to the mean x - m' = d N / N', to which its change when new is added,
     * the covariance S' = N / N' S - N r / N'^2 d d^T.
     """
     n_clips, n_features = X.shape
@@ -158,20 +161,22 @@ def _leave_one_out(mixture: GaussianMixture, X: NDArray[np.float64]) -> NDArray[
         grown = (N / rest)[:, np.newaxis]
         taken = N * r / rest**2
         d = X - r @ X / N
+        y = grown * d + (as_new - X)
         if mixture.covariance_type == "diag":
             variance = grown * (r @ d**2 / N) - taken[:, np.newaxis] * d**2
             variance = np.maximum(variance, 0) + mixture.reg_covar
             log_det = np.log(variance).sum(axis=1)
-            squared = np.sum((grown * d) ** 2 / variance, axis=1)
+            squared = np.sum(y**2 / variance, axis=1)
         else:
             # In the eigenvectors of S all but the rank-one term is diagonal, and that term is
             # Sherman-Morrison's for the inverse and the determinant.
             values, vectors = np.linalg.eigh((d * r[:, np.newaxis]).T @ d / N)
             variance = grown * np.maximum(values, 0) + mixture.reg_covar
-            q = np.sum((d @ vectors) ** 2 / variance, axis=1)
-            kept = np.maximum(1 - taken * q, 1e-9)
+            d, y = d @ vectors, y @ vectors
+            kept = np.maximum(1 - taken * np.sum(d**2 / variance, axis=1), 1e-9)
             log_det = np.log(variance).sum(axis=1) + np.log(kept)
-            squared = grown[:, 0] ** 2 * q / kept
+            squared = np.sum(y**2 / variance, axis=1)
+            squared += taken * np.sum(d * y / variance, axis=1) ** 2 / kept
         log_density[k] = (
             np.log(rest / (n_clips - 1)) - (n_features * np.log(2 * np.pi) + log_det + squared) / 2
         )

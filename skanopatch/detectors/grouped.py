@@ -21,9 +21,9 @@ from sklearn.utils.metadata_routing import (
 )
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skanopatch.blocks import blocks_of, with_blocks
 from skanopatch.detectors.base import FLOATS, label_list, rows_by_label
 from skanopatch.detectors.knn import KNNDetector
+from skanopatch.feature_notes import notes_of, with_notes
 
 
 class GroupedDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
@@ -132,7 +132,7 @@ class GroupedDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         embeddings = validate_data(
             self, X, dtype=FLOATS, ensure_min_samples=2, ensure_all_finite=False
         )
-        embeddings = with_blocks(embeddings, blocks_of(X))
+        embeddings = with_notes(embeddings, notes_of(X))
         n_clips = len(embeddings)
         if _routing_enabled():
             metadata = process_routing(self, "fit", **metadata).detector.fit

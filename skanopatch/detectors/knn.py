@@ -151,7 +151,7 @@ class KNNDetector(BaseDetector):
         self.smote = smote
         self.random_state = random_state
 
-    def _fit(self, X: NDArray, members: Members) -> NDArray[np.float64]:
+    def _fit(self, X: NDArray, members: Members, as_new: NDArray) -> NDArray[np.float64]:
         self._check_settings(members)
         self.center_ = np.zeros(X.shape[1])
         if self.metric == "euclidean":
@@ -172,16 +172,16 @@ class KNNDetector(BaseDetector):
 
         distances = np.full(len(X), np.inf)
         for home, rows in enumerate(members.values()):
-            queries = self._prepare(clips[home])
+            queries = self._prepare(as_new[rows])
             for there, bank in enumerate(banks):
                 if home != there:
                     seen = _Crowding.of_others(crowding[there].density)
                     found = self._search(queries, bank, self.n_neighbors, seen)[0]
                 elif len(bank) == len(rows):
                     seen = crowding[there]
-                    found = self._search(bank, bank, self.n_neighbors, seen, at_home=True)[0]
+                    found = self._search(queries, bank, self.n_neighbors, seen, at_home=True)[0]
                 else:
-                    found = self._search_without_each(clips[home], size, random_state)
+                    found = self._search_without_each(clips[home], queries, size, random_state)
                 distances[rows] = np.minimum(distances[rows], found.mean(axis=1))
         return -distances
 
@@ -201,11 +201,11 @@ class KNNDetector(BaseDetector):
         self._check_domain_sizes(members, minimum, settings)
 
     def _search_without_each(
-        self, X: NDArray, size: int, random_state: np.random.RandomState
+        self, X: NDArray, queries: NDArray, size: int, random_state: np.random.RandomState
     ) -> NDArray[np.float64]:
-        """Return the distances of each clip to a bank that was enlarged without it."""
+        """Return the distances of each query to a bank that was enlarged without its clip."""
         found = np.empty((len(X), self.n_neighbors))
-        for row, query in enumerate(self._prepare(X)):
+        for row, query in enumerate(queries):
             rest = _enlarge(np.delete(X, row, axis=0), size, random_state)
             bank = self._prepare(rest)
             found[row] = self._search(query[np.newaxis], bank, self.n_neighbors)[0]
@@ -251,8 +251,8 @@ class KNNDetector(BaseDetector):
     ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
         """Find the nearest references of each query, nearest first.
 
-        Distances are normalized if `crowding` is given. `at_home` says that the queries are the
-        bank itself, and leaves each out of its own search.
+        Distances are normalized if `crowding` is given. `at_home` says that the queries are those
+        of the bank, one by one, and leaves each out of its own search.
         """
 
         def measure(squared: NDArray, rows: NDArray, references: NDArray) -> NDArray:

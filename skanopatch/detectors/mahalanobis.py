@@ -10,8 +10,8 @@ from scipy.optimize import minimize_scalar
 from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skanopatch.blocks import blocks_of
 from skanopatch.detectors.base import BaseDetector, Members
+from skanopatch.feature_notes import notes_of
 
 # The Ledoit-Wolf shrinkage of a single feature is 0, where a constant one would be singular.
 _LEAST_SHRINKAGE = 1e-7
@@ -147,7 +147,8 @@ class MahalanobisDetector(BaseDetector):
         if reset:
             n_features = rows.shape[1]
             if isinstance(self.blocks, str):
-                self.block_sizes_ = blocks_of(X) or (n_features,)
+                notes = notes_of(X)
+                self.block_sizes_ = (n_features,) if notes is None else notes.blocks
             else:
                 self.block_sizes_ = tuple(self.blocks)
             are_sizes = all(isinstance(size, int | np.integer) for size in self.block_sizes_)
@@ -158,7 +159,7 @@ class MahalanobisDetector(BaseDetector):
                 )
         return rows
 
-    def _fit(self, X: NDArray, members: Members) -> NDArray[np.float64]:
+    def _fit(self, X: NDArray, members: Members, as_new: NDArray) -> NDArray[np.float64]:
         self._check_domain_sizes(members, 2)
         n_clips, n_features = X.shape
         domains = list(members.values())
@@ -171,7 +172,7 @@ class MahalanobisDetector(BaseDetector):
             spread = np.sqrt(np.mean(residuals**2, axis=0))
             scale = np.where(spread > 0, spread, 1)
         residuals /= scale
-        locations = self.location_ / scale
+        locations, changes = self.location_ / scale, (as_new - X) / scale
 
         n_domains = len(domains)
         squared = np.zeros((n_clips, n_domains))
@@ -182,7 +183,7 @@ class MahalanobisDetector(BaseDetector):
         for size in self.block_sizes_:
             start, stop = stop, stop + size
             block = np.s_[start:stop]
-            own = _Block(residuals[:, block], locations[:, block], domains)
+            own = _Block(residuals[:, block], changes[:, block], locations[:, block], domains)
             shrinkages.append(own.shrinkage(self.shrinkage))
             units = np.outer(scale[block], scale[block])
             covariance, distances = own.fit(shrinkages[-1], is_standardized=self.standardize)
@@ -209,14 +210,19 @@ class _Block:
     ----------
     residuals : ndarray of shape (n_clips, n_features)
         Deviations from the mean of the own domain.
+    changes : ndarray of shape (n_clips, n_features)
+        What they are further from it when new.
     locations : ndarray of shape (n_domains, n_features)
         The means of the domains.
     domains : list of ndarray
         The rows of each domain.
     """
 
-    def __init__(self, residuals: NDArray, locations: NDArray, domains: list[NDArray]):
+    def __init__(
+        self, residuals: NDArray, changes: NDArray, locations: NDArray, domains: list[NDArray]
+    ):
         self.residuals = residuals
+        self.changes = changes
         self.locations = locations
         self.domains = domains
 
@@ -266,11 +272,11 @@ class _Block:
             d = residuals[rows]
             for there, location in enumerate(self.locations):
                 if there == home:
-                    y = grown * d
+                    y = grown * d + self.changes[rows]
                     A = mix(there, grown, n_clips / (n_clips - 1))
                     c = w_own[there] * grown / (n[home] - 1)
                 else:
-                    y = d + (self.locations[home] - location)
+                    y = d + (self.locations[home] - location) + self.changes[rows]
                     A = mix(there, 1.0, n_clips / (n_clips - 1))
                     c = 0.0
                 c += w_pooled[there] * grown / (n_clips - 1)

@@ -68,7 +68,7 @@ class MapDetector(BaseDetector):
     def _fit_scores(self, terms: list[NDArray[np.float64]]) -> NDArray[np.float64]:
         """Return the score of each training clip, when the maps are calibrated."""
 
-    def _fit(self, X: NDArray, members: Members) -> NDArray[np.float64]:
+    def _fit(self, X: NDArray, members: Members, as_new: NDArray) -> NDArray[np.float64]:
         minimum = 3 if self.metric == "mahalanobis" else 2
         self._check_domain_sizes({None: np.arange(len(X))}, minimum)
         distances = self._fit_terms(X, members)
