@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -430,9 +429,7 @@ class AnoPatchEmbedder(
             return embeddings
         n_dims = self._module.n_dims if self._has_network else 0
         blocks = (embeddings.shape[1] - n_dims, *([n_dims] if n_dims else []))
-        seen = None
-        if self._subspace is not None:
-            seen = replace(self._subspace._seen_clips(), unit=_WITHIN_A_CLASS)
+        seen = None if self._subspace is None else self._subspace.seen_clips(_WITHIN_A_CLASS)
         return with_notes(embeddings, FeatureNotes(blocks, seen))
 
     def _embed(self, batch: np.ndarray, device: torch.device) -> np.ndarray:

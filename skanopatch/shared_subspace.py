@@ -143,7 +143,6 @@ class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             )
         most = min(self.n_components, n_clips // _CLIPS_PER_COMPONENT, n_free, n_features - 1)
         self._find(X, target, max(1, most))
-        self.optimism_ = 1.0
         self.optimism_ = self._measure_optimism(X, target)
         return self
 
@@ -160,7 +159,7 @@ class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     def _measure_optimism(self, X: NDArray, target: NDArray[np.int_]) -> float:
         seen, grown, expected = self._project(X), [], []
-        growth = self._seen_clips().growth(seen[:, :-1])
+        growth = SeenClips(self._centers(), len(X), 1.0).growth(seen[:, :-1])
         folds = KFold(max(2, min(_FOLDS, len(X))), shuffle=True, random_state=0)
         for kept, out in folds.split(X) if len(X) > 1 else ():
             classes, of_class = np.unique(target[kept], return_inverse=True)
@@ -172,9 +171,18 @@ class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                 expected.extend(growth[out])
         return float(np.sum(grown) / np.sum(expected)) if grown else 0.0
 
-    def _seen_clips(self) -> SeenClips:
-        centers = self._project(self.class_means_)[:, :-1]
-        return SeenClips(centers, self.n_samples_seen_, self.optimism_)
+    def _centers(self) -> NDArray:
+        return self._project(self.class_means_)[:, :-1]
+
+    def seen_clips(self, unit: float = 1.0) -> SeenClips:
+        """Return how the clips that `fit` saw would look if they were new.
+
+        Parameters
+        ----------
+        unit : float, default=1.0
+            What the features of `transform` are multiplied by afterwards.
+        """
+        return SeenClips(self._centers(), self.n_samples_seen_, self.optimism_, unit)
 
     def transform(self, X):
         """Project clips, and measure what is left of them.
@@ -197,7 +205,7 @@ class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         usable = np.isfinite(X).all(axis=1)
         found = np.full((len(X), self._n_features_out), np.nan, dtype=np.float32)
         found[usable] = self._project(X[usable])
-        return with_notes(found, FeatureNotes((self._n_features_out,), self._seen_clips()))
+        return with_notes(found, FeatureNotes((self._n_features_out,), self.seen_clips()))
 
     def _project(self, X: NDArray) -> NDArray:
         center = self.class_means_.mean(axis=0)
