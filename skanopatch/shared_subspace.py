@@ -85,8 +85,8 @@ class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     >>> along = rng.normal(size=(60, 2)) @ [[1, 1, 1, 1], [1, -1, 1, -1]]
     >>> X = along + 0.01 * rng.normal(size=(60, 4))
     >>> subspace = SharedSubspace(n_components=2).fit(X)
-    >>> subspace.transform([[5, 5, 5, 5], [0, 0, 1, -1]])[:, -1].round()
-    array([-10.,  -2.], dtype=float32)
+    >>> subspace.transform([[5, 5, 5, 5], [0, 0, 1, -1]])[:, -1].round().tolist()
+    [-10.0, -2.0]
     """
 
     _parameter_constraints: dict = {"n_components": [Interval(Integral, 1, None, closed="left")]}
