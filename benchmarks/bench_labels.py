@@ -57,6 +57,7 @@ SEEDS = (10, 11, 12)
 # Pairs of recipes whose difference is printed, paired by recordings and seed.
 COMPARED = [
     ("default, labels, a third of its epochs", "from scratch, labels"),
+    ("default, labels", "from scratch, labels"),
     ("default, labels", "default, no labels"),
     ("default, labels", "statistics alone, labels"),
 ]
