@@ -212,6 +212,17 @@ def test_labels_leave_the_statistics_of_version_2_as_they_are(fit, clips, tmp_pa
     assert_allclose(embeddings[:, -2:], embedder.transform(clips[0])[:, -2:], atol=1e-5)
 
 
+def test_clips_seen_by_version_3_are_taken_as_new_ones(fit, clips, tmp_path):
+    embedder = fit("head", statistics=True)
+    embedder.save(tmp_path)
+    header = json.loads((tmp_path / "embedder.json").read_text())
+    del header["fitted"]["n_seen"], header["fitted"]["optimism"]
+    (tmp_path / "embedder.json").write_text(json.dumps({**header, "version": 3}))
+    embeddings = AnoPatchEmbedder.load(tmp_path).transform(clips[0])
+    assert_array_equal(embeddings, embedder.transform(clips[0]))
+    assert_array_equal(embeddings.notes.seen.as_new(embeddings), embeddings)
+
+
 def test_an_older_version_is_brought_up_to_this_one(fit, saved, clips, monkeypatch):
     """Version 0 is made up: it knew no LoRA, nor a subspace of statistics."""
     folder, change = saved
