@@ -60,6 +60,7 @@ COMPARED = [
     ("default, labels", "from scratch, labels"),
     ("default, labels", "default, no labels"),
     ("default, labels", "statistics alone, labels"),
+    ("statistics alone, labels", "default, no labels"),
 ]
 
 

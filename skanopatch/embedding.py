@@ -389,9 +389,7 @@ class AnoPatchEmbedder(
                     f"which has {tokens[0]} x {tokens[1]} tokens for {self._grid.n_time} x "
                     f"{self._grid.n_freq} patches."
                 )
-        self._subspace = None
-        if bands is not None:
-            self._subspace = SharedSubspace().fit(bands, labels=target)
+        self._subspace = None if bands is None else SharedSubspace().fit(bands, labels=target)
         self._set_module(module)
         return self
 

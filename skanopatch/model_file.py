@@ -98,6 +98,7 @@ _JSON = "model.json"
 _FIELDS = ("format", "version", "skanopatch", "created", "pipeline", "map_pipeline", "clips")
 
 _THRESHOLD = ("offset_", "training_scores_", "_row_digests", "_row_of_digest", "_row_scores")
+_DISTANCE = ("location_", "covariance_", "precision_", "shrinkage_", "block_sizes_")
 _MAPS = (*_THRESHOLD, "term_centers_", "term_spreads_", "level_", "_training_maps", "_n_bands")
 _SUBBANDS = ("_domain_of_clip", "_clip_spaces", "_clip_banks", "_token_spaces", "_token_banks")
 
@@ -111,14 +112,7 @@ _ATTRIBUTES: dict[type[BaseEstimator], tuple[str, ...]] = {
     SharedSubspace: (*LEARNT, "n_samples_seen_", "optimism_"),
     StandardScaler: ("mean_", "scale_", "var_", "n_samples_seen_"),
     KNNDetector: (*_THRESHOLD, "center_", "bank_", "bank_ends_", "density_", "alpha_"),
-    MahalanobisDetector: (
-        *_THRESHOLD,
-        "location_",
-        "covariance_",
-        "precision_",
-        "shrinkage_",
-        "block_sizes_",
-    ),
+    MahalanobisDetector: (*_THRESHOLD, *_DISTANCE),
     GMMDetector: (*_THRESHOLD, "location_", "scale_", "mixtures_"),
     GaussianMixture: ("weights_", "means_", "covariances_", "precisions_cholesky_"),
     PatchKNNDetector: (*_MAPS, "_space", "bank_"),
