@@ -543,6 +543,18 @@ def test_a_clip_is_left_out_as_it_was_seen_and_scored_as_if_it_were_new(detector
     np.testing.assert_array_equal(found.score_samples(with_change(new, 0.25)), expected)
 
 
+@pytest.mark.parametrize(
+    "detector", [KNNDetector(metric="euclidean"), MahalanobisDetector(), GMMDetector(1)], ids=repr
+)
+def test_a_clip_is_scored_as_if_it_were_new_in_other_domains_too(detector):
+    """When new, the first half would lie where the second does, and that half far away."""
+    X = np.vstack([clips(40), clips(40, seed=1) + 20 * np.arange(6)])
+    detector.fit(with_change(X, 20), domains=["a"] * 40 + ["b"] * 40)
+    moved = detector.score_samples(X[:40] + 20 * np.arange(6))
+    np.testing.assert_allclose(detector.training_scores_[:40], moved, rtol=0.1)
+    assert detector.training_scores_[40:].max() < moved.min() - 2 * np.ptp(moved)
+
+
 @pytest.mark.parametrize("n_features", [20, 100])
 def test_leave_one_out_distances_follow_the_standardization_to_first_order(n_features):
     rng = np.random.default_rng(0)
