@@ -26,7 +26,7 @@ from skanopatch.backbones import check_front_end, joins_statistics
 from skanopatch.band_statistics import BandStatistics
 from skanopatch.feature_notes import FeatureNotes, with_notes
 from skanopatch.finetuning.devices import choose_device, memory_errors
-from skanopatch.finetuning.directions import keep_varying_directions
+from skanopatch.finetuning.head import keep_varying_directions
 from skanopatch.finetuning.module import PatchEmbedding
 from skanopatch.finetuning.pooling import POOLINGS
 from skanopatch.finetuning.training import fine_tune

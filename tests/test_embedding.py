@@ -167,7 +167,7 @@ def test_directions_of_many_clips_are_those_of_a_sample(monkeypatch):
     patches[4] = np.nan
     params = {**TINY, "max_epochs": 1, "n_dims": 8}
     network = AnoPatchEmbedder(**params).fit(patches, labels=labels).transform(patches)
-    monkeypatch.setattr("skanopatch.finetuning.directions._MOST_CLIPS", 12)
+    monkeypatch.setattr("skanopatch.finetuning.head._MOST_CLIPS", 12)
     both = AnoPatchEmbedder(**{**params, "statistics": True}).fit(patches, labels=labels)
     usable = np.delete(np.arange(30), 4)
     sample = np.random.default_rng(0).permutation(usable)[:12]

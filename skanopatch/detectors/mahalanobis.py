@@ -91,8 +91,9 @@ class MahalanobisDetector(BaseDetector):
     `n_features`: the prior counts as many clips as a covariance of full rank needs.
 
     The squared distance of a block of n features is near to a chi-squared variable, which spreads
-    by the root of 2 n. Blocks are weighted by the inverse root of n, at a mean square of the
-    inverse weights of 1: a single block has the weight 1.
+    by the root of 2 n. Equal weights would give a block of few features little say, and weights by
+    the inverse root of n the same say as to one of many. Blocks are weighted halfway between, by
+    the fourth root of the mean n over their n: a single block has the weight 1.
 
     The leave-one-out distances are in closed form, with the shrinkage held fixed. Leaving a clip
     out scales the covariances and subtracts a matrix of rank one, whose inverse is Sherman and
@@ -188,7 +189,7 @@ class MahalanobisDetector(BaseDetector):
             units = np.outer(scale[block], scale[block])
             covariance, distances = own.fit(shrinkages[-1], is_standardized=self.standardize)
             self.covariance_[:, block, block] = covariance * units
-            weight = np.sqrt(n_features / len(self.block_sizes_) / size)
+            weight = (n_features / len(self.block_sizes_) / size) ** 0.25
             self.precision_[:, block, block] = weight * np.linalg.inv(covariance) / units
             squared += weight * distances
         self.shrinkage_ = tuple(shrinkages)

@@ -121,6 +121,13 @@ class PatchEmbedding(nn.Module):
         head.bias.copy_(directions @ bias)
         self.head = head
 
+    @torch.no_grad()
+    def standardize(self, mean: torch.Tensor, scale: torch.Tensor) -> None:
+        """Let the head see pooled features (n_features,) less their mean, over their scale."""
+        weight, bias = self.head.get_parameter("weight"), self.head.get_parameter("bias")
+        weight /= scale
+        bias -= weight @ mean
+
     def log_mel(self, patches: torch.Tensor) -> torch.Tensor:
         """Return the normalised spectrograms (n_clips, n_frames, n_mels) behind patches.
 
@@ -144,16 +151,20 @@ class PatchEmbedding(nn.Module):
         tokens = torch.stack(self.backbone.layer_tokens(log_mel, self.layers), dim=-1)
         return tokens @ self.layer_logits.softmax(dim=0)
 
-    def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        """Return the embeddings (n_clips, n_dims) of patches (n_clips, n_patches, patch_area)."""
+    def pooled(self, patches: torch.Tensor) -> torch.Tensor:
+        """Return what the head sees of patches (n_clips, n_patches, patch_area)."""
         tokens = self.tokens(patches)
         if not self.keep_bands:
-            return self.head(self.pooling(tokens))
+            return self.pooling(tokens)
         n_clips, n_tokens, n_dims = tokens.shape
         n_freq = self.backbone.token_grid(self.grid.n_frames, self.grid.n_mels)[1]
         bands = tokens.reshape(n_clips, n_tokens // n_freq, n_freq, n_dims).transpose(1, 2)
         pooled = self.pooling(bands.reshape(n_clips * n_freq, -1, n_dims))
-        return self.head(pooled.reshape(n_clips, -1))
+        return pooled.reshape(n_clips, -1)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings (n_clips, n_dims) of patches (n_clips, n_patches, patch_area)."""
+        return self.head(self.pooled(patches))
 
 
 def _layer_indices(layers: str | int | Sequence[int] | None, n_layers: int) -> list[int]:

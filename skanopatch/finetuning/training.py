@@ -17,6 +17,7 @@ from skorch.helper import predefined_split
 from skanopatch.finetuning.arcface import ArcFace
 from skanopatch.finetuning.augmentation import CHANGES
 from skanopatch.finetuning.devices import autocast_dtype, memory_errors
+from skanopatch.finetuning.head import standardize_head
 from skanopatch.finetuning.layers import recomputed_layers
 from skanopatch.finetuning.module import PatchEmbedding
 from skanopatch.finetuning.net import (
@@ -135,6 +136,7 @@ def fine_tune(
             net.train_split = predefined_split(
                 PatchDataset(X, target * len(changes), valid, n_freq=n_freq)
             )
+        standardize_head(net.module_, train_set, embedder.batch_size, device)
         is_finished = checkpoint is not None and checkpoint.restore(net)
         if not is_finished:
             recompute = embedder.gradient_checkpointing
