@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
 
 from skanopatch.backbones.base import Backbone
@@ -18,6 +19,7 @@ from skanopatch.finetuning.augmentation import (
     random_segment,
     spec_augment,
 )
+from skanopatch.finetuning.head import standardize_head
 from skanopatch.finetuning.module import PatchEmbedding
 from skanopatch.finetuning.net import PatchDataset, WarmupCosine
 from skanopatch.finetuning.pooling import (
@@ -220,6 +222,25 @@ def test_patches_are_left_out_in_training_only():
     assert_allclose(part.detach(), whole.take_along_dim(same[..., None], 1).detach(), atol=1e-5)
     assert all(len(set(row.tolist())) == 48 for row in same)
     assert set(same[0].tolist()) != set(same[1].tolist())
+
+
+@pytest.mark.parametrize("params", [{}, {"keep_bands": True, "pooling": "gem"}])
+@pytest.mark.parametrize("n_heard", [40, 12])
+def test_a_head_starts_on_standardized_features(params, n_heard, monkeypatch):
+    """It is the random head of before, on what scikit-learn's scaler makes of the features."""
+    monkeypatch.setattr("skanopatch.finetuning.head._MOST_CLIPS", 12)
+    module = PatchEmbedding("vit_tiny", grid=TINY_GRID, n_dims=8, **params)
+    patches = np.random.default_rng(0).normal(1, 2, size=(n_heard, 96, 256)).astype(np.float32)
+    weight, bias = (x.detach().numpy().copy() for x in (module.head.weight, module.head.bias))
+    data = PatchDataset(patches, np.zeros(n_heard, int), np.arange(n_heard))
+    standardize_head(module, data, 5, torch.device("cpu"))
+    with torch.no_grad():
+        features = module.pooled(torch.from_numpy(patches)).numpy()
+        embeddings = module(torch.from_numpy(patches)).numpy()
+    heard = np.random.default_rng(0).permutation(n_heard)[:12]
+    standardized = StandardScaler().fit(features[heard]).transform(features)
+    assert_allclose(embeddings, standardized @ weight.T + bias, atol=1e-3)
+    assert np.abs(embeddings - features @ weight.T - bias).max() > 0.1
 
 
 def test_what_needs_all_patches_refuses_to_leave_some_out():
