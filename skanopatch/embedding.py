@@ -26,7 +26,6 @@ from skanopatch.backbones import check_front_end, joins_statistics
 from skanopatch.band_statistics import BandStatistics
 from skanopatch.feature_notes import FeatureNotes, with_notes
 from skanopatch.finetuning.devices import choose_device, memory_errors
-from skanopatch.finetuning.head import keep_varying_directions
 from skanopatch.finetuning.module import PatchEmbedding
 from skanopatch.finetuning.pooling import POOLINGS
 from skanopatch.finetuning.training import fine_tune
@@ -377,9 +376,7 @@ class AnoPatchEmbedder(
                     seed=seed,
                     device=device,
                 )
-                if self._has_statistics and self.output == "clip":
-                    keep_varying_directions(module, X, target, usable, self.batch_size, device)
-                    self._module_params["n_dims"] = module.n_dims
+                self._module_params["n_dims"] = module.n_dims
         if self._has_statistics and self._has_network and self.output == "patches":
             tokens = module.backbone.token_grid(self._grid.n_frames, self._grid.n_mels)
             if tuple(tokens) != self._grid[:2]:

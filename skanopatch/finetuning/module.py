@@ -125,8 +125,8 @@ class PatchEmbedding(nn.Module):
     def standardize(self, mean: torch.Tensor, scale: torch.Tensor) -> None:
         """Let the head see pooled features (n_features,) less their mean, over their scale."""
         weight, bias = self.head.get_parameter("weight"), self.head.get_parameter("bias")
-        weight /= scale
-        bias -= weight @ mean
+        weight.div_(scale)
+        bias.sub_(weight @ mean)
 
     def log_mel(self, patches: torch.Tensor) -> torch.Tensor:
         """Return the normalised spectrograms (n_clips, n_frames, n_mels) behind patches.

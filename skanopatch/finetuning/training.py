@@ -17,7 +17,7 @@ from skorch.helper import predefined_split
 from skanopatch.finetuning.arcface import ArcFace
 from skanopatch.finetuning.augmentation import CHANGES
 from skanopatch.finetuning.devices import autocast_dtype, memory_errors
-from skanopatch.finetuning.head import standardize_head
+from skanopatch.finetuning.head import keep_varying_directions, standardize_head
 from skanopatch.finetuning.layers import recomputed_layers
 from skanopatch.finetuning.module import PatchEmbedding
 from skanopatch.finetuning.net import (
@@ -63,6 +63,8 @@ def fine_tune(
     device: torch.device,
 ) -> tuple[PatchEmbedding, list[dict[str, Any]]]:
     """Train backbone, pooling and head with skorch, from a checkpoint if there is one.
+
+    Of a head whose embeddings come beside statistics, the directions that vary are kept.
 
     Parameters
     ----------
@@ -142,6 +144,9 @@ def fine_tune(
             recompute = embedder.gradient_checkpointing
             with recomputed_layers(net.module_.backbone, enabled=recompute):
                 net.train_on(train_set)
+        if embedder._has_statistics and embedder.output == "clip":
+            clips = PatchDataset(X, target, usable, n_freq=n_freq)
+            keep_varying_directions(net.module_, clips, embedder.batch_size, device)
     history = [
         {key: value for key, value in epoch.items() if key != "batches"} for epoch in net.history
     ]
