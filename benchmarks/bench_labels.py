@@ -123,10 +123,7 @@ def make_recipes(seed, n_clips):
         "default, labels": (embedder(), "labels"),
         "default, labels, a third of its epochs": (embedder(max_epochs=a_third), "labels"),
         "from scratch, labels": (embedder("vit_tiny"), "labels"),
-        "network alone, from scratch, labels": (
-            embedder("vit_tiny", statistics=False),
-            "labels",
-        ),
+        "network alone, from scratch, labels": (embedder("vit_tiny", statistics=False), "labels"),
     }
 
 

@@ -385,8 +385,7 @@ def test_the_changes_of_the_pretext_are_heard_without_labels():
     log_mel = unpatchify(patches)
     brighter = patchify(np.stack([change(clip, "brighter", 64) for clip in log_mel]))
     clips, kind = np.concatenate([patches, brighter]), np.repeat([0, 1], 32)
-    params = {**TINY, "max_epochs": 40, "lr": 1e-3, "time_mask": 0, "frequency_mask": 0}
-    params["random_state"] = 1  # of other seeds, some learn less from so few clips
+    params = {**TINY, "max_epochs": 80, "lr": 1e-3, "time_mask": 0, "frequency_mask": 0}
     embedder = AnoPatchEmbedder(pretext="augmentation", **params).fit(patches)
     assert embedder.classes_ is None
     assert spread(embedder.transform(clips), kind) > 0.35

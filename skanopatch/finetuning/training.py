@@ -138,8 +138,9 @@ def fine_tune(
             net.train_split = predefined_split(
                 PatchDataset(X, target * len(changes), valid, n_freq=n_freq)
             )
-        standardize_head(net.module_, train_set, embedder.batch_size, device)
         is_finished = checkpoint is not None and checkpoint.restore(net)
+        if not net.history:
+            standardize_head(net.module_, train_set, embedder.batch_size, device)
         if not is_finished:
             recompute = embedder.gradient_checkpointing
             with recomputed_layers(net.module_.backbone, enabled=recompute):
