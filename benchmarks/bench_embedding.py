@@ -26,9 +26,12 @@ def main():
     rng = np.random.default_rng(SEED)
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{i}.wav" for i in range(N_CLIPS)]
-        for path in paths:
-            soundfile.write(path, 0.1 * rng.normal(size=DURATION * 16000), 16000)
         labels = np.arange(N_CLIPS) % 4
+        time = np.arange(DURATION * 16000) / 16000
+        for path, label in zip(paths, labels, strict=True):
+            # A tone a class: a network is fine-tuned on so few clips only if labels are heard.
+            tone = 0.1 * np.sin(2 * np.pi * 500 * (label + 1) * time)
+            soundfile.write(path, tone + 0.1 * rng.normal(size=len(time)), 16000)
         for name, labels_of_fit in (("without labels", None), ("fine-tuned", labels)):
             pipe = make_pipeline(MelPatcher(), AnoPatchEmbedder(max_epochs=3, random_state=SEED))
             pipe.fit(paths, anopatchembedder__labels=labels_of_fit)
