@@ -31,7 +31,7 @@ from skanopatch.finetuning.net import (
     optimizer_by_name,
 )
 
-# What `max_epochs="auto"` comes to: three to four minutes on two cores, the same for 200
+# What `max_epochs="auto"` comes to: two to four minutes on two cores, the same for 200
 # clips as for 4,000. Few clips have to be heard often, or their classes stay untold.
 _CLIPS_TO_HEAR, _LEAST_EPOCHS, _MOST_EPOCHS = 20_000, 5, 100
 
