@@ -24,9 +24,9 @@ clean recordings give the fault away. A third of the normal clips, in stretches 
 back. Beside them, five simulated machines, new ones for each seed: four siblings in one room with
 175 clips of 2 s each to fit on, 60 normal and 60 with faults to test on.
 
-AUC and pAUC are means over units, each with a `MahalanobisDetector` of its own. A seed sets split,
-noise, weights and order. Each result is appended to FILE (JSON lines), and what is in it is not
-computed again.
+AUC and pAUC are means over units, each with a `MahalanobisDetector` of its own, or all with the
+same one, which nobody tells the units apart. A seed sets split, noise, weights and order. Each
+result is appended to FILE (JSON lines), and what is in it is not computed again.
 """
 
 import argparse
@@ -53,6 +53,8 @@ from skanopatch.finetuning.training import default_epochs
 from skanopatch.metrics import auc_score, pauc_score
 
 SEEDS = (10, 11, 12)
+
+A_UNIT, FOR_ALL = "Mahalanobis, one a unit", "Mahalanobis, one for all"
 
 # Pairs of recipes whose difference is printed, paired by recordings and seed.
 COMPARED = [
@@ -172,24 +174,33 @@ def main():
                 embedder.fit(patches[train], **({labels: list(unit[train])} if labels else {}))
                 seconds = perf_counter() - start
                 embeddings = embedder.transform(patches)
-                scores = []
-                for u in np.unique(unit):
-                    detector = MahalanobisDetector().fit(embeddings[train & (unit == u)])
-                    test = ~train & (unit == u)
-                    y = np.where(is_normal[test], 1, -1)
-                    score = detector.anomaly_score(embeddings[test])
-                    scores.append((auc_score(y, score), pauc_score(y, score)))
-                auc, pauc = np.mean(scores, axis=0).tolist()
-                row = {"recordings": name, "recipe": recipe, "detector": "Mahalanobis"}
-                results.append({**row, "seed": seed, "auc": auc, "pauc": pauc, "seconds": seconds})
-                with arguments.results.open("a") as file:
-                    file.write(json.dumps(results[-1]) + "\n")
-                print(name, recipe, seed, f"{auc:.3f} {pauc:.3f} {seconds:.0f} s", flush=True)
-    print(table(results).drop(columns="detector").to_markdown(index=False))
+                for detector in (A_UNIT, FOR_ALL):
+                    auc, pauc = judge(embeddings, unit, is_normal, train, detector)
+                    row = {"recordings": name, "recipe": recipe, "detector": detector}
+                    row |= {"seed": seed, "auc": auc, "pauc": pauc, "seconds": seconds}
+                    results.append(row)
+                    with arguments.results.open("a") as file:
+                        file.write(json.dumps(row) + "\n")
+                    print(*row.values(), flush=True)
+    print(table(results).to_markdown(index=False))
     frame = pd.DataFrame(results)
     is_simulated = frame["recordings"].str.startswith("siblings")
-    compare(frame[~is_simulated], "recordings of real machines")
-    compare(frame[is_simulated], "simulated siblings")
+    for detector, rows in frame.groupby("detector", sort=False):
+        compare(rows[~is_simulated], f"recordings of real machines ({detector})")
+        compare(rows[is_simulated], f"simulated siblings ({detector})")
+
+
+def judge(embeddings, unit, is_normal, train, detector):
+    """Return AUC and pAUC, means over units, of clips that are not for training."""
+    scores = []
+    for u in np.unique(unit):
+        of_unit = unit == u
+        fit_on = train & of_unit if detector == A_UNIT else train
+        test = ~train & of_unit
+        score = MahalanobisDetector().fit(embeddings[fit_on]).anomaly_score(embeddings[test])
+        y = np.where(is_normal[test], 1, -1)
+        scores.append((auc_score(y, score), pauc_score(y, score)))
+    return np.mean(scores, axis=0).tolist()
 
 
 def compare(frame, kind):

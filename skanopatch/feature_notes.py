@@ -12,6 +12,7 @@ from sklearn.metrics.pairwise import euclidean_distances
 from skanopatch.noted_array import NotedArray
 
 _MOST_LEVERAGE = 0.98
+_LEAST_SHARE = 0.5  # of a class, in units of the largest share, for clips to be of it
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +27,8 @@ class SeenClips:
     ----------
     centers : ndarray of shape (n_classes, n_components)
         The coordinates of the class means.
-    n_clips : int
-        How many clips there were.
+    class_sizes : ndarray of shape (n_classes,)
+        How many clips each class had.
     exponent : float
         How far leaving clips out goes beyond their leverage, as measured.
     unit : float, default=1.0
@@ -35,7 +36,7 @@ class SeenClips:
     """
 
     centers: NDArray
-    n_clips: int
+    class_sizes: NDArray
     exponent: float
     unit: float = 1.0
 
@@ -43,8 +44,8 @@ class SeenClips:
         return (
             isinstance(other, SeenClips)
             and np.array_equal(self.centers, other.centers)
-            and (self.n_clips, self.exponent, self.unit)
-            == (other.n_clips, other.exponent, other.unit)
+            and np.array_equal(self.class_sizes, other.class_sizes)
+            and (self.exponent, self.unit) == (other.exponent, other.unit)
         )
 
     def as_new(self, X: NDArray) -> NDArray:
@@ -54,16 +55,31 @@ class SeenClips:
         others stay as they are.
         """
         found = X.copy()
-        n_components = self.centers.shape[1]
-        growth = self.exponent * self.growth(X[:, :n_components] / self.unit)
-        found[:, n_components] += self.unit * growth
+        growth = self.exponent * self.growth(self._coordinates(X))
+        found[:, self.centers.shape[1]] += self.unit * growth
         return found
 
     def growth(self, coordinates: NDArray) -> NDArray:
         """Return the logarithm of what is left without a clip over that with it, at exponent 1."""
         squared = euclidean_distances(coordinates, self.centers, squared=True).min(axis=1)
-        leverage = (squared + len(self.centers)) / self.n_clips
+        leverage = (squared + len(self.centers)) / self.class_sizes.sum()
         return -2 * np.log1p(-np.minimum(leverage, _MOST_LEVERAGE))
+
+    def nearest_classes(self, X: NDArray, n_least: int) -> NDArray[np.intp] | None:
+        """Return which class each of the clips sounds like, of those that they are of.
+
+        Clips of one unit lie now and then nearest to another one. A class counts where at least
+        `n_least` clips are nearest to it, and at least half as many for each that it had in the
+        training as where these are most. None if none does.
+        """
+        squared = euclidean_distances(self._coordinates(X), self.centers, squared=True)
+        n_nearest = np.bincount(squared.argmin(axis=1), minlength=len(self.centers))
+        share = n_nearest / self.class_sizes
+        counts = np.flatnonzero((share >= _LEAST_SHARE * share.max()) & (n_nearest >= n_least))
+        return counts[squared[:, counts].argmin(axis=1)] if len(counts) else None
+
+    def _coordinates(self, X: NDArray) -> NDArray:
+        return X[:, : self.centers.shape[1]] / self.unit
 
 
 class FeatureNotes(NamedTuple):

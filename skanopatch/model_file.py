@@ -48,7 +48,7 @@ from skanopatch.persistence import OF_THE_MACHINE, check_names, current_form, pa
 from skanopatch.shared_subspace import LEARNT, SharedSubspace
 
 FORMAT = "skanopatch model"
-VERSION = 4
+VERSION = 5
 
 
 def _with_log_unit(estimator: dict[str, Any]) -> None:
@@ -75,6 +75,12 @@ def _with_optimism(estimator: dict[str, Any]) -> None:
         estimator["fitted"] |= {"n_samples_seen_": 1, "optimism_": 0.0}
 
 
+def _with_class_sizes(estimator: dict[str, Any]) -> None:
+    """Say of subspaces that nothing is known of how many clips each class had."""
+    if estimator["class"] == "SharedSubspace" and estimator["fitted"] is not None:
+        estimator["fitted"]["class_sizes_"] = None
+
+
 def _each_estimator(value: Any, change: Callable[[dict[str, Any]], None]) -> Any:
     """Return a value of the JSON with each estimator in it changed."""
     if isinstance(value, list):
@@ -92,6 +98,7 @@ _UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: lambda header: _each_estimator(header, _with_log_unit),
     2: lambda header: _each_estimator(header, _with_blocks),
     3: lambda header: _each_estimator(header, _with_optimism),
+    4: lambda header: _each_estimator(header, _with_class_sizes),
 }
 
 _JSON = "model.json"
@@ -109,7 +116,7 @@ _ATTRIBUTES: dict[type[BaseEstimator], tuple[str, ...]] = {
     MelStatistics: ("_n_features_out",),
     PatchStatistics: ("log_unit_", "_n_features_out"),
     BandStatistics: ("log_unit_", "_loud", "_fluctuating", "_swelling", "_n_features_out"),
-    SharedSubspace: (*LEARNT, "n_samples_seen_", "optimism_"),
+    SharedSubspace: (*LEARNT, "class_sizes_", "n_samples_seen_", "optimism_"),
     StandardScaler: ("mean_", "scale_", "var_", "n_samples_seen_"),
     KNNDetector: (*_THRESHOLD, "center_", "bank_", "bank_ends_", "density_", "alpha_"),
     MahalanobisDetector: (*_THRESHOLD, *_DISTANCE),

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from sklearn.utils.validation import check_is_fitted
@@ -26,7 +27,7 @@ from skanopatch.patches import PatchGrid
 from skanopatch.shared_subspace import LEARNT, SharedSubspace
 
 FORMAT = "skanopatch embedder"
-VERSION = 4
+VERSION = 5
 
 # From a version to the next one: what the JSON becomes. Tensors keep their names.
 _UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -41,6 +42,8 @@ _UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     2: lambda header: {**header, "fitted": {**header["fitted"], "has_subspace": False}},
     # New clips were taken to be like those of the training.
     3: lambda header: {**header, "fitted": {**header["fitted"], "n_seen": 1, "optimism": 0.0}},
+    # Of how many clips the class of a mean was, was not told.
+    4: lambda header: {**header, "fitted": {**header["fitted"], "class_sizes": None}},
 }
 
 _JSON, _WEIGHTS = "embedder.json", "embedder.safetensors"
@@ -52,6 +55,7 @@ _FITTED = (
     "has_statistics",
     "has_network",
     "has_subspace",
+    "class_sizes",
     "n_seen",
     "optimism",
     "log_unit",
@@ -117,6 +121,7 @@ class PersistenceMixin:
             arrays = {f"subspace.{name}": getattr(self._subspace, name) for name in LEARNT}
             state |= {name: torch.from_numpy(array) for name, array in arrays.items()}
         params = {k: v for k, v in self.get_params().items() if k not in OF_THE_MACHINE}
+        sizes = None if self._subspace is None else self._subspace.class_sizes_
         fitted = {
             "classes_": self.classes_,
             "history_": self.history_,
@@ -124,6 +129,7 @@ class PersistenceMixin:
             "has_statistics": self._has_statistics,
             "has_network": self._has_network,
             "has_subspace": self._subspace is not None,
+            "class_sizes": None if sizes is None else sizes.tolist(),
             "n_seen": 1 if self._subspace is None else self._subspace.n_samples_seen_,
             "optimism": 0.0 if self._subspace is None else self._subspace.optimism_,
             "log_unit": self._log_unit,
@@ -209,6 +215,9 @@ class PersistenceMixin:
         embedder._subspace = None
         if fitted["has_subspace"]:
             embedder._subspace = _take_subspace(tensors, weights_place)
+            embedder._subspace.class_sizes_ = _class_sizes(
+                fitted["class_sizes"], len(embedder._subspace.class_means_), place
+            )
             embedder._subspace.n_samples_seen_ = fitted["n_seen"]
             embedder._subspace.optimism_ = float(fitted["optimism"])
         wanted = {name: t for name, t in state.items() if is_whole or not _is_backbone(name)}
@@ -365,6 +374,19 @@ def _take_subspace(tensors: dict[str, torch.Tensor], place: str) -> SharedSubspa
         setattr(subspace, name, tensor.numpy())
     subspace.n_features_in_ = len(scale)
     return subspace
+
+
+def _class_sizes(found: list[int] | None, n_classes: int, place: str) -> NDArray | None:
+    """Return how many clips each class had, or refuse another number of them than of means."""
+    if found is None:
+        return None
+    sizes = np.array(found)
+    if sizes.shape != (n_classes,) or sizes.dtype.kind != "i" or sizes.min() < 1:
+        raise ValueError(
+            f"The class_sizes of {place} must be null or {n_classes} numbers of clips, one for "
+            f"each class mean. Got {found!r} instead."
+        )
+    return sizes
 
 
 def _check_weights(

@@ -57,6 +57,8 @@ class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         The mean of each class in the order of first appearance, in the units of `X`.
     scale_ : ndarray of shape (n_features,)
         The deviation of each feature within the classes.
+    class_sizes_ : ndarray of shape (n_classes,) or None
+        How many clips of each class it was fitted on; None in models of earlier versions.
     n_samples_seen_ : int
         How many clips it was fitted on.
     optimism_ : float
@@ -152,6 +154,7 @@ class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         spread = np.sqrt(np.mean(deviations**2, axis=0))
         varies = spread > _ROUNDING * np.abs(X).max(axis=0)
         self.scale_ = np.where(varies, spread, 1)
+        self.class_sizes_ = np.bincount(target)
         _, sizes, directions = np.linalg.svd(deviations / self.scale_, full_matrices=False)
         self.components_ = directions[:n_components]
         self.explained_variance_ = sizes[:n_components] ** 2 / len(X)
@@ -159,7 +162,7 @@ class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     def _measure_optimism(self, X: NDArray, target: NDArray[np.int_]) -> float:
         seen, grown, expected = self._project(X), [], []
-        growth = SeenClips(self._centers(), len(X), 1.0).growth(seen[:, :-1])
+        growth = SeenClips(self._centers(), self.class_sizes_, 1.0).growth(seen[:, :-1])
         folds = KFold(max(2, min(_FOLDS, len(X))), shuffle=True, random_state=0)
         for kept, out in folds.split(X) if len(X) > 1 else ():
             classes, of_class = np.unique(target[kept], return_inverse=True)
@@ -182,7 +185,11 @@ class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         unit : float, default=1.0
             What the features of `transform` are multiplied by afterwards.
         """
-        return SeenClips(self._centers(), self.n_samples_seen_, self.optimism_, unit)
+        sizes = self.class_sizes_
+        if sizes is None:
+            n_classes = len(self.class_means_)
+            sizes = np.full(n_classes, self.n_samples_seen_ / n_classes)
+        return SeenClips(self._centers(), sizes, self.optimism_, unit)
 
     def transform(self, X):
         """Project clips, and measure what is left of them.

@@ -16,7 +16,7 @@ from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skanopatch.feature_notes import notes_of
+from skanopatch.feature_notes import SeenClips, notes_of
 
 FLOATS = [np.float64, np.float32]
 
@@ -96,11 +96,13 @@ class BaseDetector(OutlierMixin, BaseEstimator, ABC):
             If there are too few clips for a quantile at `contamination`.
         """
         embeddings, readable = self._validate_embeddings(X, reset=True)
-        if domains is not None:
-            domains = list(compress(label_list(domains, len(readable), "domains"), readable))
-        members = rows_by_label(domains, len(embeddings), "domains")
         notes = notes_of(X)
         seen = None if notes is None else notes.seen
+        if domains is not None:
+            domains = list(compress(label_list(domains, len(readable), "domains"), readable))
+        elif seen is not None:
+            domains = self._domains_of(embeddings, seen)
+        members = rows_by_label(domains, len(embeddings), "domains")
         as_new = embeddings if seen is None else seen.as_new(embeddings)
         scores = self._fit(embeddings, members, as_new)
         # Twins may score differently (they can sit in two domains). They share the score of the
@@ -143,6 +145,10 @@ class BaseDetector(OutlierMixin, BaseEstimator, ABC):
             ensure_min_samples=2 if reset else 1,
             reset=reset,
         )
+
+    def _domains_of(self, X: NDArray, seen: SeenClips) -> NDArray[np.intp] | None:
+        """Return the domain of each row where none were given: None is one for all."""
+        return None
 
     def _place_offset(self) -> float:
         scores = self.training_scores_[~np.isnan(self.training_scores_)]

@@ -11,8 +11,9 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skanopatch.detectors.base import BaseDetector, Members
-from skanopatch.feature_notes import notes_of
+from skanopatch.feature_notes import SeenClips, notes_of
 
+_LEAST_CLIPS = 2  # of a domain
 # The Ledoit-Wolf shrinkage of a single feature is 0, where a constant one would be singular.
 _LEAST_SHRINKAGE = 1e-7
 # The likelihood of features that depend on others grows without end as the shrinkage falls.
@@ -160,8 +161,11 @@ class MahalanobisDetector(BaseDetector):
                 )
         return rows
 
+    def _domains_of(self, X: NDArray, seen: SeenClips) -> NDArray[np.intp] | None:
+        return seen.nearest_classes(X, _LEAST_CLIPS)
+
     def _fit(self, X: NDArray, members: Members, as_new: NDArray) -> NDArray[np.float64]:
-        self._check_domain_sizes(members, 2)
+        self._check_domain_sizes(members, _LEAST_CLIPS)
         n_clips, n_features = X.shape
         domains = list(members.values())
         self.location_ = np.stack([X[rows].mean(axis=0, dtype=np.float64) for rows in domains])
