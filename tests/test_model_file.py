@@ -323,8 +323,8 @@ def test_a_member_is_never_unpacked_to_where_its_name_says(forge, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda h, m: h.update(version=5), r"one of \[1, 2, 3, 4\]. Got 5 instead; a later"),
-        (lambda h, m: h.update(version=[1]), r"must be one of \[1, 2, 3, 4\]. Got \[1\] instead"),
+        (lambda h, m: h.update(version=6), r"one of \[1, 2, 3, 4, 5\]. Got 6 instead; a later"),
+        (lambda h, m: h.update(version=[1]), r"one of \[1, 2, 3, 4, 5\]. Got \[1\] instead"),
         (lambda h, m: h.update(format="other"), "is not the file of a model: it has no format="),
         (lambda h, m: h.pop("created"), r"lacks \['created'\]"),
         (lambda h, m: h.update(more=1), r"has the unknown \['more'\]"),

@@ -201,7 +201,7 @@ def test_labels_leave_the_statistics_of_version_2_as_they_are(fit, clips, tmp_pa
     embedder = fit("head", statistics=True)
     embedder.save(tmp_path)
     header = json.loads((tmp_path / "embedder.json").read_text())
-    for name in ("has_subspace", "n_seen", "optimism"):
+    for name in ("has_subspace", "n_seen", "optimism", "class_sizes"):
         del header["fitted"][name]
     (tmp_path / "embedder.json").write_text(json.dumps({**header, "version": 2}))
     weights = load_file(tmp_path / "embedder.safetensors")
@@ -216,11 +216,26 @@ def test_clips_seen_by_version_3_are_taken_as_new_ones(fit, clips, tmp_path):
     embedder = fit("head", statistics=True)
     embedder.save(tmp_path)
     header = json.loads((tmp_path / "embedder.json").read_text())
-    del header["fitted"]["n_seen"], header["fitted"]["optimism"]
+    for name in ("n_seen", "optimism", "class_sizes"):
+        del header["fitted"][name]
     (tmp_path / "embedder.json").write_text(json.dumps({**header, "version": 3}))
     embeddings = AnoPatchEmbedder.load(tmp_path).transform(clips[0])
     assert_array_equal(embeddings, embedder.transform(clips[0]))
     assert_array_equal(embeddings.notes.seen.as_new(embeddings), embeddings)
+
+
+def test_classes_of_version_4_are_taken_to_be_of_one_size(fit, clips, tmp_path):
+    embedder = fit("head", statistics=True)
+    embedder.save(tmp_path)
+    header = json.loads((tmp_path / "embedder.json").read_text())
+    sizes = np.array(header["fitted"].pop("class_sizes"))
+    assert_array_equal(sizes, embedder.transform(clips[0]).notes.seen.class_sizes)
+    (tmp_path / "embedder.json").write_text(json.dumps({**header, "version": 4}))
+    loaded = AnoPatchEmbedder.load(tmp_path)
+    seen = loaded.transform(clips[0]).notes.seen
+    assert_array_equal(seen.class_sizes, np.full(len(sizes), sizes.mean()))
+    loaded.save(tmp_path)  # a file of this version, which still does not know
+    assert AnoPatchEmbedder.load(tmp_path).transform(clips[0]).notes.seen == seen
 
 
 def test_an_older_version_is_brought_up_to_this_one(fit, saved, clips, monkeypatch):
@@ -238,7 +253,7 @@ def test_an_older_version_is_brought_up_to_this_one(fit, saved, clips, monkeypat
         parts = {place: {**header[place], **lora} for place in ("params", "network")}
         return {**header, **parts}
 
-    with pytest.raises(ValueError, match=r"version of .* must be one of \[1, 2, 3, 4\]. Got 0"):
+    with pytest.raises(ValueError, match=r"version of .* must be one of \[1, 2, 3, 4, 5\]. Got 0"):
         AnoPatchEmbedder.load(folder)
     monkeypatch.setitem(persistence._UPGRADES, 0, upgrade)
     loaded = AnoPatchEmbedder.load(folder)
@@ -260,7 +275,11 @@ def remove(key):
 @pytest.mark.parametrize(
     ("place", "edit", "message"),
     [
-        (None, add("version", 5), r"must be one of \[1, 2, 3, 4\]. Got 5 instead; a later version"),
+        (
+            None,
+            add("version", 6),
+            r"must be one of \[1, 2, 3, 4, 5\]. Got 6 instead; a later version",
+        ),
         (None, add("format", "other"), "is not the file of an embedder"),
         (None, remove("fitted"), r"embedder.json' lacks \['fitted'\]"),
         (None, add("extra", 1), r"embedder.json' has the unknown \['extra'\]"),
@@ -269,6 +288,9 @@ def remove(key):
         ("params", add("margin", -1), "The 'margin' parameter of AnoPatchEmbedder must be"),
         ("network", remove("layers"), r"Network of .* lacks \['layers'\]"),
         ("fitted", add("n_", 1), r"Fitted of .* has the unknown \['n_'\]"),
+        ("fitted", add("class_sizes", [8]), r"must be null or 2 numbers of clips, .* Got \[8\]"),
+        ("fitted", add("class_sizes", [8, 0]), r"2 numbers of clips, .* Got \[8, 0\]"),
+        ("fitted", add("class_sizes", ["8", "9"]), r"2 numbers of clips, .* Got \['8', '9'\]"),
     ],
 )
 def test_a_wrong_entry_is_named(saved, place, edit, message):

@@ -69,6 +69,62 @@ def test_seen_clips_as_new_ones_are_as_if_they_had_been_left_out():
     assert np.mean((as_new[:, -1] - left) ** 2) < 0.3 * np.mean((found[:, -1] - left) ** 2)
 
 
+def test_clips_are_of_the_classes_that_they_sound_like():
+    X, new = make_clips(), make_clips(seed=1)
+    for scale in (1, 0.1):  # the units of an embedder's first block
+        subspace = SharedSubspace().fit(X, labels=UNITS)
+        seen, found = subspace.seen_clips(scale), scale * subspace.transform(new)
+        assert_array_equal(seen.nearest_classes(found, 2), np.repeat([0, 1, 2], 30))
+        # One clip of b among those of a, and b and c without all but few of theirs.
+        assert_array_equal(seen.nearest_classes(found[:31], 2), np.zeros(31))
+        few = np.r_[0:30, 30:44, 60:76]
+        assert set(seen.nearest_classes(found[few], 2)) == {0, 2}
+        assert set(seen.nearest_classes(found[few], 17)) == {0}
+        assert seen.nearest_classes(found, 31) is None
+
+
+def test_a_class_of_few_clips_is_one_where_they_are_all_there():
+    X = make_clips()
+    rare = np.r_[0:30, 30:33, 60:90]
+    subspace = SharedSubspace().fit(X[rare], labels=UNITS[rare])
+    assert_array_equal(subspace.class_sizes_, [30, 3, 30])
+    found = subspace.transform(X[rare])
+    expected = np.repeat([0, 1, 2], [30, 3, 30])
+    assert_array_equal(found.notes.seen.nearest_classes(found, 2), expected)
+    subspace.class_sizes_ = None  # as from a file of an earlier version
+    assert set(subspace.seen_clips().nearest_classes(found, 2)) == {0, 2}
+    assert subspace.seen_clips().growth(np.zeros((1, found.shape[1] - 1))) == pytest.approx(
+        found.notes.seen.growth(np.zeros((1, found.shape[1] - 1)))
+    )
+
+
+def test_classes_are_the_domains_of_a_mahalanobis_detector():
+    """To the covariance of all units, a step on the way to another one is hardly odd."""
+    X, new = make_clips(), make_clips(seed=1)
+    on_the_way = new[:30] + 0.05 * (X[30:60].mean(axis=0) - X[:30].mean(axis=0))
+    subspace = SharedSubspace().fit(X, labels=UNITS)
+    found, tested = subspace.transform(X), subspace.transform(np.vstack([new, on_the_way]))
+    y = np.repeat([1, -1], [90, 30])
+    detector = MahalanobisDetector().fit(found)
+    given = MahalanobisDetector().fit(found, domains=UNITS)
+    assert_array_equal(detector.location_, given.location_)
+    assert_array_equal(detector.score_samples(tested), given.score_samples(tested))
+    assert_array_equal(detector.training_scores_, given.training_scores_)
+    one = MahalanobisDetector().fit(found, domains=[0] * 90)
+    assert auc_score(y, detector.anomaly_score(tested)) == 1
+    assert auc_score(y, one.anomaly_score(tested)) < 0.9
+
+
+def test_a_detector_of_one_unit_has_one_domain():
+    X = make_clips()
+    subspace = SharedSubspace().fit(X, labels=UNITS)
+    found = subspace.transform(np.vstack([X[:30], X[30:31]]))  # and one clip of another
+    detector = MahalanobisDetector().fit(found)
+    one = MahalanobisDetector().fit(found, domains=[0] * 31)
+    assert_array_equal(detector.location_, one.location_)
+    assert_array_equal(detector.training_scores_, one.training_scores_)
+
+
 def test_nothing_is_known_of_classes_of_one_clip():
     with pytest.warns(UserWarning, match="6 clips apart"):
         subspace = SharedSubspace().fit(make_clips()[:6], labels=range(6))

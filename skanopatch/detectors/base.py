@@ -77,7 +77,8 @@ class BaseDetector(OutlierMixin, BaseEstimator, ABC):
         domains : iterable of hashables of length n_clips, default=None
             The acoustic domain of each clip, such as "source" and "target". Each domain is
             modelled on its own, and a clip is as normal as its best domain finds it, since the
-            domain of a test clip is unknown. None puts all clips in one domain.
+            domain of a test clip is unknown. None puts all clips in one domain, or, in a
+            `MahalanobisDetector`, each in the class that it sounds like, where `X` knows of any.
 
         Returns
         -------

@@ -27,6 +27,9 @@ class MahalanobisDetector(BaseDetector):
     distances: the selective Mahalanobis distance of [1]_. A shrunk covariance makes it a
     detector for few clips, also for fewer than there are features.
 
+    Embeddings of labelled clips know the classes that were told apart. Where `fit` is given no
+    domains, these are: each clip is of the class that it sounds like.
+
     Parameters
     ----------
     shrinkage : "likelihood", "ledoit-wolf" or float, default="likelihood"
@@ -95,6 +98,12 @@ class MahalanobisDetector(BaseDetector):
     by the root of 2 n. Equal weights would give a block of few features little say, and weights by
     the inverse root of n the same say as to one of many. Blocks are weighted halfway between, by
     the fourth root of the mean n over their n: a single block has the weight 1.
+
+    Embeddings know classes where they come from `SharedSubspace`, or `AnoPatchEmbedder` with
+    statistics, which was given labels, and no step between made a plain array of them. A class is
+    one of the domains where it is nearest to two clips, and to half as many for each that it had
+    in the training as the class of which there are most: a detector on clips of one unit has one
+    domain, though now and then one of them sounds like another unit.
 
     The leave-one-out distances are in closed form, with the shrinkage held fixed. Leaving a clip
     out scales the covariances and subtracts a matrix of rank one, whose inverse is Sherman and
