@@ -185,9 +185,9 @@ def main():
     print(table(results).to_markdown(index=False))
     frame = pd.DataFrame(results)
     is_simulated = frame["recordings"].str.startswith("siblings")
-    for detector, rows in frame.groupby("detector", sort=False):
-        compare(rows[~is_simulated], f"recordings of real machines ({detector})")
-        compare(rows[is_simulated], f"simulated siblings ({detector})")
+    for kind, rows in (("real machines", ~is_simulated), ("simulated siblings", is_simulated)):
+        for detector, scores in frame[rows].groupby("detector", sort=False):
+            compare(scores, f"{kind}, {detector}")
 
 
 def judge(embeddings, unit, is_normal, train, detector):
@@ -210,8 +210,8 @@ def compare(frame, kind):
         if {better, than} <= set(frame["recipe"]):
             difference = scores.xs(better, axis=1, level=1) - scores.xs(than, axis=1, level=1)
             difference = difference.dropna()
-            print(f"\n{better}, over {than}: mean and standard error of {len(difference)} pairs")
-            print(f"on {kind}")
+            print(f"\n{better}, over {than}:")
+            print(f"mean and standard error of {len(difference)} pairs on {kind}")
             print(difference.agg(["mean", "sem"]).to_string(float_format="%.3f"))
 
 

@@ -1,0 +1,159 @@
+"""The scripts of benchmarks/ on little: they run to their ends, and what they print makes sense.
+
+How fast they find anything is not looked at. `bench_beats.py` is left out, whose networks of 90
+million parameters take a minute to build; `test_backbones.py` compares small ones.
+"""
+
+import importlib
+import re
+import shutil
+import sys
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run a script with some of its constants changed, and return what it prints."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.chdir(tmp_path)  # where results are written to
+
+    def run(name, *arguments, **constants):
+        script = importlib.import_module(name)
+        for constant, value in constants.items():
+            monkeypatch.setattr(script, constant, value)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        capsys.readouterr()
+        script.main()
+        output = capsys.readouterr().out
+        assert re.search(r"^Python 3.*, seed ", output, re.MULTILINE)
+        return output
+
+    return run
+
+
+def numbers(pattern, output):
+    """Return the numbers in the groups of each match; there has to be one."""
+    found = re.findall(pattern, output)
+    assert found, output
+    return np.array(found, dtype=float)
+
+
+def cells(output, row):
+    """Return the numbers of the cells of a row of a Markdown table, without their spreads."""
+    line = next(line for line in output.splitlines() if re.match(rf"\|\s*{row}\s*\|", line))
+    return [float(number) for number in re.findall(r"\| *(\d\.\d+)", line)]
+
+
+def test_mel(run):
+    output = run("bench_mel", REPEATS=1)
+    assert (numbers(r"ratios (\S+) and (\S+);", output) > 0).all()
+    assert (numbers(r"largest difference (\S+)", output) < 1e-3).all()
+
+
+def test_knn(run):
+    output = run("bench_knn", REPEATS=1, N_REFERENCES=200, N_QUERIES=10, N_FEATURES=8)
+    assert (numbers(r"ratio (\S+) \(", output) > 0).all()
+    assert (numbers(r"distances differ by (\S+)", output) < 1e-4).all()
+
+
+def test_finetuning(run):
+    output = run("bench_finetuning", REPEATS=1, BATCH_SIZE=2, SIZE=256)
+    assert len(numbers(r": ratio (\d+\.\d+)", output)) == 3
+    assert (numbers(r"([\d.]+) ms a clip", output) > 0).all()
+
+
+def test_embedding(run):
+    output = run("bench_embedding", DURATION=1, REPEATS=1)
+    without, tuned = numbers(r"(\d+) times real time", output)
+    assert without > tuned > 0
+    assert numbers(r"clips: (\d+) s;", output) >= 0
+
+
+def test_report(run):
+    if not shutil.which("chromium") or not shutil.which("chromedriver"):
+        pytest.skip("needs chromium and chromedriver")
+    output = run("bench_report", REPEATS=1, N_CLIPS=4, N_NORMAL=20, SECONDS=1)
+    assert (numbers(r"load (\d+) ms, sort (\d+) ms, filter (\d+) ms, open", output) >= 0).all()
+
+
+def test_false_alarms(run):
+    little = {"MACHINES": ("fan",), "SEEDS": (0,), "N_CLIPS": (8, 20), "N_TESTED": 20}
+    no_labels, labels, one, plain = cells(run("bench_false_alarms", **little), 20)
+    assert max(no_labels, labels, one) < 0.3 < plain
+
+
+def test_recipes(run):
+    arguments = ["--on", "siblings fan", "--only", "MelStatistics"]
+    output = run("bench_recipes", *arguments, SEEDS=(0,))
+    assert len(re.findall(r"\| siblings +\| MelStatistics +\|", output)) == 3  # detectors
+    auc, pauc = cells(output, r"siblings +\| MelStatistics +\| Mahalanobis")
+    assert 0.6 < min(auc, pauc) <= max(auc, pauc) <= 1
+
+
+def test_labels(run, tmp_path):
+    """On bearings that whistle late in their lives."""
+    rng, time = np.random.default_rng(0), np.arange(2560) / 16000
+    (tmp_path / "bearings").mkdir()
+    for unit in (1, 2, 3, 5, 6, 7):
+        axis = rng.normal(size=(300, 2560)) + np.sin(2000 * unit * time)
+        axis[150:] += np.sin(30000 * time)
+        both = np.stack([axis, axis], axis=1).astype(np.float32)
+        np.savez(tmp_path / "bearings" / f"Bearing1_{unit}.npz", x=both)
+    name, recipes = "bearings, short clips", ("default, no labels", "statistics alone, labels")
+    for recipe in recipes:
+        output = run("bench_labels", tmp_path, "--on", name, "--only", recipe, SEEDS=(0,))
+    for recipe in recipes:
+        for detector in ("Mahalanobis, one a unit", "Mahalanobis, one for all"):
+            auc, pauc = cells(output, rf"{name} +\| {recipe} +\| {detector}")
+            assert min(auc, pauc) > 0.9
+    assert output.count("statistics alone, labels, over default, no labels:") == 2
+    again = run("bench_labels", tmp_path, "--on", name, "--only", recipes[0], SEEDS=(0,))
+    assert again == output[: output.index("bearings")] + output[output.index("| recordings") :]
+
+
+@pytest.mark.slow
+def test_maps(run):
+    output = run("bench_maps", "--seeds", 10, MACHINES={"fan": None})
+    script = sys.modules["bench_maps"]
+    auroc = {name: cells(output, re.escape(name))[0] for name in script.NAMES}
+    assert 0.5 < min(auroc.values()) <= max(auroc.values()) <= 1
+
+
+@pytest.mark.slow
+def test_selection(run, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    simulated = importlib.import_module("bench_selection").simulated
+    output = run(
+        "bench_selection",
+        tmp_path,
+        SEEDS=(0,),
+        N_BOOTSTRAPS=10,
+        simulated=lambda seed: islice(simulated(seed), 1),
+    )
+    aucs = cells(output, "simulated [a-z]+")
+    assert len(aucs) >= 5
+    assert 0 <= min(aucs) <= max(aucs) <= 1
+    assert re.search(r"\| simulator +\|", output)
+
+
+def test_domain_shift(run, tmp_path):
+    """On a fault that whistles, in a source with hiss and in a target with rumble."""
+    rng, time = np.random.default_rng(0), np.arange(8000) / 16000
+    for i in range(60):
+        domain, state = ("source", "target")[i % 2], ("normal", "anomaly")[i // 2 % 2]
+        clip = rng.normal(size=8000)
+        clip = clip if domain == "source" else np.cumsum(clip) / 20
+        clip += (state == "anomaly") * np.sin(20000 * time)
+        name = f"section_00_{domain}_test_{state}_{i:04d}.wav"
+        soundfile.write(tmp_path / name, 0.1 * clip, 16000)
+    output = run("bench_domain_shift", tmp_path, SEEDS=(0,), N_BOOTSTRAPS=10)
+    script = sys.modules["bench_domain_shift"]
+    for name in script.make_detectors("cosine", 0):
+        assert output.count(f"| {name} ") == 2
