@@ -278,27 +278,32 @@ class _Block:
             )
 
         covariance = np.stack([mix(domain) for domain in range(len(domains))])
+        home = np.empty(n_clips, dtype=np.intp)
+        for domain, rows in enumerate(domains):
+            home[rows] = domain
+        # Without a clip at d = x - m, the clip is n / (n - 1) d away from the new mean, the scatter
+        # about it is less by n / (n - 1) d d^T, and one clip fewer divides it.
+        grown = (n / (n - 1))[home]
         squared = np.empty((n_clips, len(domains)))
-        for home, rows in enumerate(domains):
-            # Without a clip at d = x - m, the clip is n / (n - 1) d away from the new mean, the
-            # scatter about it is less by n / (n - 1) d d^T, and one clip fewer divides it.
-            grown = n[home] / (n[home] - 1)
-            d = residuals[rows]
-            for there, location in enumerate(self.locations):
-                if there == home:
-                    y = grown * d + self.changes[rows]
-                    A = mix(there, grown, n_clips / (n_clips - 1))
-                    c = w_own[there] * grown / (n[home] - 1)
+        for there, location in enumerate(self.locations):
+            for is_home in (True, False):
+                rows = np.flatnonzero((home == there) == is_home)
+                d, growth = residuals[rows], grown[rows]
+                c = w_pooled[there] * growth / (n_clips - 1)
+                if is_home:
+                    own_factor = n[there] / (n[there] - 1)
+                    c += w_own[there] * own_factor / (n[there] - 1)
+                    y = own_factor * d
                 else:
-                    y = d + (self.locations[home] - location) + self.changes[rows]
-                    A = mix(there, 1.0, n_clips / (n_clips - 1))
-                    c = 0.0
-                c += w_pooled[there] * grown / (n_clips - 1)
+                    own_factor = 1.0
+                    y = d + (self.locations[home[rows]] - location)
+                A = mix(there, own_factor, n_clips / (n_clips - 1))
+                y += self.changes[rows]
                 direction = _solve_without(A, c, d, y)
                 found = np.sum(y * direction, axis=1)
                 if is_standardized:
                     # The target follows the features' variances, which lose the clip as well.
-                    change = (1 - grown * d**2) / (n_clips - 1)
+                    change = (1 - growth[:, np.newaxis] * d**2) / (n_clips - 1)
                     found -= target[0, 0] * np.sum(change * direction**2, axis=1)
                 squared[rows, there] = found
         return covariance, squared
@@ -333,8 +338,8 @@ def _likeliest_shrinkage(residuals: NDArray) -> float:
     return float(np.exp(minimize_scalar(minus_log_likelihood, bounds=bounds, method="bounded").x))
 
 
-def _solve_without(A: NDArray, c: float, d: NDArray, y: NDArray) -> NDArray[np.float64]:
-    """Return (A - c d d^T)^-1 y for each row of `d` and of `y`, by Sherman and Morrison."""
+def _solve_without(A: NDArray, c: NDArray, d: NDArray, y: NDArray) -> NDArray[np.float64]:
+    """Return (A - c d d^T)^-1 y for each of `c` and row of `d` and `y`, by Sherman and Morrison."""
     factor = cho_factor(A)
     A_d = cho_solve(factor, d.T).T
     A_y = cho_solve(factor, y.T).T
