@@ -404,7 +404,8 @@ class AnoPatchEmbedder(
         embeddings : ndarray of shape (n_clips, n_dims), float32
             With ``output="patches"``, tokens (n_clips, n_tokens, n_dims). NaN for clips whose
             patches are NaN. Where there are statistics, the array tells detectors how many features
-            they and the network have, and how clips would look that were not in the training.
+            they and the network have, which classes, and how clips would look that were not in the
+            training.
         """
         check_is_fitted(self)
         check_front_end(self._module_params["backbone"], getattr(X, "front_end", None))

@@ -12,12 +12,12 @@ from sklearn.metrics.pairwise import euclidean_distances
 from skanopatch.noted_array import NotedArray
 
 _MOST_LEVERAGE = 0.98
-_LEAST_SHARE = 0.5  # of a class, in units of the largest share, for clips to be of it
+_LEAST_SHARE = 0.5  # of the clips of a class, over the largest such share
 
 
 @dataclass(frozen=True, eq=False)
 class SeenClips:
-    """How the clips that a `SharedSubspace` was fitted on would look to it if they were new.
+    """The clips that a `SharedSubspace` was fitted on: their classes, and how new ones differ.
 
     A clip turns the components towards itself, the more the further out it lies: without it, the
     mean square that is left of it would be larger by ``(1 - h) ** (-2 * exponent)``, with h its
@@ -66,17 +66,17 @@ class SeenClips:
         return -2 * np.log1p(-np.minimum(leverage, _MOST_LEVERAGE))
 
     def nearest_classes(self, X: NDArray, n_least: int) -> NDArray[np.intp] | None:
-        """Return which class each of the clips sounds like, of those that they are of.
+        """Return the class that each clip sounds like, among those of which there are clips.
 
-        Clips of one unit lie now and then nearest to another one. A class counts where at least
-        `n_least` clips are nearest to it, and at least half as many for each that it had in the
-        training as where these are most. None if none does.
+        Some clips of one class lie nearest to another. Of a class there are clips where `n_least`
+        are nearest to it, and, by the clips that it had in the training, at least half as many as
+        to the class with the most. None stands for no such class.
         """
         squared = euclidean_distances(self._coordinates(X), self.centers, squared=True)
         n_nearest = np.bincount(squared.argmin(axis=1), minlength=len(self.centers))
         share = n_nearest / self.class_sizes
-        counts = np.flatnonzero((share >= _LEAST_SHARE * share.max()) & (n_nearest >= n_least))
-        return counts[squared[:, counts].argmin(axis=1)] if len(counts) else None
+        there = np.flatnonzero((share >= _LEAST_SHARE * share.max()) & (n_nearest >= n_least))
+        return there[squared[:, there].argmin(axis=1)] if len(there) else None
 
     def _coordinates(self, X: NDArray) -> NDArray:
         return X[:, : self.centers.shape[1]] / self.unit
@@ -88,7 +88,7 @@ class FeatureNotes(NamedTuple):
     blocks: tuple[int, ...]
     """How many features each block has, between which they do not covary."""
     seen: SeenClips | None = None
-    """How the features of the first block change when a clip is new."""
+    """What the features of the first block were learnt from."""
 
 
 class Embeddings(NotedArray):

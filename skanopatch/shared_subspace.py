@@ -204,8 +204,8 @@ class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         X_new : ndarray of shape (n_clips, n_components + 1), float32
             Coordinates along the components, of variance 1 within the classes; then the logarithm
             of the mean square over the features of what is left, about the class mean that leaves
-            least. NaN for rows with NaN. The array also knows how the clips that `fit` saw would
-            look if they were new.
+            least. NaN for rows with NaN. The array also knows the classes, and how the clips that
+            `fit` saw would look if they were new.
         """
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=np.float64, ensure_all_finite="allow-nan")
