@@ -125,6 +125,14 @@ def test_a_detector_of_one_unit_has_one_domain():
     assert_array_equal(detector.training_scores_, one.training_scores_)
 
 
+@pytest.mark.parametrize(("n_classes", "n_domains"), [(256, 256), (257, 1)])
+def test_too_many_classes_are_one_domain(n_classes, n_domains):
+    rng, labels = np.random.default_rng(0), np.repeat(np.arange(n_classes), 3)
+    X = 1e5 * rng.normal(size=(n_classes, 4))[labels] + rng.normal(size=(len(labels), 4))
+    embeddings = SharedSubspace().fit(X, labels=labels).transform(X)
+    assert len(MahalanobisDetector().fit(embeddings).location_) == n_domains
+
+
 def test_nothing_is_known_of_classes_of_one_clip():
     with pytest.warns(UserWarning, match="6 clips apart"):
         subspace = SharedSubspace().fit(make_clips()[:6], labels=range(6))

@@ -14,6 +14,7 @@ from skanopatch.detectors.base import BaseDetector, Members
 from skanopatch.feature_notes import SeenClips, notes_of
 
 _LEAST_CLIPS = 2  # of a domain
+_MOST_CLASSES = 256  # that are taken for domains: time and memory grow with their number
 # The Ledoit-Wolf shrinkage of a single feature is 0, where a constant one would be singular.
 _LEAST_SHRINKAGE = 1e-7
 # The likelihood of features that depend on others grows without end as the shrinkage falls.
@@ -100,10 +101,11 @@ class MahalanobisDetector(BaseDetector):
     the fourth root of the mean n over their n: a single block has the weight 1.
 
     Embeddings know classes where they come from `SharedSubspace`, or `AnoPatchEmbedder` with
-    statistics, which was given labels, and no step between made a plain array of them. A class is
-    one of the domains where it is nearest to two clips, and to half as many for each that it had
-    in the training as the class of which there are most: a detector on clips of one unit has one
-    domain, though now and then one of them sounds like another unit.
+    statistics, which was given labels, and no step between made a plain array of them. Up to 256
+    classes are taken for domains; of more, none. A class is one of the domains where it is nearest
+    to two clips, and to half as many for each that it had in the training as the class of which
+    there are most: a detector on clips of one unit has one domain, though now and then one of them
+    sounds like another unit.
 
     The leave-one-out distances are in closed form, with the shrinkage held fixed. Leaving a clip
     out scales the covariances and subtracts a matrix of rank one, whose inverse is Sherman and
@@ -171,7 +173,8 @@ class MahalanobisDetector(BaseDetector):
         return rows
 
     def _domains_of(self, X: NDArray, seen: SeenClips) -> NDArray[np.intp] | None:
-        return seen.nearest_classes(X, _LEAST_CLIPS)
+        is_many = len(seen.class_sizes) > _MOST_CLASSES
+        return None if is_many else seen.nearest_classes(X, _LEAST_CLIPS)
 
     def _fit(self, X: NDArray, members: Members, as_new: NDArray) -> NDArray[np.float64]:
         self._check_domain_sizes(members, _LEAST_CLIPS)
