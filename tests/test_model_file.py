@@ -184,6 +184,28 @@ def test_a_file_of_version_2_scores_as_it_did():
     assert_allclose(scores, [-7.995709, -5.895390, -7.150077], rtol=1e-4)
 
 
+def test_classes_of_version_4_are_taken_to_be_of_one_size(clips, file):
+    """It did not say how many clips each class had; what is fitted scores as it did."""
+    pipeline = make_pipeline(
+        MelPatcher(duration=0.5), BandStatistics(), SharedSubspace(), MahalanobisDetector()
+    )
+    pipeline.fit(clips[:16], sharedsubspace__labels=[0] * 4 + [1] * 12)
+    save_model(file, pipeline)
+    with zipfile.ZipFile(file) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    header = json.loads(members["model.json"])
+    subspace = header["pipeline"]["params"]["steps"][2]["tuple"][1]
+    del members[subspace["fitted"].pop("class_sizes_")["array"]]
+    members["model.json"] = json.dumps({**header, "version": 4}).encode()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    loaded = load_model(file).pipeline
+    assert_array_equal(loaded.score_samples(clips), pipeline.score_samples(clips))
+    assert_array_equal(loaded[2].seen_clips().class_sizes, [8, 8])
+    assert_array_equal(pipeline[2].seen_clips().class_sizes, [4, 12])
+
+
 def test_normal_clips_come_back_with_their_embeddings(clips, fitted, file):
     embeddings = fitted[:-1].transform(clips[:2])
     save_model(file, fitted, clips=[Path("a.wav"), "b.wav"], embeddings=embeddings)
