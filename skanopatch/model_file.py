@@ -3,7 +3,7 @@
 ``model.json`` says what the steps are and which of the other members hold their arrays and
 weights. A class is looked up in `_ATTRIBUTES`, never by what a file says to import, and members are
 read into memory, never unpacked. Where the form changes, and be it by a new parameter or attribute
-of an estimator, `VERSION` goes up by one and `_UPGRADES` gets the step from the form before it.
+of an estimator, `VERSION` goes up by one and `UPGRADES` gets the step from the form before it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -42,6 +42,7 @@ from skanopatch.embedding import AnoPatchEmbedder
 from skanopatch.files import atomic_write
 from skanopatch.mel_statistics import MelStatistics
 from skanopatch.model_selection import FitOnNormal
+from skanopatch.model_upgrades import UPGRADES
 from skanopatch.patch_statistics import PatchStatistics
 from skanopatch.patching import MelPatcher
 from skanopatch.persistence import OF_THE_MACHINE, check_names, current_form, parse_json
@@ -49,57 +50,6 @@ from skanopatch.shared_subspace import LEARNT, SharedSubspace
 
 FORMAT = "skanopatch model"
 VERSION = 5
-
-
-def _with_log_unit(estimator: dict[str, Any]) -> None:
-    """Say of statistics what they did before they had `log_unit`."""
-    if estimator["class"] in ("BandStatistics", "PatchStatistics"):
-        estimator["params"]["log_unit"] = 1.0
-        if estimator["fitted"] is not None:
-            estimator["fitted"]["log_unit_"] = 1.0
-
-
-def _with_blocks(estimator: dict[str, Any]) -> None:
-    """Say of Mahalanobis detectors that all of their features are one block."""
-    if estimator["class"] == "MahalanobisDetector":
-        estimator["params"]["blocks"] = "auto"
-        fitted = estimator["fitted"]
-        if fitted is not None:
-            fitted["block_sizes_"] = {"tuple": [fitted["n_features_in_"]]}
-            fitted["shrinkage_"] = {"tuple": [fitted["shrinkage_"]]}
-
-
-def _with_optimism(estimator: dict[str, Any]) -> None:
-    """Say of subspaces that new clips are like those they were fitted on."""
-    if estimator["class"] == "SharedSubspace" and estimator["fitted"] is not None:
-        estimator["fitted"] |= {"n_samples_seen_": 1, "optimism_": 0.0}
-
-
-def _with_class_sizes(estimator: dict[str, Any]) -> None:
-    """Say of subspaces that nothing is known of how many clips each class had."""
-    if estimator["class"] == "SharedSubspace" and estimator["fitted"] is not None:
-        estimator["fitted"]["class_sizes_"] = None
-
-
-def _each_estimator(value: Any, change: Callable[[dict[str, Any]], None]) -> Any:
-    """Return a value of the JSON with each estimator in it changed."""
-    if isinstance(value, list):
-        return [_each_estimator(item, change) for item in value]
-    if not isinstance(value, dict):
-        return value
-    value = {key: _each_estimator(item, change) for key, item in value.items()}
-    if "class" in value and "embedder" not in value:
-        change(value)
-    return value
-
-
-# From a version to the next one: what the JSON becomes.
-_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    1: lambda header: _each_estimator(header, _with_log_unit),
-    2: lambda header: _each_estimator(header, _with_blocks),
-    3: lambda header: _each_estimator(header, _with_optimism),
-    4: lambda header: _each_estimator(header, _with_class_sizes),
-}
 
 _JSON = "model.json"
 _FIELDS = ("format", "version", "skanopatch", "created", "pipeline", "map_pipeline", "clips")
@@ -315,7 +265,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
                 what="a model",
                 form=FORMAT,
                 version=VERSION,
-                upgrades=_UPGRADES,
+                upgrades=UPGRADES,
                 fields=_FIELDS,
             )
             check_names(header["clips"], ("names", "embeddings"), f"clips of {place}")
