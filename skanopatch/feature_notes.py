@@ -12,6 +12,7 @@ from sklearn.metrics.pairwise import euclidean_distances
 from skanopatch.noted_array import NotedArray
 
 _MOST_LEVERAGE = 0.98
+_MOST_CLASSES = 256  # that detectors model apart: time and memory grow with their number
 _LEAST_SHARE = 0.5  # of the clips of a class, over the largest such share
 
 
@@ -70,8 +71,11 @@ class SeenClips:
 
         Some clips of one class lie nearest to another. Of a class there are clips where `n_least`
         are nearest to it, and, by the clips that it had in the training, at least half as many as
-        to the class with the most. None stands for no such class.
+        to the class with the most. None stands for no such class, or for more than 256 classes in
+        the training.
         """
+        if len(self.centers) > _MOST_CLASSES:
+            return None
         squared = euclidean_distances(self._coordinates(X), self.centers, squared=True)
         n_nearest = np.bincount(squared.argmin(axis=1), minlength=len(self.centers))
         share = n_nearest / self.class_sizes

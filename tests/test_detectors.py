@@ -44,8 +44,6 @@ def clips(n, n_features=6, seed=0, shift=2.0):
 class Change:
     """What new clips have more of in each feature: the more, the later the feature."""
 
-    class_sizes = (30,)
-
     def __init__(self, change):
         self.change = change
 

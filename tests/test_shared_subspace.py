@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.model_selection import KFold
 
@@ -98,21 +99,29 @@ def test_a_class_of_few_clips_is_one_where_they_are_all_there():
     )
 
 
-def test_classes_are_the_domains_of_a_mahalanobis_detector():
-    """To the covariance of all units, a step on the way to another one is hardly odd."""
+@pytest.mark.parametrize("detector", [MahalanobisDetector(), GMMDetector(random_state=0)], ids=repr)
+def test_classes_are_domains(detector):
+    """To one model of all units, a step on the way to another one is hardly odd."""
     X, new = make_clips(), make_clips(seed=1)
-    on_the_way = new[:30] + 0.05 * (X[30:60].mean(axis=0) - X[:30].mean(axis=0))
+    on_the_way = new[:30] + 0.1 * (X[30:60].mean(axis=0) - X[:30].mean(axis=0))
     subspace = SharedSubspace().fit(X, labels=UNITS)
     found, tested = subspace.transform(X), subspace.transform(np.vstack([new, on_the_way]))
     y = np.repeat([1, -1], [90, 30])
-    detector = MahalanobisDetector().fit(found)
-    given = MahalanobisDetector().fit(found, domains=UNITS)
-    assert_array_equal(detector.location_, given.location_)
-    assert_array_equal(detector.score_samples(tested), given.score_samples(tested))
-    assert_array_equal(detector.training_scores_, given.training_scores_)
-    one = MahalanobisDetector().fit(found, domains=[0] * 90)
-    assert auc_score(y, detector.anomaly_score(tested)) == 1
-    assert auc_score(y, one.anomaly_score(tested)) < 0.9
+    by_classes = clone(detector).fit(found)
+    given = clone(detector).fit(found, domains=UNITS)
+    assert_array_equal(by_classes.score_samples(tested), given.score_samples(tested))
+    assert_array_equal(by_classes.training_scores_, given.training_scores_)
+    one = clone(detector).fit(found, domains=[0] * 90)
+    assert auc_score(y, by_classes.anomaly_score(tested)) == 1
+    assert auc_score(y, one.anomaly_score(tested)) < 0.8
+
+
+@pytest.mark.parametrize(("n_clips", "n_mixtures"), [(16, 3), (15, 1)])
+def test_a_mixture_is_of_eight_clips_for_each_gaussian(n_clips, n_mixtures):
+    rows = np.concatenate([np.arange(n_clips) + start for start in (0, 30, 60)])
+    X, units = make_clips()[rows], UNITS[rows]
+    found = SharedSubspace().fit(X, labels=units).transform(X)
+    assert len(GMMDetector(random_state=0).fit(found).mixtures_) == n_mixtures
 
 
 def test_a_detector_of_one_unit_has_one_domain():

@@ -78,7 +78,8 @@ class BaseDetector(OutlierMixin, BaseEstimator, ABC):
             The acoustic domain of each clip, such as "source" and "target". Each domain is
             modelled on its own, and a clip is as normal as its best domain finds it, since the
             domain of a test clip is unknown. None puts all clips in one domain, or, in a
-            `MahalanobisDetector`, each in the class that it sounds like, where `X` knows of any.
+            `MahalanobisDetector` or `GMMDetector`, each in the class that it sounds like, where
+            `X` knows of classes.
 
         Returns
         -------

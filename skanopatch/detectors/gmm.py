@@ -11,6 +11,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skanopatch.detectors.base import BaseDetector, Members
+from skanopatch.feature_notes import SeenClips
+
+_LEAST_CLIPS_A_GAUSSIAN = 8  # of a class, for a mixture of its own
 
 
 class GMMDetector(BaseDetector):
@@ -18,6 +21,9 @@ class GMMDetector(BaseDetector):
 
     Features are first divided by their spread, and each domain has a mixture of its own. The
     score is the log-likelihood in nats, under the mixture that finds the clip most normal.
+
+    Embeddings of labelled clips know the classes that were told apart. Where `fit` is given no
+    domains, these are, if they have eight clips for each Gaussian.
 
     Parameters
     ----------
@@ -104,6 +110,9 @@ class GMMDetector(BaseDetector):
         self.covariance_type = covariance_type
         self.reg_covar = reg_covar
         self.random_state = random_state
+
+    def _domains_of(self, X: NDArray, seen: SeenClips) -> NDArray[np.intp] | None:
+        return seen.nearest_classes(X, _LEAST_CLIPS_A_GAUSSIAN * self.n_components)
 
     def _fit(self, X: NDArray, members: Members, as_new: NDArray) -> NDArray[np.float64]:
         self._check_domain_sizes(

@@ -14,7 +14,6 @@ from skanopatch.detectors.base import BaseDetector, Members
 from skanopatch.feature_notes import SeenClips, notes_of
 
 _LEAST_CLIPS = 2  # of a domain
-_MOST_CLASSES = 256  # that are taken for domains: time and memory grow with their number
 # The Ledoit-Wolf shrinkage of a single feature is 0, where a constant one would be singular.
 _LEAST_SHRINKAGE = 1e-7
 # The likelihood of features that depend on others grows without end as the shrinkage falls.
@@ -173,8 +172,7 @@ class MahalanobisDetector(BaseDetector):
         return rows
 
     def _domains_of(self, X: NDArray, seen: SeenClips) -> NDArray[np.intp] | None:
-        is_many = len(seen.class_sizes) > _MOST_CLASSES
-        return None if is_many else seen.nearest_classes(X, _LEAST_CLIPS)
+        return seen.nearest_classes(X, _LEAST_CLIPS)
 
     def _fit(self, X: NDArray, members: Members, as_new: NDArray) -> NDArray[np.float64]:
         self._check_domain_sizes(members, _LEAST_CLIPS)
