@@ -26,6 +26,7 @@ from skanopatch.backbones import check_front_end, joins_statistics
 from skanopatch.band_statistics import BandStatistics
 from skanopatch.feature_notes import FeatureNotes, with_notes
 from skanopatch.finetuning.devices import choose_device, memory_errors
+from skanopatch.finetuning.head import WITHIN_A_CLASS
 from skanopatch.finetuning.module import PatchEmbedding
 from skanopatch.finetuning.pooling import POOLINGS
 from skanopatch.finetuning.training import fine_tune
@@ -36,9 +37,6 @@ from skanopatch.persistence import PersistenceMixin
 from skanopatch.shared_subspace import SharedSubspace
 
 _MOST_CLUSTERS = 16
-# What statistics deviate by within a class, in nepers: `SharedSubspace` makes it 1, which would
-# hide the network from the distances of `KNNDetector`.
-_WITHIN_A_CLASS = np.float32(0.1)
 
 
 class AnoPatchEmbedder(
@@ -425,7 +423,7 @@ class AnoPatchEmbedder(
             return embeddings
         n_dims = self._module.n_dims if self._has_network else 0
         blocks = (embeddings.shape[1] - n_dims, *([n_dims] if n_dims else []))
-        seen = None if self._subspace is None else self._subspace.seen_clips(_WITHIN_A_CLASS)
+        seen = None if self._subspace is None else self._subspace.seen_clips(WITHIN_A_CLASS)
         return with_notes(embeddings, FeatureNotes(blocks, seen))
 
     def _embed(self, batch: np.ndarray, device: torch.device) -> np.ndarray:
@@ -445,7 +443,7 @@ class AnoPatchEmbedder(
         bands = self._bands().fit_transform(batch)
         if self._subspace is None:
             return bands
-        return _WITHIN_A_CLASS * self._subspace.transform(bands)
+        return WITHIN_A_CLASS * self._subspace.transform(bands)
 
     def _bands(self) -> BandStatistics:
         return BandStatistics(self.n_freq, log_unit=self._log_unit)

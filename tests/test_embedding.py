@@ -119,7 +119,10 @@ def test_a_backbone_is_normalised_as_it_was_trained():
 
 
 def directions_within(embeddings, is_first):
-    """Return the directions that hold 95 % of the variance within two classes."""
+    """Return the directions that hold 95 % of the variance within two classes.
+
+    They are as long as it takes for a mean variance along them of 0.1 squared.
+    """
     is_first = np.asarray(is_first)
     deviations = embeddings.astype(float)
     for rows in (is_first, ~is_first):
@@ -128,7 +131,8 @@ def directions_within(embeddings, is_first):
     share = np.cumsum(sizes**2) / np.sum(sizes**2)
     found = directions[: 1 + np.count_nonzero(share < 0.95)]
     # scikit-learn's signs: the largest entry of a direction is positive.
-    return found * np.sign([row[np.abs(row).argmax()] for row in found])[:, np.newaxis]
+    found *= np.sign([row[np.abs(row).argmax()] for row in found])[:, np.newaxis]
+    return found * 0.1 / np.sqrt(np.mean(sizes[: len(found)] ** 2) / (len(embeddings) - 1))
 
 
 @pytest.mark.parametrize("labelled", [False, True])

@@ -15,6 +15,9 @@ from skanopatch.finetuning.devices import memory_errors
 from skanopatch.finetuning.module import PatchEmbedding
 from skanopatch.finetuning.net import PatchDataset
 
+# What features deviate by within a class, those of statistics and of a network beside them.
+WITHIN_A_CLASS = np.float32(0.1)
+
 _SHARE_OF_VARIANCE = 0.95
 _MOST_CLIPS = 1000
 
@@ -49,7 +52,8 @@ def keep_varying_directions(
     """Leave the head those principal directions in which clips vary within their classes.
 
     In the others training clips hardly differ, so that a distance that takes their covariance
-    into account would take noise for anomalies.
+    into account would take noise for anomalies. The mean variance along a direction becomes that
+    of the statistics, which a nearest neighbour would not hear beside larger numbers.
 
     Parameters
     ----------
@@ -67,7 +71,8 @@ def keep_varying_directions(
     deviations = embeddings - means[index]
     if deviations.any():
         pca = PCA(_SHARE_OF_VARIANCE, svd_solver="full").fit(deviations)
-        module.project(torch.from_numpy(pca.components_).to(device))
+        scale = WITHIN_A_CLASS / np.sqrt(pca.explained_variance_.mean())
+        module.project(torch.from_numpy(scale * pca.components_).to(device))
 
 
 def _heard(
