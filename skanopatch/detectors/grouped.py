@@ -22,7 +22,7 @@ from sklearn.utils.metadata_routing import (
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skanopatch.detectors.base import FLOATS, label_list, rows_by_label
-from skanopatch.detectors.knn import KNNDetector
+from skanopatch.detectors.mahalanobis import MahalanobisDetector
 from skanopatch.feature_notes import notes_of, with_notes
 
 
@@ -35,8 +35,8 @@ class GroupedDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
     Parameters
     ----------
     detector : outlier detector, default=None
-        What is cloned and fitted for each group. None is `KNNDetector()`. A pipeline that ends
-        in a detector will do.
+        What is cloned and fitted for each group. None is `MahalanobisDetector()`. A pipeline that
+        ends in a detector will do.
 
     Attributes
     ----------
@@ -143,7 +143,7 @@ class GroupedDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         self.training_scores_ = np.empty(n_clips)
         self.offset_ = 0.0
         for group, rows in rows_by_label(groups, n_clips, "groups").items():
-            detector = KNNDetector() if self.detector is None else clone(self.detector)
+            detector = MahalanobisDetector() if self.detector is None else clone(self.detector)
             own = {name: [values[row] for row in rows] for name, values in listed.items()}
             try:
                 detector.fit(embeddings[rows], **own)
@@ -283,7 +283,7 @@ class GroupedDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         routing : MetadataRouter
             `groups` is consumed here; what `detector.fit` requests is passed on.
         """
-        detector = KNNDetector() if self.detector is None else self.detector
+        detector = MahalanobisDetector() if self.detector is None else self.detector
         mapping = MethodMapping().add(caller="fit", callee="fit")
         mapping.add(caller="fit_predict", callee="fit")
         return (
