@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from environment import print_environment
 from safetensors.torch import save_file
-from skorch.callbacks import GradientNormClipping, PrintLog
+from skorch.callbacks import GradientNormClipping
 from timm.models.vision_transformer import Block
 from torch import nn
 
@@ -129,7 +129,6 @@ def main() -> None:
             EpochSeed(options.seed),
             WarmupCosine(options.epochs * -(-n_clips // BATCH_SIZE), warmup=0.05),
             GradientNormClipping(1.0),
-            PrintLog(),
             checkpoint,
         ],
     ).initialize()

@@ -14,6 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from safetensors.numpy import load_file
+
+from skanopatch.backbones import anopatch_tiny
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -157,3 +160,47 @@ def test_domain_shift(run, tmp_path):
     script = sys.modules["bench_domain_shift"]
     for name in script.make_detectors("cosine", 0):
         assert output.count(f"| {name} ") == 2
+
+
+def test_pretrain(run, tmp_path, monkeypatch):
+    """It learns, goes on to the same weights where it was broken off, and they are a backbone's."""
+    rng, time = np.random.default_rng(0), np.arange(40 * 16000) / 16000
+    (tmp_path / "sounds" / "deeper").mkdir(parents=True)
+    for name, tone in (("a.wav", 440), ("deeper/b.flac", 1000), ("deeper/c.ogg", 2500)):
+        clip = 0.1 * np.sin(2 * np.pi * tone * time) + 0.01 * rng.normal(size=len(time))
+        soundfile.write(tmp_path / "sounds" / name, clip, 16000)
+    (tmp_path / "sounds" / "notes.txt").write_text("no sound")
+    few = {"simulate": lambda n_units, rng: [], "BATCH_SIZE": 16}
+
+    def train(out):
+        return run("pretrain", tmp_path / "sounds", out, "--epochs", 3, "--seed", 1, **few)
+
+    output = train(tmp_path / "whole.safetensors")
+    assert "48 pieces of recordings, 0 simulated" in output
+    of_epoch = r"\n +\d +\x1b\[\d+m(\d+\.\d+)"
+    losses = numbers(of_epoch, output)
+    assert len(losses) == 3
+    assert losses[-1] < 0.9 * losses[0]
+
+    script = importlib.import_module("pretrain")
+
+    class Broken(script.GradientNormClipping):
+        def on_epoch_begin(self, net, **kwargs):
+            if len(net.history) == 2:
+                raise SystemError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(script, "GradientNormClipping", Broken)
+        with pytest.raises(SystemError):
+            train(tmp_path / "broken.safetensors")
+    assert not (tmp_path / "broken.safetensors").exists()
+    output = train(tmp_path / "broken.safetensors")
+    assert len(numbers(of_epoch, output)) == 2
+    expected = load_file(tmp_path / "whole.safetensors")
+    found = load_file(tmp_path / "broken.safetensors")
+    shipped = load_file(anopatch_tiny.WEIGHTS)
+    assert {name: (weight.shape, weight.dtype) for name, weight in found.items()} == {
+        name: (weight.shape, weight.dtype) for name, weight in shipped.items()
+    }
+    for name, weight in expected.items():
+        np.testing.assert_array_equal(found[name], weight)
