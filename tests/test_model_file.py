@@ -69,6 +69,23 @@ def fit(clips, *steps, **params):
         return pipeline.fit(clips[:16], **{f"{name}__{key}": v for key, v in params.items()})
 
 
+def read_members(file):
+    with zipfile.ZipFile(file) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def rewrite(file, members, change=None, **kwargs):
+    """Write a model file of members, after a change of its JSON or of them, and return it."""
+    header = json.loads(members["model.json"])
+    if change is not None:
+        change(header, members)
+    members["model.json"] = json.dumps(header).encode()
+    with zipfile.ZipFile(file, "w", **kwargs) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file
+
+
 def estimators_in(value):
     """Go through a fitted estimator and those within."""
     if isinstance(value, BaseEstimator):
@@ -191,15 +208,13 @@ def test_classes_of_version_4_are_taken_to_be_of_one_size(clips, file):
     )
     pipeline.fit(clips[:16], sharedsubspace__labels=[0] * 4 + [1] * 12)
     save_model(file, pipeline)
-    with zipfile.ZipFile(file) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    header = json.loads(members["model.json"])
-    subspace = header["pipeline"]["params"]["steps"][2]["tuple"][1]
-    del members[subspace["fitted"].pop("class_sizes_")["array"]]
-    members["model.json"] = json.dumps({**header, "version": 4}).encode()
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
+
+    def to_version_4(header, members):
+        subspace = header["pipeline"]["params"]["steps"][2]["tuple"][1]
+        del members[subspace["fitted"].pop("class_sizes_")["array"]]
+        header["version"] = 4
+
+    rewrite(file, read_members(file), to_version_4)
     loaded = load_model(file).pipeline
     assert_array_equal(loaded.score_samples(clips), pipeline.score_samples(clips))
     assert_array_equal(loaded[2].seen_clips().class_sizes, [8, 8])
@@ -282,20 +297,8 @@ def test_what_the_form_does_not_know_is_named(clips, file, steps, message):
 def forge(fitted, file):
     """Save a model and return what writes it anew, with other members or JSON."""
     save_model(file, fitted)
-    with zipfile.ZipFile(file) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-
-    def forge(change=None, **kwargs):
-        header = json.loads(members["model.json"])
-        if change is not None:
-            change(header, members)
-        members["model.json"] = json.dumps(header).encode()
-        with zipfile.ZipFile(file, "w", **kwargs) as archive:
-            for name, content in members.items():
-                archive.writestr(name, content)
-        return file
-
-    return forge
+    members = read_members(file)
+    return lambda change=None, **kwargs: rewrite(file, members, change, **kwargs)
 
 
 def detector_of(header):

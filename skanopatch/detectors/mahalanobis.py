@@ -289,6 +289,8 @@ class _Block:
         for there, location in enumerate(self.locations):
             for is_home in (True, False):
                 rows = np.flatnonzero((home == there) == is_home)
+                if len(rows) == 0:  # no clip is away from the only domain
+                    continue
                 d, growth = residuals[rows], grown[rows]
                 c = w_pooled[there] * growth / (n_clips - 1)
                 if is_home:
