@@ -17,14 +17,14 @@ from sklearn.base import (
 )
 from sklearn.cluster import KMeans
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
 from skanopatch.backbones import check_front_end, joins_statistics
 from skanopatch.band_statistics import BandStatistics
-from skanopatch.feature_notes import FeatureNotes, with_notes
+from skanopatch.feature_notes import MOST_CLASSES, FeatureNotes, SeenClips, with_notes
 from skanopatch.finetuning.devices import choose_device, memory_errors
 from skanopatch.finetuning.head import WITHIN_A_CLASS
 from skanopatch.finetuning.module import PatchEmbedding
@@ -37,6 +37,7 @@ from skanopatch.persistence import PersistenceMixin
 from skanopatch.shared_subspace import SharedSubspace
 
 _MOST_CLUSTERS = 16
+_MOST_CLIPS_TO_AVERAGE = 1000  # of all classes together
 
 
 class AnoPatchEmbedder(
@@ -386,6 +387,9 @@ class AnoPatchEmbedder(
                 )
         self._subspace = None if bands is None else SharedSubspace().fit(bands, labels=target)
         self._set_module(module)
+        self._heard_classes = None
+        if learns and bands is None and self.classes_ is not None and self.output == "clip":
+            self._heard_classes = self._hear_classes(X, target, usable)
         return self
 
     def transform(self, X):
@@ -401,9 +405,9 @@ class AnoPatchEmbedder(
         -------
         embeddings : ndarray of shape (n_clips, n_dims), float32
             With ``output="patches"``, tokens (n_clips, n_tokens, n_dims). NaN for clips whose
-            patches are NaN. Where there are statistics, the array tells detectors how many features
-            they and the network have, which classes, and how clips would look that were not in the
-            training.
+            patches are NaN. The array of one embedding a clip tells detectors how many features
+            statistics and network have, which classes were told apart, and how clips would look
+            that were not in the training.
         """
         check_is_fitted(self)
         check_front_end(self._module_params["backbone"], getattr(X, "front_end", None))
@@ -419,12 +423,33 @@ class AnoPatchEmbedder(
         )
         with torch.inference_mode(), memory_errors(self.batch_size):
             embeddings = np.concatenate([self._embed(batch, device) for batch in batches])
-        if self.output == "patches" or not self._has_statistics:
+        if self.output == "patches":
             return embeddings
         n_dims = self._module.n_dims if self._has_network else 0
-        blocks = (embeddings.shape[1] - n_dims, *([n_dims] if n_dims else []))
-        seen = None if self._subspace is None else self._subspace.seen_clips(WITHIN_A_CLASS)
-        return with_notes(embeddings, FeatureNotes(blocks, seen))
+        blocks = tuple(size for size in (embeddings.shape[1] - n_dims, n_dims) if size)
+        seen = self._heard_classes
+        if self._subspace is not None:
+            seen = self._subspace.seen_clips(WITHIN_A_CLASS)
+        notes = FeatureNotes(blocks, seen) if seen is not None or len(blocks) > 1 else None
+        return with_notes(embeddings, notes)
+
+    def _hear_classes(self, X: Any, target: np.ndarray, usable: np.ndarray) -> SeenClips | None:
+        """Return where the network puts the classes, by some clips of each; of many, None."""
+        _, index, sizes = np.unique(target[usable], return_inverse=True, return_counts=True)
+        if len(sizes) > MOST_CLASSES:
+            return None
+        device = choose_device(self.device)
+        self._module.to(device)
+        rng = np.random.default_rng(0)
+        n_most = math.ceil(_MOST_CLIPS_TO_AVERAGE / len(sizes))
+        centers = []
+        with torch.inference_mode(), memory_errors(self.batch_size):
+            for k in range(len(sizes)):
+                rows = rng.permutation(usable[index == k])[:n_most]
+                batches = (X[rows[part]] for part in gen_batches(len(rows), self.batch_size))
+                embeddings = [self._embed(np.asarray(b, np.float32), device) for b in batches]
+                centers.append(np.concatenate(embeddings).mean(axis=0))
+        return SeenClips(np.stack(centers), sizes)
 
     def _embed(self, batch: np.ndarray, device: torch.device) -> np.ndarray:
         parts = []

@@ -12,33 +12,35 @@ from sklearn.metrics.pairwise import euclidean_distances
 from skanopatch.noted_array import NotedArray
 
 _MOST_LEVERAGE = 0.98
-_MOST_CLASSES = 256  # that detectors model apart: time and memory grow with their number
+MOST_CLASSES = 256  # that detectors model apart: time and memory grow with their number
 _LEAST_SHARE = 0.5  # of the clips of a class, over the largest such share
 
 
 @dataclass(frozen=True, eq=False)
 class SeenClips:
-    """The clips that a `SharedSubspace` was fitted on: their classes, and how new ones differ.
+    """The clips that features were learnt from: their classes, and how new ones differ.
 
-    A clip turns the components towards itself, the more the further out it lies: without it, the
-    mean square that is left of it would be larger by ``(1 - h) ** (-2 * exponent)``, with h its
-    leverage. That is what leaving it out of a regression does at the exponent 1.
+    A clip turns the components of a `SharedSubspace` towards itself, the more the further out it
+    lies: without it, the mean square that is left of it would be larger by
+    ``(1 - h) ** (-2 * exponent)``, with h its leverage. That is what leaving it out of a
+    regression does at the exponent 1.
 
     Parameters
     ----------
-    centers : ndarray of shape (n_classes, n_components)
-        The coordinates of the class means.
+    centers : ndarray of shape (n_classes, n_coordinates)
+        The class means among the first features.
     class_sizes : ndarray of shape (n_classes,)
         How many clips each class had.
-    exponent : float
-        How far leaving clips out goes beyond their leverage, as measured.
+    exponent : float, default=0.0
+        How far leaving clips out goes beyond their leverage, as measured. 0 where that is not
+        known: new clips are then taken to be like those that were seen.
     unit : float, default=1.0
         What the features are given in.
     """
 
     centers: NDArray
     class_sizes: NDArray
-    exponent: float
+    exponent: float = 0.0
     unit: float = 1.0
 
     def __eq__(self, other: object) -> bool:
@@ -55,6 +57,8 @@ class SeenClips:
         The first are the coordinates along the components and the logarithm of what is left;
         others stay as they are.
         """
+        if self.exponent == 0:
+            return X
         found = X.copy()
         growth = self.exponent * self.growth(self._coordinates(X))
         found[:, self.centers.shape[1]] += self.unit * growth
@@ -74,7 +78,7 @@ class SeenClips:
         to the class with the most. None stands for no such class, or for more than 256 classes in
         the training.
         """
-        if len(self.centers) > _MOST_CLASSES:
+        if len(self.centers) > MOST_CLASSES:
             return None
         squared = euclidean_distances(self._coordinates(X), self.centers, squared=True)
         n_nearest = np.bincount(squared.argmin(axis=1), minlength=len(self.centers))

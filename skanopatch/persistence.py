@@ -21,13 +21,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from sklearn.utils.validation import check_is_fitted
 
+from skanopatch.feature_notes import SeenClips
 from skanopatch.finetuning.lora import is_update, merged_state
 from skanopatch.finetuning.module import PatchEmbedding
 from skanopatch.patches import PatchGrid
 from skanopatch.shared_subspace import LEARNT, SharedSubspace
 
 FORMAT = "skanopatch embedder"
-VERSION = 5
+VERSION = 6
 
 # From a version to the next one: what the JSON becomes. Tensors keep their names.
 _UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -44,8 +45,11 @@ _UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     3: lambda header: {**header, "fitted": {**header["fitted"], "n_seen": 1, "optimism": 0.0}},
     # Of how many clips the class of a mean was, was not told.
     4: lambda header: {**header, "fitted": {**header["fitted"], "class_sizes": None}},
+    # A network without statistics did not tell its classes.
+    5: lambda header: header,
 }
 
+_CLASS_MEANS = "class_means"  # of a network without statistics
 _JSON, _WEIGHTS = "embedder.json", "embedder.safetensors"
 _FIELDS = ("format", "version", "params", "network", "fitted", "backbone_sha256")
 _FITTED = (
@@ -71,6 +75,7 @@ class PersistenceMixin:
     classes_: list[Any] | None
     _has_network: bool
     _has_statistics: bool
+    _heard_classes: SeenClips | None
     _log_unit: float
     _module: PatchEmbedding
     _module_params: dict[str, Any]
@@ -120,8 +125,14 @@ class PersistenceMixin:
         if self._subspace is not None:
             arrays = {f"subspace.{name}": getattr(self._subspace, name) for name in LEARNT}
             state |= {name: torch.from_numpy(array) for name, array in arrays.items()}
+        if self._heard_classes is not None:
+            state[_CLASS_MEANS] = torch.from_numpy(self._heard_classes.centers)
         params = {k: v for k, v in self.get_params().items() if k not in OF_THE_MACHINE}
-        sizes = None if self._subspace is None else self._subspace.class_sizes_
+        sizes = None
+        if self._subspace is not None:
+            sizes = self._subspace.class_sizes_
+        elif self._heard_classes is not None:
+            sizes = self._heard_classes.class_sizes
         fitted = {
             "classes_": self.classes_,
             "history_": self.history_,
@@ -212,14 +223,18 @@ class PersistenceMixin:
         module = _build(network, pretrained=not is_whole)
         state = module.state_dict()
         tensors = _parse_weights(weights, weights_place)
-        embedder._subspace = None
+        sizes = fitted["class_sizes"]
+        embedder._subspace = embedder._heard_classes = None
         if fitted["has_subspace"]:
             embedder._subspace = _take_subspace(tensors, weights_place)
-            embedder._subspace.class_sizes_ = _class_sizes(
-                fitted["class_sizes"], len(embedder._subspace.class_means_), place
-            )
+            n_classes = len(embedder._subspace.class_means_)
+            embedder._subspace.class_sizes_ = _class_sizes(sizes, n_classes, place)
             embedder._subspace.n_samples_seen_ = fitted["n_seen"]
             embedder._subspace.optimism_ = float(fitted["optimism"])
+        elif sizes is not None:
+            means = _take_class_means(tensors, module.n_dims, weights_place)
+            sizes = _class_sizes(sizes, len(means), place)
+            embedder._heard_classes = SeenClips(means, sizes)
         wanted = {name: t for name, t in state.items() if is_whole or not _is_backbone(name)}
         _check_weights(tensors, wanted, weights_place)
         if not is_whole and _sha256(state) != header["backbone_sha256"]:
@@ -374,6 +389,19 @@ def _take_subspace(tensors: dict[str, torch.Tensor], place: str) -> SharedSubspa
         setattr(subspace, name, tensor.numpy())
     subspace.n_features_in_ = len(scale)
     return subspace
+
+
+def _take_class_means(tensors: dict[str, torch.Tensor], n_dims: int, place: str) -> NDArray:
+    """Take the means of a network's classes out of the tensors of a file."""
+    found = {_CLASS_MEANS: tensors.pop(_CLASS_MEANS)} if _CLASS_MEANS in tensors else {}
+    check_names(found, [_CLASS_MEANS], place)
+    means = found[_CLASS_MEANS].numpy()
+    if means.ndim != 2 or means.shape[1] != n_dims:
+        raise ValueError(
+            f"{_CLASS_MEANS} in {place} must have the shape (n_classes, {n_dims}). "
+            f"Got {means.shape} instead."
+        )
+    return means
 
 
 def _class_sizes(found: list[int] | None, n_classes: int, place: str) -> NDArray | None:

@@ -25,6 +25,7 @@ from skanopatch import (
     unpatchify,
 )
 from skanopatch.backbones import anopatch_tiny, list_backbones
+from skanopatch.detectors import MahalanobisDetector
 from skanopatch.finetuning.augmentation import change
 from skanopatch.finetuning.devices import autocast_dtype, memory_errors
 from skanopatch.finetuning.net import FineTuningNet, ResumableCheckpoint
@@ -151,7 +152,7 @@ def test_statistics_come_before_the_networks_embedding(labelled):
         is_first = [label == labels[0] for label in labels]
         network = network @ directions_within(network, is_first).T
     assert both.blocks == (alone.shape[1], network.shape[1])
-    assert not hasattr(embed(False), "blocks")
+    assert hasattr(embed(False), "blocks") == labelled
     assert_array_equal(both[:, : alone.shape[1]], alone)
     assert_allclose(both[:, alone.shape[1] :], network, atol=1e-5)
     if labelled:
@@ -196,6 +197,36 @@ def test_all_dimensions_are_kept_where_each_clip_has_a_label_of_its_own():
     with pytest.warns(UserWarning, match="6 clips apart into 6 classes"):
         embedder.fit(patches, labels=range(6))
     assert embedder.transform(patches).blocks == (2, 8)
+
+
+def test_a_network_without_statistics_tells_its_classes(monkeypatch):
+    patches, labels = make_patches(n_clips=30, n_classes=3)
+    patches[4] = np.nan
+    embedder = AnoPatchEmbedder(**TINY, n_dims=8).fit(patches, labels=labels)
+    embeddings = embedder.transform(patches)
+    seen, usable = embeddings.notes.seen, np.delete(np.arange(30), 4)
+    assert embeddings.blocks == (8,)
+    assert_array_equal(seen.class_sizes, [10, 9, 10])
+    for k, center in enumerate(seen.centers):
+        rows = usable[labels[usable] == k]
+        assert_allclose(center, np.asarray(embeddings)[rows].mean(axis=0), atol=1e-5)
+    assert seen.as_new(embeddings) is embeddings
+    # Clips of some classes are the domains of one detector, without their names.
+    some = usable[labels[usable] < 2]
+    found = MahalanobisDetector().fit(embeddings[some])
+    expected = MahalanobisDetector().fit(np.asarray(embeddings)[some], domains=labels[some])
+    assert_array_equal(found.training_scores_, expected.training_scores_)
+    assert len(found.location_) == 2
+    # Of many clips some of each class are heard; of many classes, none.
+    monkeypatch.setattr("skanopatch.embedding._MOST_CLIPS_TO_AVERAGE", 6)
+    sampled = embedder.fit(patches, labels=labels).transform(patches).notes.seen
+    rng = np.random.default_rng(0)
+    for k, center in enumerate(sampled.centers):
+        rows = rng.permutation(usable[labels[usable] == k])[:2]
+        assert_allclose(center, np.asarray(embeddings)[rows].mean(axis=0), atol=1e-5)
+    assert_array_equal(sampled.class_sizes, seen.class_sizes)
+    monkeypatch.setattr("skanopatch.embedding.MOST_CLASSES", 2)
+    assert type(embedder.fit(patches, labels=labels).transform(patches)) is np.ndarray
 
 
 @pytest.mark.parametrize(

@@ -86,8 +86,12 @@ def test_what_was_learnt_comes_back_without_the_backbone(fit, clips, tmp_path, t
     embedder.save(tmp_path / "learnt", with_backbone=False)
     loaded = AnoPatchEmbedder.load(tmp_path / "learnt")
     assert_array_equal(loaded.transform(clips[0]), embedder.transform(clips[0]))
+    if tuning != "frozen":
+        assert loaded.transform(clips[0]).notes == embedder.transform(clips[0]).notes
     names = set(load_file(tmp_path / "learnt" / "embedder.safetensors"))
-    learnt = {"mean", "std"} | ({"head.weight", "head.bias"} if tuning != "frozen" else set())
+    learnt = {"mean", "std"}
+    if tuning != "frozen":
+        learnt |= {"head.weight", "head.bias", "class_means"}
     if tuning == "lora":
         update = "backbone.blocks.{}.attn.qkv.parametrizations.weight.0.{}"
         learnt |= {update.format(i, part) for i in (0, 1) for part in ("down", "up")}
@@ -238,10 +242,25 @@ def test_classes_of_version_4_are_taken_to_be_of_one_size(fit, clips, tmp_path):
     assert AnoPatchEmbedder.load(tmp_path).transform(clips[0]).notes.seen == seen
 
 
+def test_networks_of_version_5_tell_no_classes(fit, clips, tmp_path):
+    embedder = fit("head", statistics=False)
+    embedder.save(tmp_path)
+    header = json.loads((tmp_path / "embedder.json").read_text())
+    assert header["fitted"]["class_sizes"] == [4, 4]
+    header["fitted"]["class_sizes"] = None
+    (tmp_path / "embedder.json").write_text(json.dumps({**header, "version": 5}))
+    weights = load_file(tmp_path / "embedder.safetensors")
+    del weights["class_means"]
+    save_file(weights, tmp_path / "embedder.safetensors")
+    embeddings = AnoPatchEmbedder.load(tmp_path).transform(clips[0])
+    assert type(embeddings) is np.ndarray
+    assert_array_equal(embeddings, embedder.transform(clips[0]))
+
+
 def test_an_older_version_is_brought_up_to_this_one(fit, saved, clips, monkeypatch):
     """Version 0 is made up: it knew no LoRA, nor a subspace of statistics."""
     folder, change = saved
-    fit("head").save(folder)
+    fit("frozen").save(folder)
     expected = AnoPatchEmbedder.load(folder).transform(clips[0])
     for header in change("json"):
         header["version"] = 0
@@ -253,7 +272,9 @@ def test_an_older_version_is_brought_up_to_this_one(fit, saved, clips, monkeypat
         parts = {place: {**header[place], **lora} for place in ("params", "network")}
         return {**header, **parts}
 
-    with pytest.raises(ValueError, match=r"version of .* must be one of \[1, 2, 3, 4, 5\]. Got 0"):
+    with pytest.raises(
+        ValueError, match=r"version of .* must be one of \[1, 2, 3, 4, 5, 6\]. Got 0"
+    ):
         AnoPatchEmbedder.load(folder)
     monkeypatch.setitem(persistence._UPGRADES, 0, upgrade)
     loaded = AnoPatchEmbedder.load(folder)
@@ -277,8 +298,8 @@ def remove(key):
     [
         (
             None,
-            add("version", 6),
-            r"must be one of \[1, 2, 3, 4, 5\]. Got 6 instead; a later version",
+            add("version", 7),
+            r"must be one of \[1, 2, 3, 4, 5, 6\]. Got 7 instead; a later version",
         ),
         (None, add("format", "other"), "is not the file of an embedder"),
         (None, remove("fitted"), r"embedder.json' lacks \['fitted'\]"),
@@ -324,6 +345,29 @@ def test_a_wrong_weight_is_named(saved, edit, message):
         edit(weights)
     with pytest.raises(ValueError, match=message):
         AnoPatchEmbedder.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (remove("class_means"), r"safetensors' lacks \['class_means'\]"),
+        (
+            add("class_means", np.zeros((2, 3), np.float32)),
+            r"class_means in .* must have the shape \(n_classes, 2\). Got \(2, 3\) instead",
+        ),
+        (
+            add("class_means", np.zeros((3, 2), np.float32)),
+            r"must be null or 3 numbers of clips, .* Got \[4, 4\]",
+        ),
+    ],
+)
+def test_wrong_class_means_of_a_network_are_named(fit, tmp_path, edit, message):
+    fit("head", statistics=False).save(tmp_path)
+    weights = load_file(tmp_path / "embedder.safetensors")
+    edit(weights)
+    save_file(weights, tmp_path / "embedder.safetensors")
+    with pytest.raises(ValueError, match=message):
+        AnoPatchEmbedder.load(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["embedder.json", "embedder.safetensors"])

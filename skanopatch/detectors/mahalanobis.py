@@ -99,9 +99,9 @@ class MahalanobisDetector(BaseDetector):
     the inverse root of n the same say as to one of many. Blocks are weighted halfway between, by
     the fourth root of the mean n over their n: a single block has the weight 1.
 
-    Embeddings know classes where they come from `SharedSubspace`, or `AnoPatchEmbedder` with
-    statistics, which was given labels, and no step between made a plain array of them. Up to 256
-    classes are taken for domains; of more, none. A class is one of the domains where it is nearest
+    Embeddings know classes where they come from a `SharedSubspace` or an `AnoPatchEmbedder` that
+    learnt from labels, and no step between made a plain array of them. Up to 256 classes are taken
+    for domains; of more, none. A class is one of the domains where it is nearest
     to two clips, and to half as many for each that it had in the training as the class of which
     there are most: a detector on clips of one unit has one domain, though now and then one of them
     sounds like another unit.
