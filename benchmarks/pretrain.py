@@ -8,12 +8,14 @@ of a stretch of 2 s, whose pitch, tempo or tilt was changed at random, the ViT s
 patches, and a small decoder draws the rest from its tokens. It is judged by what a fine-tuned
 detector gains, not by the loss: tasks that name recordings learn to overlook what faults change.
 
-A run that was broken off goes on where it was. It takes 75 minutes on one core.
+A run that was broken off goes on where it was, given the same options and recordings. It takes 75
+minutes on one core.
 """
 
 import argparse
 from pathlib import Path
 
+import joblib
 import numpy as np
 import torch
 from environment import print_environment
@@ -111,7 +113,8 @@ def main() -> None:
     patches = patches - patches.mean(axis=(1, 2), keepdims=True)  # level says nothing here
     n_clips = len(patches)
     torch.manual_seed(options.seed)
-    checkpoint = ResumableCheckpoint(options.out.with_suffix(".checkpoint"))
+    run = joblib.hash((patches, options.epochs, options.seed))
+    checkpoint = ResumableCheckpoint(options.out.with_suffix(f".{run}.checkpoint"))
     net = FineTuningNet(
         MaskedAutoencoder,
         module__mean=0.0,

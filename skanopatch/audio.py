@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from os import PathLike, fspath
@@ -41,6 +42,15 @@ def is_pair(clip: Any) -> TypeGuard[tuple[np.ndarray, int]]:
 def clip_name(clip: Any, index: int) -> str:
     """Name a clip in a message: its index in X, and its path where it has one."""
     return f"clip {index} ('{fspath(clip)}')" if is_path(clip) else f"clip {index}"
+
+
+def file_state(path: str | PathLike[str]) -> tuple[int, int] | None:
+    """Return size and time of a file, which change when its content does; None if it is absent."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def as_clip_list(X: Any) -> list[Clip] | None:

@@ -118,7 +118,8 @@ class BandStatistics(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             In nepers; NaN for clips whose patches are NaN.
         """
         check_is_fitted(self)
-        X, grid = validate_patches(self, X, n_freq=self.n_freq, reset=False)
+        n_mels = len(self._loud)
+        X, grid = validate_patches(self, X, n_freq=self.n_freq, reset=False, n_mels=n_mels)
         return np.concatenate(
             [
                 self._describe(unpatchify(batch, grid.n_freq) * np.float32(self.log_unit_))

@@ -155,7 +155,7 @@ class AnoPatchEmbedder(
     classes_ : list or None
         The distinct labels in the order of their first appearance.
     history_ : list of dict or None
-        Loss, learning rate and seconds of each epoch of fine-tuning.
+        What skorch records of each epoch of fine-tuning: its losses, and its seconds as "dur".
     normalization_ : tuple (mean, std)
         What log-mel bins are normalised by.
     n_features_in_ : int
@@ -322,7 +322,8 @@ class AnoPatchEmbedder(
         Raises
         ------
         ValueError
-            If there is one distinct label only, or a clip's patches are NaN in part.
+            If there is one distinct label only, or one is NaN, a clip's patches are NaN in part,
+            or a parameter does not fit the backbone.
         MemoryError
             If a batch does not fit into the memory of the device.
         """
@@ -365,6 +366,7 @@ class AnoPatchEmbedder(
             torch.manual_seed(seed)
             if not learns:
                 module = PatchEmbedding(**self._module_params)
+                self._check_tokens(module)
             else:
                 module, self.history_ = fine_tune(
                     self,
@@ -376,15 +378,6 @@ class AnoPatchEmbedder(
                     device=device,
                 )
                 self._module_params["n_dims"] = module.n_dims
-        if self._has_statistics and self._has_network and self.output == "patches":
-            tokens = module.backbone.token_grid(self._grid.n_frames, self._grid.n_mels)
-            if tuple(tokens) != self._grid[:2]:
-                raise ValueError(
-                    "statistics must be False or 'auto' with output='patches' and a backbone whose "
-                    f"tokens overlap. Got statistics={self.statistics} for {self.backbone!r}, "
-                    f"which has {tokens[0]} x {tokens[1]} tokens for {self._grid.n_time} x "
-                    f"{self._grid.n_freq} patches."
-                )
         self._subspace = None if bands is None else SharedSubspace().fit(bands, labels=target)
         self._set_module(module)
         self._heard_classes = None
@@ -411,7 +404,8 @@ class AnoPatchEmbedder(
         """
         check_is_fitted(self)
         check_front_end(self._module_params["backbone"], getattr(X, "front_end", None))
-        X, _ = validate_patches(self, X, n_freq=self.n_freq, reset=False)
+        n_mels = self._grid.n_mels
+        X, _ = validate_patches(self, X, n_freq=self.n_freq, reset=False, n_mels=n_mels)
         device = choose_device(self.device)
         self._module.to(device)
         batches = tqdm(
@@ -456,7 +450,7 @@ class AnoPatchEmbedder(
         if self._has_statistics:
             parts.append(self._statistics(batch))
         if self._has_network:
-            patches = torch.from_numpy(batch).to(device)
+            patches = torch.tensor(batch, device=device)  # a copy: the array may be read-only
             network = self._module if self.output == "clip" else self._module.tokens
             parts.append(network(patches).cpu().numpy())
         return np.concatenate(parts, axis=-1)
@@ -476,7 +470,26 @@ class AnoPatchEmbedder(
     def _normalization(self, measured: tuple[float, float]) -> tuple[float, float] | None:
         if isinstance(self.normalization, str):
             return measured if self.normalization == "fit" else None
+        are_numbers = all(isinstance(number, Real) for number in self.normalization)
+        if not are_numbers or len(self.normalization) != 2 or not self.normalization[1] > 0:
+            raise ValueError(
+                "normalization must be 'backbone', 'fit' or two numbers (mean, std) with std > 0. "
+                f"Got {self.normalization!r} instead."
+            )
         return self.normalization
+
+    def _check_tokens(self, module: PatchEmbedding) -> None:
+        """Refuse statistics of patches beside tokens that are not of the same patches."""
+        if not (self._has_statistics and self._has_network and self.output == "patches"):
+            return
+        tokens = module.backbone.token_grid(self._grid.n_frames, self._grid.n_mels)
+        if tuple(tokens) != self._grid[:2]:
+            raise ValueError(
+                "statistics must be False or 'auto' with output='patches' and a backbone whose "
+                f"tokens are not those of the patches. Got statistics={self.statistics} for "
+                f"{self.backbone!r}, which has {tokens[0]} x {tokens[1]} tokens for "
+                f"{self._grid.n_time} x {self._grid.n_freq} patches."
+            )
 
     def _target(self, labels: Any, X: Any, usable: np.ndarray, seed: int) -> np.ndarray | None:
         """Return the class of each clip that fine-tuning tells apart, None without fine-tuning."""
@@ -485,10 +498,12 @@ class AnoPatchEmbedder(
             return None
         if labels is not None:
             self.classes_, target = encode_labels(labels, len(X))
-            if len(self.classes_) < 2:
+            heard = np.unique(target[usable])
+            if len(heard) < 2:
                 raise ValueError(
-                    "labels must have at least 2 distinct values to tell apart. Got only "
-                    f"{self.classes_[0]!r}; leave labels out to use the backbone as it is."
+                    "labels must have at least 2 distinct values to tell apart, of clips that can "
+                    f"be read. Got only {self.classes_[heard[0]]!r}; leave labels out to use the "
+                    "backbone as it is."
                 )
             return target
         if self.pretext is None:

@@ -20,6 +20,7 @@ from sklearn.utils.validation import has_fit_parameter
 from tqdm.auto import tqdm
 
 import skanopatch
+from skanopatch.audio import file_state
 from skanopatch.datasets.challenge import write_challenge_files
 from skanopatch.datasets.dcase import load_dcase
 from skanopatch.detectors import GroupedDetector, KNNDetector
@@ -224,7 +225,7 @@ def _embed(
     verbose: int,
 ) -> NDArray:
     """Fit the steps on all training clips, and embed the clips machine by machine."""
-    files = [_file_identity(path, root) for path in data.paths]
+    files = [(Path(path).relative_to(root).as_posix(), file_state(path)) for path in data.paths]
     is_train = data.split == "train"
     labels = data.label[is_train].tolist()
     folder: Path | None = None
@@ -268,9 +269,3 @@ def _fit(steps: Pipeline, paths: NDArray, labels: list[str], folder: Path | None
         with atomic_write(kept) as file:
             joblib.dump(embedder, file)
     return embedder
-
-
-def _file_identity(path: str, root: Path) -> tuple[str, int, int]:
-    """Name, size and time of a file, which change when its content does."""
-    status = os.stat(path)
-    return Path(path).relative_to(root).as_posix(), status.st_size, status.st_mtime_ns

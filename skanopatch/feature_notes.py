@@ -102,8 +102,8 @@ class FeatureNotes(NamedTuple):
 class Embeddings(NotedArray):
     """An array of embeddings that tells what is known of its features, as do its rows.
 
-    What `AnoPatchEmbedder` and `SharedSubspace` return where there is something to tell. Where an
-    operation turns it into a plain array, they are features like any others.
+    What `AnoPatchEmbedder` and `SharedSubspace` return where there is something to tell. Where
+    columns are picked, or an operation changes the numbers, they are features like any others.
 
     Attributes
     ----------
@@ -113,10 +113,21 @@ class Embeddings(NotedArray):
     _note = "notes"
     notes: FeatureNotes | None = None
 
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
+        columns = key[1:] if isinstance(key, tuple) else ()
+        if all(part is Ellipsis or _is_everything(part) for part in columns):
+            return found
+        return found.view(np.ndarray) if isinstance(found, np.ndarray) else found
+
     @property
     def blocks(self) -> tuple[int, ...] | None:
         """How many features each block has."""
         return None if self.notes is None else self.notes.blocks
+
+
+def _is_everything(part: Any) -> bool:
+    return isinstance(part, slice) and part == slice(None)
 
 
 def with_notes(embeddings: NDArray, notes: FeatureNotes | None) -> NDArray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from sklearn.linear_model import RidgeClassifierCV
 from sklearn.metrics import cohen_kappa_score
@@ -30,7 +31,7 @@ def encode_labels(labels: Any, n_clips: int) -> tuple[list[Any], NDArray[np.int_
     Raises
     ------
     ValueError
-        If there are more or fewer labels than clips, or one is NaN.
+        If there are more or fewer labels than clips, or one is NaN or a tuple with NaN.
     """
     if hasattr(labels, "itertuples"):
         labels = list(labels.itertuples(index=False, name=None))
@@ -41,15 +42,21 @@ def encode_labels(labels: Any, n_clips: int) -> tuple[list[Any], NDArray[np.int_
         raise ValueError(
             f"labels must have one entry a clip. Got {len(labels)} labels for {n_clips} clips."
         )
-    nameless = [i for i, label in enumerate(labels) if label != label]
+    nameless = [i for i, label in enumerate(labels) if _is_missing(label)]
     if nameless:
         raise ValueError(
-            f"labels must not be NaN. Got NaN for clip {nameless[0]}; give clips without a "
-            "label one of their own, such as 'unknown'."
+            f"labels must not be NaN. Got {labels[nameless[0]]!r} for clip {nameless[0]}; give "
+            "what is not known a name of its own, such as 'unknown'."
         )
     classes = list(dict.fromkeys(labels))
     index = {label: i for i, label in enumerate(classes)}
     return classes, np.array([index[label] for label in labels], dtype=int)
+
+
+def _is_missing(label: Any) -> bool:
+    if isinstance(label, tuple):
+        return any(map(_is_missing, label))
+    return label is not None and bool(pd.isna(label))
 
 
 def are_heard(target: NDArray[np.int_], features: NDArray) -> bool:

@@ -82,7 +82,8 @@ class MelStatistics(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             The means of all bins, then their deviations; NaN for clips whose patches are NaN.
         """
         check_is_fitted(self)
-        X, grid = validate_patches(self, X, n_freq=self.n_freq, reset=False)
+        n_mels = self._n_features_out // 2
+        X, grid = validate_patches(self, X, n_freq=self.n_freq, reset=False, n_mels=n_mels)
         return np.concatenate(
             [_mean_and_deviation(batch, grid.n_freq) for batch in iterate_batches(X, _BATCH_SIZE)]
         )

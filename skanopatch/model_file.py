@@ -45,7 +45,7 @@ from skanopatch.model_selection import FitOnNormal
 from skanopatch.model_upgrades import UPGRADES
 from skanopatch.patch_statistics import PatchStatistics
 from skanopatch.patching import MelPatcher
-from skanopatch.persistence import OF_THE_MACHINE, check_names, current_form, parse_json
+from skanopatch.persistence import DAMAGE, OF_THE_MACHINE, check_names, current_form, parse_json
 from skanopatch.shared_subspace import LEARNT, SharedSubspace
 
 FORMAT = "skanopatch model"
@@ -282,8 +282,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         raise ValueError(
             f"{place} is not a model file of skanopatch, or it is damaged: {error}."
         ) from error
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
-        # What is of a wrong type in its JSON: nobody but a forger gets here.
+    except DAMAGE as error:
         raise ValueError(f"{place} is damaged: {error}.") from error
     return model
 

@@ -9,16 +9,21 @@ import numpy as np
 
 
 class NotedArray(np.ndarray):
-    """An array with one further attribute, which slices, views and pickles keep.
+    """An array with one further attribute, which slices, views, copies and pickles keep.
 
-    Arrays that are joined row after row keep it too, if it is the same. Any other operation that
-    makes a plain array of it loses the note, and whoever reads it has to do without.
+    Arrays that are joined row after row keep it too, if it is the same. Arithmetic makes plain
+    arrays, of whose numbers the note may be wrong.
     """
 
     _note: ClassVar[str]  # the name of the attribute, which is None where nothing is known
 
     def __array_finalize__(self, array: Any) -> None:
         setattr(self, self._note, getattr(array, self._note, None))
+
+    def __array_wrap__(
+        self, array: np.ndarray, context: Any = None, return_scalar: bool = False
+    ) -> Any:
+        return array[()] if return_scalar else np.asarray(array)
 
     def __array_function__(
         self,

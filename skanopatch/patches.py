@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, gen_batches
 from sklearn.utils.validation import validate_data
 
-from skanopatch.audio import Clip, clip_name, load_clip
+from skanopatch.audio import Clip, clip_name, file_state, is_path, load_clip
 from skanopatch.log_mel import FrontEnd
 from skanopatch.noted_array import NotedArray
 
@@ -264,6 +264,11 @@ class LazyPatches:
                 stacklevel=2,
             )
 
+    def identity(self) -> tuple[Any, ...]:
+        """Return what the patches depend on, to be hashed: files by their size and time."""
+        clips = [(os.fspath(c), file_state(c)) if is_path(c) else c for c in self.clips]
+        return self.front_end, self.channel, self.n_samples, clips
+
     def _compute(self, indices: np.ndarray) -> tuple[np.ndarray, list[str]]:
         """Return the patches of some clips, and a sentence for each that cannot be used."""
         # A data loader's worker may have no workers of its own.
@@ -332,7 +337,7 @@ def _clips_to_patches(
 
 
 def validate_patches(
-    estimator: BaseEstimator, X: Any, *, n_freq: int, reset: bool
+    estimator: BaseEstimator, X: Any, *, n_freq: int, reset: bool, n_mels: int | None = None
 ) -> tuple[np.ndarray | LazyPatches, PatchGrid]:
     """Return patches as something 3-D, and their grid.
 
@@ -346,6 +351,8 @@ def validate_patches(
         Frequency bands; a single patch is one band.
     reset : bool
         Whether to set `n_features_in_`, or to compare with it.
+    n_mels : int or None, default=None
+        Mel bins of the patches side by side that there have to be.
 
     Raises
     ------
@@ -367,7 +374,14 @@ def validate_patches(
             )
     else:
         X = validate_data(estimator, X, reset=reset, dtype=np.float32)[:, None, :]
-    return X, patch_grid(X.shape[1:], n_freq if X.shape[1] > 1 else 1)
+    grid = patch_grid(X.shape[1:], n_freq if X.shape[1] > 1 else 1)
+    if n_mels not in (None, grid.n_mels):
+        raise ValueError(
+            f"X has {grid.n_freq} bands of patches, which are {grid.n_mels} mel bins, but "
+            f"{type(estimator).__name__} was fitted on {n_mels} mel bins. One patch a clip is one "
+            f"band, more are n_freq={n_freq} bands."
+        )
+    return X, grid
 
 
 def measure_log_unit(

@@ -65,6 +65,9 @@ _FITTED = (
     "log_unit",
 )
 
+# What reading raises where an entry of the JSON has a wrong type: only a forger gets there.
+DAMAGE = (AssertionError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError)
+
 # Parameters that say how a machine is used, and mean nothing on another one.
 OF_THE_MACHINE = ("checkpoint_dir", "device", "memory", "n_jobs", "n_workers", "verbose")
 
@@ -185,7 +188,10 @@ class PersistenceMixin:
         header = parse_json((path / _JSON).read_bytes(), repr(str(path / _JSON)))
         weights = (path / _WEIGHTS).read_bytes()
         places = repr(str(path / _JSON)), repr(str(path / _WEIGHTS))
-        return cls.from_saved(header, weights, places=places, backbone=backbone)
+        try:
+            return cls.from_saved(header, weights, places=places, backbone=backbone)
+        except DAMAGE as error:
+            raise ValueError(f"{places[0]} is damaged: {error}.") from error
 
     @classmethod
     def from_saved(cls, header, weights, *, places, backbone=None):

@@ -65,7 +65,13 @@ def make_anopatch_pipeline(backbone="anopatch-tiny", *, detector=None, memory=No
         memory=memory,
     ).set_params(**params)
     patcher, embedder = pipeline[0], pipeline[1]
-    embedder.set_params(n_freq=patcher.n_mels // patcher.patch_size)
+    n_freq = patcher.n_mels // patcher.patch_size
+    if params.get("anopatchembedder__n_freq", n_freq) != n_freq:
+        raise ValueError(
+            f"anopatchembedder__n_freq must be {n_freq} for {patcher.n_mels} mel bins in patches "
+            f"of {patcher.patch_size}. Got {embedder.n_freq} instead."
+        )
+    embedder.set_params(n_freq=n_freq)
     check_front_end(embedder.backbone, patcher._front_end())
     return pipeline
 

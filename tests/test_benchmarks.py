@@ -207,3 +207,8 @@ def test_pretrain(run, tmp_path, monkeypatch):
     }
     for name, weight in expected.items():
         np.testing.assert_array_equal(found[name], weight)
+    # Another run does not go on from the end of this one.
+    output = run(
+        "pretrain", tmp_path / "sounds", tmp_path / "whole.safetensors", "--epochs", 1, **few
+    )
+    assert len(numbers(of_epoch, output)) == 1

@@ -475,9 +475,28 @@ def test_blocks_come_with_the_embeddings():
         assert type(np.concatenate(parts, axis)) is np.ndarray
     out = np.empty((120, 9))
     assert np.concatenate([known, known], out=out) is out
-    # Columns that were picked are not the blocks any more, nor is a plain array.
-    assert MahalanobisDetector().fit(known[:, :6]).block_sizes_ == (6,)
-    assert MahalanobisDetector().fit(np.asarray(known)).block_sizes_ == (9,)
+    for rows in (known[:, :], known[...], known[np.arange(60) > 5, ...], known.astype("float32")):
+        assert MahalanobisDetector().fit(rows).block_sizes_ == (4, 5)
+
+
+def test_other_numbers_and_columns_are_features_like_any_others():
+    known = with_notes(clips(60, 9), FeatureNotes((4, 5)))
+    in_place = known.copy()
+    in_place *= 10
+    for other in (
+        np.asarray(known),
+        known[:, :6],
+        known[:, ::-1],
+        known[..., np.arange(9)[::-1]],
+        -known,
+        known * 10,
+        known / np.linalg.norm(known, axis=1, keepdims=True),
+        in_place,
+    ):
+        assert type(other) is np.ndarray
+        assert MahalanobisDetector().fit(other).block_sizes_ == (other.shape[1],)
+    assert known.sum() == pytest.approx(np.asarray(known).sum())
+    assert [type(number) for number in (known.max(), known[0, 0])] == [np.float64] * 2
 
 
 @pytest.mark.parametrize("blocks", [(4, 4), (9, 0), (4.5, 4.5), ()])

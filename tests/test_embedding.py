@@ -8,17 +8,21 @@ import signal
 
 import joblib
 import numpy as np
+import pandas as pd
 import pytest
+import soundfile
 import timm
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
+from sklearn.base import clone
 from skorch.callbacks import Callback
 
 from skanopatch import (
     AnoPatchEmbedder,
     BandStatistics,
     MelPatcher,
+    MelStatistics,
     PatchStatistics,
     SharedSubspace,
     patchify,
@@ -739,8 +743,18 @@ def test_a_wrong_parameter_is_named(params, message):
 
 def test_a_callback_that_is_not_there_is_named():
     patches, labels = make_patches()
-    with pytest.raises(ValueError, match=r"or 'module:Class'\. Got 'Nothing' instead"):
-        AnoPatchEmbedder(**TINY, callbacks=["Nothing"]).fit(patches, labels=labels)
+    for name in ("Nothing", "EpochScoring"):  # the latter needs to be told what to score
+        message = rf"'module:Class', of classes that need no arguments\. Got '{name}' instead"
+        with pytest.raises(ValueError, match=message):
+            AnoPatchEmbedder(**TINY, callbacks=[name]).fit(patches, labels=labels)
+
+
+def test_an_early_stopping_of_skorch_ends_the_training_and_no_more():
+    patches, labels = make_patches(n_clips=40)
+    params = {**TINY, "max_epochs": 20, "lr": 1e-12, "tuning": "head", "early_stopping": 50}
+    params |= {"validation_fraction": 0.3, "callbacks": ["EarlyStopping"]}
+    embedder = AnoPatchEmbedder(**params).fit(patches, labels=labels)
+    assert len(embedder.history_) == 1 + 5  # the patience of skorch's own
 
 
 def test_an_absent_gpu_is_named(monkeypatch):
@@ -755,12 +769,22 @@ def test_an_absent_gpu_is_named(monkeypatch):
         ([0, 1], "labels must have one entry a clip. Got 2 labels for 24 clips."),
         (
             ["fan"] * 24,
-            "labels must have at least 2 distinct values to tell apart. Got only 'fan'; leave "
-            "labels out to use the backbone as it is.",
+            "labels must have at least 2 distinct values to tell apart, of clips that can be read. "
+            "Got only 'fan'; leave labels out to use the backbone as it is.",
         ),
         (
             [0.0, np.nan] * 12,
-            "labels must not be NaN. Got NaN for clip 1; give clips without a label one of their "
+            "labels must not be NaN. Got nan for clip 1; give what is not known a name of its "
+            "own, such as 'unknown'.",
+        ),
+        (
+            pd.DataFrame({"machine": ["a", "b"] * 12, "speed": [1.0, np.nan] * 12}),
+            "labels must not be NaN. Got ('b', nan) for clip 1; give what is not known a name of "
+            "its own, such as 'unknown'.",
+        ),
+        (
+            pd.Series([1, None] * 12, dtype="Int64"),
+            "labels must not be NaN. Got <NA> for clip 1; give what is not known a name of its "
             "own, such as 'unknown'.",
         ),
     ],
@@ -769,6 +793,85 @@ def test_wrong_labels_are_named(labels, message):
     patches, _ = make_patches()
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         AnoPatchEmbedder(**TINY).fit(patches, labels=labels)
+
+
+@pytest.mark.parametrize("statistics", [False, True])
+def test_a_class_that_cannot_be_read_is_none(statistics):
+    patches, _ = make_patches()
+    patches[5] = np.nan
+    labels = ["fan"] * 5 + ["pump"] + ["fan"] * 18
+    with pytest.raises(ValueError, match=r"of clips that can be read\. Got only 'fan'"):
+        AnoPatchEmbedder(**{**TINY, "statistics": statistics}).fit(patches, labels=labels)
+
+
+@pytest.mark.parametrize(
+    "estimator", [AnoPatchEmbedder(random_state=0), BandStatistics(), MelStatistics()]
+)
+def test_other_bands_than_those_of_fit_are_refused(estimator):
+    patches, _ = make_patches()
+    estimator = clone(estimator).fit(patches)
+    message = r"X has 1 bands of patches, which are 16 mel bins, but \w+ was fitted on 128 mel bins"
+    for one_patch in (patches[:, :1], patches[:, 0]):
+        with pytest.raises(ValueError, match=message):
+            estimator.transform(one_patch)
+    with pytest.raises(ValueError, match="X has 4 bands of patches, which are 64 mel bins"):
+        estimator.set_params(n_freq=4).transform(patches)
+
+
+@pytest.mark.parametrize("layers", [np.int64(1), np.array([0, 1])[:1].tolist(), (np.int32(-5),)])
+def test_layers_are_integers_of_any_kind(layers):
+    patches, _ = make_patches(n_clips=2)
+    embedder = AnoPatchEmbedder(statistics=False, layers=layers).fit(patches)
+    index = np.ravel(layers)[0] % 6
+    assert embedder._module.layers == [index]
+
+
+@pytest.mark.parametrize("layers", [(0.5,), ["all"], (6,)])
+def test_layers_that_are_not_there_are_named(layers):
+    with pytest.raises(ValueError, match=r"layers must be indices of the backbone's 6 layers"):
+        AnoPatchEmbedder(statistics=False, layers=layers).fit(make_patches(n_clips=2)[0])
+
+
+@pytest.mark.parametrize("normalization", [(1, 0), (1, 2, 3), ("a", "b"), (0, np.nan)])
+def test_a_normalization_that_is_none_is_named(normalization):
+    with pytest.raises(ValueError, match=r"two numbers \(mean, std\) with std > 0. Got"):
+        AnoPatchEmbedder(normalization=normalization).fit(make_patches(n_clips=2)[0])
+
+
+def test_read_only_patches_are_embedded_without_a_warning(recwarn):
+    patches, _ = make_patches(n_clips=4)
+    patches = patches.astype(np.float32)
+    patches.flags.writeable = False
+    embedder = AnoPatchEmbedder(statistics=False, random_state=0).fit(patches)
+    assert np.isfinite(embedder.transform(patches)).all()
+    assert not recwarn.list
+
+
+def test_a_validation_that_leaves_few_clips_is_drawn_without_regard_to_classes():
+    patches, labels = make_patches(n_clips=24, n_classes=4)
+    params = {**TINY, "early_stopping": 1, "validation_fraction": 0.9}
+    assert AnoPatchEmbedder(**params).fit(patches, labels=labels).history_
+
+
+def test_a_checkpoint_is_of_the_sound_in_the_files(tmp_path):
+    paths = [tmp_path / f"{i}.wav" for i in range(12)]
+
+    def fit(seed, n_jobs=None):
+        if seed is not None:
+            rng = np.random.default_rng(seed)
+            for path in paths:
+                soundfile.write(path, 0.1 * rng.normal(size=8000), 16000)
+        with config_context(working_memory=0.001):
+            patches = MelPatcher(duration=0.5, n_jobs=n_jobs).fit_transform(paths)
+        params = {**TINY, "tuning": "head", "max_epochs": 1, "checkpoint_dir": tmp_path}
+        embedder = AnoPatchEmbedder(**params).fit(patches, labels=[0, 1] * 6)
+        return embedder._module.state_dict()["head.weight"].numpy()
+
+    first = fit(0)
+    assert_array_equal(fit(None, n_jobs=2), first)
+    assert len(list(tmp_path.glob("*.pt"))) == 1
+    assert (fit(1) != first).any()
+    assert len(list(tmp_path.glob("*.pt"))) == 2
 
 
 def test_patches_of_another_area_are_refused():

@@ -23,6 +23,7 @@ from skanopatch import (
     MelPatcher,
     MelStatistics,
     make_anomaly_scorer,
+    make_anopatch_pipeline,
 )
 from skanopatch.datasets import make_machine_sounds
 
@@ -246,3 +247,11 @@ def test_peak_memory_does_not_grow_with_the_number_of_clips(tmp_path, train):
         tracemalloc.stop()
     # 400 more clips are 19 MiB of patches; their embeddings, some copies of them, are 0.6 each.
     assert peaks[500] - peaks[100] < 5
+
+
+def test_bands_that_are_not_those_of_the_front_end_are_refused():
+    message = r"anopatchembedder__n_freq must be 8 for 128 mel bins in patches of 16\. Got 4"
+    with pytest.raises(ValueError, match=message):
+        make_anopatch_pipeline(anopatchembedder__n_freq=4)
+    pipeline = make_anopatch_pipeline(anopatchembedder__n_freq=4, melpatcher__n_mels=64)
+    assert pipeline[1].n_freq == 4

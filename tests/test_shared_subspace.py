@@ -237,7 +237,7 @@ def test_wrong_labels_are_named():
     X = make_clips()
     with pytest.raises(ValueError, match=r"one entry a clip. Got 2 labels for 90 clips"):
         SharedSubspace().fit(X, labels=["a", "b"])
-    with pytest.raises(ValueError, match=r"must not be NaN. Got NaN for clip 0"):
+    with pytest.raises(ValueError, match=r"must not be NaN. Got nan for clip 0"):
         SharedSubspace().fit(X, labels=np.full(90, np.nan))
     with pytest.raises(ValueError, match="Every clip has NaN"):
         SharedSubspace().fit(np.full((4, 2), np.nan))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -82,12 +83,15 @@ class PatchEmbedding(nn.Module):
         self.backbone = create_backbone(backbone, grid, pretrained=pretrained, config=config)
         if patch_dropout == "auto":
             patch_dropout = 0.0 if keep_bands else self.backbone.patch_dropout
-        if keep_bands and patch_dropout:
+        share = float(patch_dropout)
+        if not 0 <= share < 1:
+            raise ValueError(f"patch_dropout must be in [0, 1). Got {patch_dropout!r} instead.")
+        if keep_bands and share:
             raise ValueError(
                 "patch_dropout must be 0 or 'auto' with keep_bands=True, which needs the same "
-                f"patches of every band. Got {patch_dropout} instead."
+                f"patches of every band. Got {share} instead."
             )
-        self.backbone.drop_patches(float(patch_dropout))
+        self.backbone.drop_patches(share)
         if tuning == "lora":
             add_lora(self.backbone, rank=lora_rank, targets=lora_targets)
         elif tuning != "full":
@@ -172,10 +176,11 @@ def _layer_indices(layers: str | int | Sequence[int] | None, n_layers: int) -> l
         return [n_layers - 1]
     if layers in ("all", "weighted"):
         return list(range(n_layers))
-    chosen: list[int] = [layers] if isinstance(layers, int) else list(layers)  # type: ignore
-    if not chosen or not all(-n_layers <= layer < n_layers for layer in chosen):
+    chosen: list[Any] = [layers] if isinstance(layers, Integral) else list(layers)  # type: ignore
+    are_indices = all(isinstance(layer, Integral) for layer in chosen)
+    if not chosen or not are_indices or not all(-n_layers <= i < n_layers for i in chosen):
         raise ValueError(
             f"layers must be indices of the backbone's {n_layers} layers, from {-n_layers} to "
             f"{n_layers - 1}. Got {layers!r} instead."
         )
-    return sorted(layer % n_layers for layer in chosen)
+    return sorted(int(layer) % n_layers for layer in chosen)

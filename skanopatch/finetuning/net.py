@@ -168,7 +168,7 @@ class FineTuningNet(NeuralNet):
         try:
             self.fit_loop(dataset, epochs=self.max_epochs - len(self.history))
         except KeyboardInterrupt:  # also skorch's way to stop early
-            if not any(callback.is_exhausted for callback in _early_stoppings(self)):
+            if not any(_has_stopped(callback) for _, callback in self.callbacks_):
                 raise
         self.notify("on_train_end", X=dataset, y=None)
 
@@ -285,11 +285,6 @@ class ResumableEarlyStopping(EarlyStopping):
             self.__dict__.update(self.restored_state)
             self.restored_state = None
 
-    @property
-    def is_exhausted(self) -> bool:
-        """Whether the patience is at its end."""
-        return self.misses_ == self.patience
-
     def state(self) -> dict[str, Any]:
         """Return what has been seen so far, in plain types."""
         return {
@@ -298,6 +293,10 @@ class ResumableEarlyStopping(EarlyStopping):
             "best_epoch_": self.best_epoch_,
             "best_model_weights_": self.best_model_weights_,
         }
+
+
+def _has_stopped(callback: Callback) -> bool:
+    return isinstance(callback, EarlyStopping) and callback.misses_ == callback.patience
 
 
 def _early_stoppings(net: NeuralNet) -> Iterator[ResumableEarlyStopping]:
@@ -319,16 +318,16 @@ def callback_by_name(name: str) -> Callback:
     Raises
     ------
     ValueError
-        If there is no such class.
+        If there is no such class, or it needs arguments.
     """
     module_name, _, class_name = name.rpartition(":")
     try:
         module = importlib.import_module(module_name) if module_name else skorch.callbacks
         return getattr(module, class_name)()
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError) as error:
         raise ValueError(
             "callbacks must be names in skorch.callbacks, such as 'EpochTimer', or "
-            f"'module:Class'. Got {name!r} instead ({error})."
+            f"'module:Class', of classes that need no arguments. Got {name!r} instead ({error})."
         ) from error
 
 

@@ -30,6 +30,7 @@ from skanopatch.finetuning.net import (
     callback_by_name,
     optimizer_by_name,
 )
+from skanopatch.patches import LazyPatches
 
 # What `max_epochs="auto"` comes to: two to four minutes on two cores, the same for 200
 # clips as for 4,000. Few clips have to be heard often, or their classes stay untold.
@@ -122,6 +123,7 @@ def fine_tune(
     )
     with memory_errors(embedder.batch_size):
         net.initialize()
+        embedder._check_tokens(net.module_)
         n_freq, segment = module_params["grid"].n_freq, net.module_.backbone.segment
         train_set = PatchDataset(
             X,
@@ -179,7 +181,8 @@ def _checkpoint(embedder: Any, X: Any, target: np.ndarray) -> ResumableCheckpoin
             f"is told from a new one. Got random_state={embedder.random_state!r} instead."
         )
     params = {k: v for k, v in embedder.get_params().items() if k not in _NO_MATTER}
-    fingerprint = joblib.hash((params, X, target))
+    clips = X.identity() if isinstance(X, LazyPatches) else X
+    fingerprint = joblib.hash((params, clips, target))
     return ResumableCheckpoint(Path(embedder.checkpoint_dir) / f"{fingerprint}.pt")
 
 
@@ -188,7 +191,8 @@ def _split(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Set clips aside for validation, class by class where the classes are large enough."""
     classes, counts = np.unique(target[usable], return_counts=True)
-    can_stratify = counts.min() >= 2 and fraction * len(usable) >= len(classes)
+    n_least = min(fraction, 1 - fraction) * len(usable)
+    can_stratify = counts.min() >= 2 and int(n_least) >= len(classes)
     return train_test_split(
         usable,
         test_size=fraction,
