@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import KDTree
+from sklearn.metrics import pairwise_distances_argmin
 from sklearn.metrics.pairwise import euclidean_distances
 
 from skanopatch.noted_array import NotedArray
 
 _MOST_LEVERAGE = 0.98
+_SAME = 1e-5  # as the features are float32
 MOST_CLASSES = 256  # that detectors model apart: time and memory grow with their number
 _LEAST_SHARE = 0.5  # of the clips of a class, over the largest such share
 
@@ -22,8 +25,9 @@ class SeenClips:
 
     A clip turns the components of a `SharedSubspace` towards itself, the more the further out it
     lies: without it, the mean square that is left of it would be larger by
-    ``(1 - h) ** (-2 * exponent)``, with h its leverage. That is what leaving it out of a
-    regression does at the exponent 1.
+    ``(1 - h) ** (-2 * exponent)``, with h its leverage, and so would its squared distance to the
+    mean of its class, with an exponent of its own. That is what leaving it out of a regression
+    does at the exponent 1.
 
     Parameters
     ----------
@@ -34,6 +38,10 @@ class SeenClips:
     exponent : float, default=0.0
         How far leaving clips out goes beyond their leverage, as measured. 0 where that is not
         known: new clips are then taken to be like those that were seen.
+    distance_exponent : float, default=0.0
+        The same of the squared distance to the mean of the class.
+    marks : ndarray of shape (n_clips, 2) or None, default=None
+        What seen clips are known by: their `marks_of`. None takes all clips for seen ones.
     unit : float, default=1.0
         What the features are given in.
     """
@@ -41,28 +49,51 @@ class SeenClips:
     centers: NDArray
     class_sizes: NDArray
     exponent: float = 0.0
+    distance_exponent: float = 0.0
+    marks: NDArray | None = None
     unit: float = 1.0
 
     def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, SeenClips)
-            and np.array_equal(self.centers, other.centers)
-            and np.array_equal(self.class_sizes, other.class_sizes)
-            and (self.exponent, self.unit) == (other.exponent, other.unit)
+        return isinstance(other, SeenClips) and all(
+            np.array_equal(getattr(self, field.name), getattr(other, field.name))
+            for field in fields(self)
         )
 
     def as_new(self, X: NDArray) -> NDArray:
-        """Return features (n_clips, n_features) of seen clips as if these were new.
+        """Return features (n_clips, n_features), those of seen clips as if these were new.
 
         The first are the coordinates along the components and the logarithm of what is left;
         others stay as they are.
         """
-        if self.exponent == 0:
+        if self.exponent == self.distance_exponent == 0:
             return X
-        found = X.copy()
-        growth = self.exponent * self.growth(self._coordinates(X))
-        found[:, self.centers.shape[1]] += self.unit * growth
+        found, seen = X.copy(), self._are_seen(X)
+        if not seen.any():
+            return found
+        coordinates = self._coordinates(X[seen])
+        growth = self.growth(coordinates)
+        nearest = self.centers[pairwise_distances_argmin(coordinates, self.centers)]
+        stretch = np.exp(0.5 * self.distance_exponent * growth)[:, np.newaxis]
+        n_components = self.centers.shape[1]
+        found[seen, :n_components] = self.unit * (nearest + stretch * (coordinates - nearest))
+        found[seen, n_components] += self.unit * self.exponent * growth
         return found
+
+    def marks_of(self, X: NDArray) -> NDArray:
+        """Return by what clips are known again: their distance to a class mean, and what is left.
+
+        Both are the same to rounding, in whatever batch a clip was embedded.
+        """
+        squared = euclidean_distances(self._coordinates(X), self.centers, squared=True).min(axis=1)
+        return np.column_stack([np.sqrt(squared), X[:, self.centers.shape[1]] / self.unit])
+
+    def _are_seen(self, X: NDArray) -> NDArray[np.bool_]:
+        if self.marks is None:
+            return np.ones(len(X), dtype=bool)
+        distance, _ = KDTree(self.marks).query(
+            self.marks_of(X), distance_upper_bound=_SAME * (1 + np.abs(self.centers).max())
+        )
+        return np.isfinite(distance)
 
     def growth(self, coordinates: NDArray) -> NDArray:
         """Return the logarithm of what is left without a clip over that with it, at exponent 1."""

@@ -49,7 +49,7 @@ from skanopatch.persistence import DAMAGE, OF_THE_MACHINE, check_names, current_
 from skanopatch.shared_subspace import LEARNT, SharedSubspace
 
 FORMAT = "skanopatch model"
-VERSION = 5
+VERSION = 6
 
 _JSON = "model.json"
 _FIELDS = ("format", "version", "skanopatch", "created", "pipeline", "map_pipeline", "clips")
@@ -59,6 +59,14 @@ _DISTANCE = ("location_", "covariance_", "precision_", "shrinkage_", "block_size
 _MAPS = (*_THRESHOLD, "term_centers_", "term_spreads_", "level_", "_training_maps", "_n_bands")
 _SUBBANDS = ("_domain_of_clip", "_clip_spaces", "_clip_banks", "_token_spaces", "_token_banks")
 
+_CLIPS_OF_A_SUBSPACE = (
+    "class_sizes_",
+    "n_samples_seen_",
+    "optimism_",
+    "distance_optimism_",
+    "marks_",
+)
+
 # What `fit` sets on each class, but for what it knows of its input: that is there or not.
 _ATTRIBUTES: dict[type[BaseEstimator], tuple[str, ...]] = {
     Pipeline: (),
@@ -66,7 +74,7 @@ _ATTRIBUTES: dict[type[BaseEstimator], tuple[str, ...]] = {
     MelStatistics: ("_n_features_out",),
     PatchStatistics: ("log_unit_", "_n_features_out"),
     BandStatistics: ("log_unit_", "_loud", "_fluctuating", "_swelling", "_n_features_out"),
-    SharedSubspace: (*LEARNT, "class_sizes_", "n_samples_seen_", "optimism_"),
+    SharedSubspace: (*LEARNT, *_CLIPS_OF_A_SUBSPACE),
     StandardScaler: ("mean_", "scale_", "var_", "n_samples_seen_"),
     KNNDetector: (*_THRESHOLD, "center_", "bank_", "bank_ends_", "density_", "alpha_"),
     MahalanobisDetector: (*_THRESHOLD, *_DISTANCE),

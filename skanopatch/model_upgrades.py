@@ -36,6 +36,12 @@ def _with_class_sizes(estimator: dict[str, Any]) -> None:
         estimator["fitted"]["class_sizes_"] = None
 
 
+def _without_marks(estimator: dict[str, Any]) -> None:
+    """Say of subspaces that they do not know their clips again."""
+    if estimator["class"] == "SharedSubspace" and estimator["fitted"] is not None:
+        estimator["fitted"] |= {"marks_": None, "distance_optimism_": 0.0}
+
+
 def _each_estimator(value: Any, change: Callable[[dict[str, Any]], None]) -> Any:
     """Return a value of the JSON with each estimator in it changed."""
     if isinstance(value, list):
@@ -54,4 +60,5 @@ UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     2: lambda header: _each_estimator(header, _with_blocks),
     3: lambda header: _each_estimator(header, _with_optimism),
     4: lambda header: _each_estimator(header, _with_class_sizes),
+    5: lambda header: _each_estimator(header, _without_marks),
 }

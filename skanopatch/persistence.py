@@ -45,10 +45,14 @@ _UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     3: lambda header: {**header, "fitted": {**header["fitted"], "n_seen": 1, "optimism": 0.0}},
     # Of how many clips the class of a mean was, was not told.
     4: lambda header: {**header, "fitted": {**header["fitted"], "class_sizes": None}},
-    # A network without statistics did not tell its classes.
-    5: lambda header: header,
+    # A network without statistics did not tell its classes; all clips were taken for seen ones.
+    5: lambda header: {
+        **header,
+        "fitted": {**header["fitted"], "has_marks": False, "distance_optimism": 0.0},
+    },
 }
 
+_MARKS = "marks_"  # of a subspace, which are not known in older files
 _CLASS_MEANS = "class_means"  # of a network without statistics
 _JSON, _WEIGHTS = "embedder.json", "embedder.safetensors"
 _FIELDS = ("format", "version", "params", "network", "fitted", "backbone_sha256")
@@ -62,6 +66,8 @@ _FITTED = (
     "class_sizes",
     "n_seen",
     "optimism",
+    "distance_optimism",
+    "has_marks",
     "log_unit",
 )
 
@@ -126,7 +132,8 @@ class PersistenceMixin:
             state, sha256 = self._module.state_dict(), self._backbone_sha256()
             state = {name: tensor for name, tensor in state.items() if not _is_backbone(name)}
         if self._subspace is not None:
-            arrays = {f"subspace.{name}": getattr(self._subspace, name) for name in LEARNT}
+            marked = (*LEARNT, _MARKS) if self._subspace.marks_ is not None else LEARNT
+            arrays = {f"subspace.{name}": getattr(self._subspace, name) for name in marked}
             state |= {name: torch.from_numpy(array) for name, array in arrays.items()}
         if self._heard_classes is not None:
             state[_CLASS_MEANS] = torch.from_numpy(self._heard_classes.centers)
@@ -146,6 +153,8 @@ class PersistenceMixin:
             "class_sizes": None if sizes is None else sizes.tolist(),
             "n_seen": 1 if self._subspace is None else self._subspace.n_samples_seen_,
             "optimism": 0.0 if self._subspace is None else self._subspace.optimism_,
+            "distance_optimism": getattr(self._subspace, "distance_optimism_", 0.0),
+            "has_marks": getattr(self._subspace, _MARKS, None) is not None,
             "log_unit": self._log_unit,
         }
         header = {
@@ -232,11 +241,13 @@ class PersistenceMixin:
         sizes = fitted["class_sizes"]
         embedder._subspace = embedder._heard_classes = None
         if fitted["has_subspace"]:
-            embedder._subspace = _take_subspace(tensors, weights_place)
+            names = (*LEARNT, _MARKS) if fitted["has_marks"] else LEARNT
+            embedder._subspace = _take_subspace(tensors, names, weights_place)
             n_classes = len(embedder._subspace.class_means_)
             embedder._subspace.class_sizes_ = _class_sizes(sizes, n_classes, place)
             embedder._subspace.n_samples_seen_ = fitted["n_seen"]
             embedder._subspace.optimism_ = float(fitted["optimism"])
+            embedder._subspace.distance_optimism_ = float(fitted["distance_optimism"])
         elif sizes is not None:
             means = _take_class_means(tensors, module.n_dims, weights_place)
             sizes = _class_sizes(sizes, len(means), place)
@@ -377,12 +388,14 @@ def check_names(found: Any, expected: Collection[str], place: str) -> None:
         raise ValueError(f"{place[0].upper()}{place[1:]} {' and '.join(problems)}.")
 
 
-def _take_subspace(tensors: dict[str, torch.Tensor], place: str) -> SharedSubspace:
+def _take_subspace(
+    tensors: dict[str, torch.Tensor], learnt: Collection[str], place: str
+) -> SharedSubspace:
     """Take the arrays of the statistics' subspace out of the tensors of a file."""
-    names = [f"subspace.{name}" for name in LEARNT]
+    names = [f"subspace.{name}" for name in learnt]
     found = {name: tensors.pop(name) for name in names if name in tensors}
     check_names(found, names, place)
-    components, variance, means, scale = found.values()
+    components, variance, means, scale, *marks = found.values()
     widths = components.shape[1:], means.shape[1:], scale.shape
     if scale.ndim != 1 or len(set(widths)) != 1 or variance.shape != components.shape[:1]:
         raise ValueError(
@@ -390,8 +403,14 @@ def _take_subspace(tensors: dict[str, torch.Tensor], place: str) -> SharedSubspa
             "and class means of as many features as scales. Got the shapes "
             f"{', '.join(str(tuple(tensor.shape)) for tensor in found.values())}."
         )
+    if any(pairs.ndim != 2 or pairs.shape[1] != 2 for pairs in marks):
+        raise ValueError(
+            f"subspace.{_MARKS} in {place} must have the shape (n_clips, 2). "
+            f"Got {tuple(marks[0].shape)} instead."
+        )
     subspace = SharedSubspace()
-    for name, tensor in zip(LEARNT, found.values(), strict=True):
+    subspace.marks_ = None
+    for name, tensor in zip(learnt, found.values(), strict=True):
         setattr(subspace, name, tensor.numpy())
     subspace.n_features_in_ = len(scale)
     return subspace

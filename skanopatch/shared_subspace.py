@@ -29,6 +29,9 @@ _LEAST_SHARE_FREE = 0.25  # of clips beyond the first of their class
 _LEAST_RESIDUAL = 1e-6
 _ROUNDING = 1e-13
 _FOLDS = 10  # in which clips are left out to see how new ones differ
+# Of how new clips lie further from their class, detectors count half themselves when they leave a
+# clip out: with the other half, about one in ten is called an anomaly where that is wanted.
+_SHARE_OF_DISTANCE = 0.5
 
 
 class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -64,7 +67,12 @@ class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     optimism_ : float
         How much more is left of clips that are left out than of those that `fit` saw: the mean
         logarithm, over that which their leverage accounts for. What `transform` returns knows how
-        clips would look if they were new, and detectors place their thresholds by it.
+        the clips of `fit` would look if they were new, and detectors place their thresholds by it.
+    distance_optimism_ : float
+        The same of the squared distance to the nearest class mean.
+    marks_ : ndarray of shape (n_samples_seen_, 2) or None
+        By what the clips of `fit` are known again; None in models of earlier versions, to which
+        every clip is one of them.
     n_features_in_ : int
         Number of features seen during `fit`.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -145,7 +153,9 @@ class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             )
         most = min(self.n_components, n_clips // _CLIPS_PER_COMPONENT, n_free, n_features - 1)
         self._find(X, target, max(1, most))
-        self.optimism_ = self._measure_optimism(X, target)
+        self.optimism_, self.distance_optimism_ = self._measure_optimism(X, target)
+        seen = SeenClips(self._centers(), self.class_sizes_)
+        self.marks_ = seen.marks_of(self._project(X).astype(np.float32))
         return self
 
     def _find(self, X: NDArray, target: NDArray[np.int_], n_components: int) -> None:
@@ -160,9 +170,9 @@ class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self.explained_variance_ = sizes[:n_components] ** 2 / len(X)
         self.n_samples_seen_ = len(X)
 
-    def _measure_optimism(self, X: NDArray, target: NDArray[np.int_]) -> float:
-        seen, grown, expected = self._project(X), [], []
-        growth = SeenClips(self._centers(), self.class_sizes_, 1.0).growth(seen[:, :-1])
+    def _measure_optimism(self, X: NDArray, target: NDArray[np.int_]) -> tuple[float, float]:
+        seen, growth = self._logarithms(X)
+        grown, expected = [], []
         folds = KFold(max(2, min(_FOLDS, len(X))), shuffle=True, random_state=0)
         for kept, out in folds.split(X) if len(X) > 1 else ():
             classes, of_class = np.unique(target[kept], return_inverse=True)
@@ -170,9 +180,21 @@ class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             if len(out):
                 without = clone(self)
                 without._find(X[kept], of_class, len(self.components_))
-                grown.extend(without._project(X[out])[:, -1] - seen[out, -1])
+                new, _ = without._logarithms(X[out])
+                grown.extend(new - seen[out])
                 expected.extend(growth[out])
-        return float(np.sum(grown) / np.sum(expected)) if grown else 0.0
+        if not grown:
+            return 0.0, 0.0
+        residual, distance = np.sum(grown, axis=0) / np.sum(expected)
+        return float(residual), float(distance)
+
+    def _logarithms(self, X: NDArray) -> tuple[NDArray, NDArray]:
+        """Return the logarithms of what grows where clips are left out, and of leverages' part."""
+        projected, centers = self._project(X), self._centers()
+        squared = euclidean_distances(projected[:, :-1], centers, squared=True).min(axis=1)
+        distance = np.log(np.maximum(squared, _LEAST_RESIDUAL))
+        growth = SeenClips(centers, self.class_sizes_).growth(projected[:, :-1])
+        return np.column_stack([projected[:, -1], distance]), growth
 
     def _centers(self) -> NDArray:
         return self._project(self.class_means_)[:, :-1]
@@ -189,7 +211,14 @@ class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         if sizes is None:
             n_classes = len(self.class_means_)
             sizes = np.full(n_classes, self.n_samples_seen_ / n_classes)
-        return SeenClips(self._centers(), sizes, self.optimism_, unit)
+        return SeenClips(
+            self._centers(),
+            sizes,
+            exponent=self.optimism_,
+            distance_exponent=_SHARE_OF_DISTANCE * self.distance_optimism_,
+            marks=self.marks_,
+            unit=unit,
+        )
 
     def transform(self, X):
         """Project clips, and measure what is left of them.
@@ -204,8 +233,8 @@ class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         X_new : ndarray of shape (n_clips, n_components + 1), float32
             Coordinates along the components, of variance 1 within the classes; then the logarithm
             of the mean square over the features of what is left, about the class mean that leaves
-            least. NaN for rows with NaN. The array also knows the classes, and how the clips that
-            `fit` saw would look if they were new.
+            least. NaN for rows with NaN. The array also knows the classes, and which of its clips
+            `fit` saw and how they would look if they were new.
         """
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=np.float64, ensure_all_finite="allow-nan")

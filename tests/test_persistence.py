@@ -201,16 +201,25 @@ def test_a_file_of_version_1_is_read():
     assert_allclose(embedder.transform(patches), expected, atol=1e-5)
 
 
+LATER = ("class_sizes", "distance_optimism", "has_marks")
+
+
+def forget(folder, version, *, names, arrays="subspace.marks_"):
+    """Turn a saved embedder into one of an earlier version; return what was left out."""
+    header = json.loads((folder / "embedder.json").read_text())
+    left_out = {name: header["fitted"].pop(name) for name in names}
+    (folder / "embedder.json").write_text(json.dumps({**header, "version": version}))
+    weights = load_file(folder / "embedder.safetensors")
+    kept = {k: v for k, v in weights.items() if not k.startswith(arrays)}
+    save_file(kept, folder / "embedder.safetensors")
+    return left_out
+
+
 def test_labels_leave_the_statistics_of_version_2_as_they_are(fit, clips, tmp_path):
     embedder = fit("head", statistics=True)
     embedder.save(tmp_path)
-    header = json.loads((tmp_path / "embedder.json").read_text())
-    for name in ("has_subspace", "n_seen", "optimism", "class_sizes"):
-        del header["fitted"][name]
-    (tmp_path / "embedder.json").write_text(json.dumps({**header, "version": 2}))
-    weights = load_file(tmp_path / "embedder.safetensors")
-    network = {k: v for k, v in weights.items() if not k.startswith("subspace.")}
-    save_file(network, tmp_path / "embedder.safetensors")
+    names = ("has_subspace", "n_seen", "optimism", *LATER)
+    forget(tmp_path, 2, names=names, arrays="subspace.")
     embeddings = AnoPatchEmbedder.load(tmp_path).transform(clips[0])
     assert_allclose(embeddings[:, :-2], BandStatistics().fit_transform(clips[0]), rtol=1e-5)
     assert_allclose(embeddings[:, -2:], embedder.transform(clips[0])[:, -2:], atol=1e-5)
@@ -219,10 +228,7 @@ def test_labels_leave_the_statistics_of_version_2_as_they_are(fit, clips, tmp_pa
 def test_clips_seen_by_version_3_are_taken_as_new_ones(fit, clips, tmp_path):
     embedder = fit("head", statistics=True)
     embedder.save(tmp_path)
-    header = json.loads((tmp_path / "embedder.json").read_text())
-    for name in ("n_seen", "optimism", "class_sizes"):
-        del header["fitted"][name]
-    (tmp_path / "embedder.json").write_text(json.dumps({**header, "version": 3}))
+    forget(tmp_path, 3, names=("n_seen", "optimism", *LATER))
     embeddings = AnoPatchEmbedder.load(tmp_path).transform(clips[0])
     assert_array_equal(embeddings, embedder.transform(clips[0]))
     assert_array_equal(embeddings.notes.seen.as_new(embeddings), embeddings)
@@ -231,10 +237,8 @@ def test_clips_seen_by_version_3_are_taken_as_new_ones(fit, clips, tmp_path):
 def test_classes_of_version_4_are_taken_to_be_of_one_size(fit, clips, tmp_path):
     embedder = fit("head", statistics=True)
     embedder.save(tmp_path)
-    header = json.loads((tmp_path / "embedder.json").read_text())
-    sizes = np.array(header["fitted"].pop("class_sizes"))
+    sizes = np.array(forget(tmp_path, 4, names=LATER)["class_sizes"])
     assert_array_equal(sizes, embedder.transform(clips[0]).notes.seen.class_sizes)
-    (tmp_path / "embedder.json").write_text(json.dumps({**header, "version": 4}))
     loaded = AnoPatchEmbedder.load(tmp_path)
     seen = loaded.transform(clips[0]).notes.seen
     assert_array_equal(seen.class_sizes, np.full(len(sizes), sizes.mean()))
@@ -245,16 +249,24 @@ def test_classes_of_version_4_are_taken_to_be_of_one_size(fit, clips, tmp_path):
 def test_networks_of_version_5_tell_no_classes(fit, clips, tmp_path):
     embedder = fit("head", statistics=False)
     embedder.save(tmp_path)
+    sizes = forget(tmp_path, 5, names=LATER, arrays="class_means")["class_sizes"]
+    assert sizes == [4, 4]
     header = json.loads((tmp_path / "embedder.json").read_text())
-    assert header["fitted"]["class_sizes"] == [4, 4]
     header["fitted"]["class_sizes"] = None
-    (tmp_path / "embedder.json").write_text(json.dumps({**header, "version": 5}))
-    weights = load_file(tmp_path / "embedder.safetensors")
-    del weights["class_means"]
-    save_file(weights, tmp_path / "embedder.safetensors")
+    (tmp_path / "embedder.json").write_text(json.dumps(header))
     embeddings = AnoPatchEmbedder.load(tmp_path).transform(clips[0])
     assert type(embeddings) is np.ndarray
     assert_array_equal(embeddings, embedder.transform(clips[0]))
+
+
+def test_all_clips_are_seen_ones_to_version_5(fit, clips, tmp_path):
+    embedder = fit("head", statistics=True)
+    embedder.save(tmp_path)
+    forget(tmp_path, 5, names=LATER[1:])
+    new = embedder.transform(clips[0] + np.float32(0.1))
+    embeddings = AnoPatchEmbedder.load(tmp_path).transform(clips[0] + np.float32(0.1))
+    assert_array_equal(new.notes.seen.as_new(new), new)
+    assert (embeddings.notes.seen.as_new(embeddings) != new).any()
 
 
 def test_an_older_version_is_brought_up_to_this_one(fit, saved, clips, monkeypatch):
@@ -334,6 +346,11 @@ def test_a_wrong_entry_is_named(saved, place, edit, message):
         (
             add("head.bias", np.zeros(3)),
             r"head.bias in .* must have the shape \(2,\). Got \(3,\) instead",
+        ),
+        (remove("subspace.marks_"), r"safetensors' lacks \['subspace.marks_'\]"),
+        (
+            add("subspace.marks_", np.zeros((8, 3))),
+            r"subspace.marks_ in .* must have the shape \(n_clips, 2\). Got \(8, 3\) instead",
         ),
         (remove("subspace.scale_"), r"safetensors' lacks \['subspace.scale_'\]"),
         (add("subspace.more", np.zeros(1)), r"safetensors' has the unknown \['subspace.more'\]"),

@@ -53,21 +53,63 @@ def test_seen_clips_as_new_ones_are_as_if_they_had_been_left_out():
     X[:, 3:] *= rng.lognormal(size=37)
     subspace = SharedSubspace(n_components=6).fit(X, labels=UNITS)
     found = subspace.transform(X).astype(float)
-    left = np.empty(90)
+
+    def about_classes(coordinates, known, units):
+        means = {unit: known[units == unit].mean(axis=0) for unit in np.unique(units)}
+        return coordinates - np.stack([means[unit] for unit in UNITS])
+
+    left, squared = np.empty(90), np.empty(90)
     for kept, out in KFold(10, shuffle=True, random_state=0).split(X):
         without = SharedSubspace(n_components=6).fit(X[kept], labels=UNITS[kept])
-        left[out] = without.transform(X[out])[:, -1]
+        coordinates = np.asarray(without.transform(X), dtype=float)
+        offset = about_classes(coordinates[:, :-1], coordinates[kept, :-1], UNITS[kept])
+        left[out], squared[out] = coordinates[out, -1], (offset[out] ** 2).sum(axis=1)
     coordinates = found[:, :-1]
-    of_class = coordinates - np.stack([coordinates[unit == UNITS].mean(axis=0) for unit in UNITS])
+    of_class = about_classes(coordinates, coordinates, UNITS)
     growth = -2 * np.log(1 - ((of_class**2).sum(axis=1) + 3) / 90)
     expected = (left - found[:, -1]).sum() / growth.sum()
     assert subspace.optimism_ == pytest.approx(expected, rel=1e-3)
+    of_distance = np.log(squared / (of_class**2).sum(axis=1)).sum() / growth.sum()
+    assert subspace.distance_optimism_ == pytest.approx(of_distance, rel=1e-3)
     notes = subspace.transform(X[5:]).notes
     assert notes == subspace.transform(X).notes
     as_new = notes.seen.as_new(found)
-    assert_array_equal(as_new[:, :-1], coordinates)
+    offset = about_classes(as_new[:, :-1], coordinates, UNITS)
+    # Half of how much further new clips lie is in the detectors' own leaving out.
+    assert_allclose(offset, of_class * np.exp(of_distance * growth / 4)[:, None], atol=1e-4)
     assert_allclose(as_new[:, -1], found[:, -1] + expected * growth, rtol=1e-3)
     assert np.mean((as_new[:, -1] - left) ** 2) < 0.3 * np.mean((found[:, -1] - left) ** 2)
+
+
+@pytest.mark.parametrize("scale", [1, 0.1])
+def test_clips_that_fit_did_not_see_are_new_as_they_are(scale):
+    X, new = make_clips(n_features=40), make_clips(n_features=40, seed=1)
+    subspace = SharedSubspace().fit(X, labels=UNITS)
+    seen, both = subspace.seen_clips(scale), scale * subspace.transform(np.vstack([new, X]))
+    as_new = seen.as_new(both)
+    assert_array_equal(as_new[:90], both[:90])
+    assert (as_new[90:, -1] > both[90:, -1]).all()
+    # In whatever batch, order and precision a clip comes.
+    alone = np.vstack([scale * subspace.transform(clip[None]) for clip in X[::-1]])
+    assert_allclose(seen.as_new(alone.astype(float)), as_new[:89:-1], rtol=1e-4, atol=1e-5)
+    one_new = both[:1]
+    assert seen.as_new(one_new) is not one_new
+    assert_array_equal(seen.as_new(one_new), one_new)
+
+
+@pytest.mark.parametrize("n_clips", [12, 30])
+def test_a_detector_fitted_on_other_clips_takes_them_for_new(n_clips):
+    """That it is placed as if they had been seen would call hardly anything an anomaly."""
+    rng = np.random.default_rng(0)
+    directions = rng.normal(size=(12, 40))
+
+    def draw(n):
+        return rng.normal(size=(n, 12)) @ directions + 0.3 * rng.normal(size=(n, 40))
+
+    subspace = SharedSubspace().fit(draw(n_clips))
+    detector = MahalanobisDetector().fit(subspace.transform(draw(200)))
+    alarms = np.mean(detector.predict(subspace.transform(draw(2000))) == -1)
+    assert 0.05 < alarms < 0.15
 
 
 def test_clips_are_of_the_classes_that_they_sound_like():
