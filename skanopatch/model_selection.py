@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, _fit_context, clone
-from sklearn.utils import _safe_indexing, get_tags
+from sklearn.utils import _safe_indexing, check_consistent_length, column_or_1d, get_tags
 from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.metadata_routing import (
     MetadataRouter,
@@ -110,6 +110,7 @@ class FitOnNormal(MetaEstimatorMixin, BaseEstimator):
             If `y` is made of 0 and 1 while `anomaly_label` is -1: all clips pass for normal.
         """
         fit_params = self._route("fit", fit_params)
+        check_consistent_length(X, y)
         is_normal = None if y is None else self._is_normal(y)
         if is_normal is not None and not is_normal.all():
             n_clips = _num_samples(X)
@@ -215,11 +216,13 @@ class FitOnNormal(MetaEstimatorMixin, BaseEstimator):
         return getattr(self.estimator_, method)(X, **params)
 
     def _is_normal(self, y: Any) -> np.ndarray:
-        y = np.asarray(y)
-        if self.anomaly_label == -1 and set(np.unique(y).tolist()) == {0, 1}:
+        y = column_or_1d(y)
+        labels = np.unique(y).tolist()
+        if len(labels) == 2 and self.anomaly_label not in labels:
             warnings.warn(
-                "y is made of 0 and 1 while anomaly_label=-1, so all clips pass for normal. Where "
-                "1 is an anomaly, use FitOnNormal(estimator, anomaly_label=1).",
+                f"y is made of {labels[0]!r} and {labels[1]!r} while anomaly_label="
+                f"{self.anomaly_label!r}, so all clips pass for normal. Say which is an anomaly's: "
+                f"FitOnNormal(estimator, anomaly_label={labels[1]!r}), for one.",
                 UserWarning,
                 stacklevel=4,  # past fit and _fit_context, to the caller of fit
             )

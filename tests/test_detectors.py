@@ -7,6 +7,7 @@ import joblib
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.spatial.distance import cdist
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.covariance import LedoitWolf
@@ -21,6 +22,8 @@ from skanopatch.detectors import (
     GroupedDetector,
     KNNDetector,
     MahalanobisDetector,
+    PatchKNNDetector,
+    SubbandKNNDetector,
 )
 from skanopatch.feature_notes import FeatureNotes, with_notes
 
@@ -826,3 +829,61 @@ def test_unreadable_training_clips_are_left_out(detector):
 def test_nothing_but_unreadable_training_clips():
     with pytest.raises(ValueError, match=r"^Found array with 0 sample\(s\) \(shape=\(0, 4\)\)"):
         KNNDetector().fit(np.full((5, 4), np.nan))
+
+
+@pytest.mark.parametrize("constant", [0.1, 1 / 3, -1e6 / 7])
+def test_a_constant_feature_is_not_scaled_by_rounding(constant):
+    X, new = clips(60, 4), clips(100, 4, seed=1)
+    X[:, 2] = new[:, 2] = constant
+    detector = MahalanobisDetector().fit(X)
+    assert detector.covariance_[0, 2, 2] > 0.01
+    moved = new + np.array([0, 0, 1e-9, 0])
+    np.testing.assert_allclose(detector.score_samples(moved), detector.score_samples(new))
+
+
+@pytest.mark.filterwarnings("ignore:2 clips cannot place a quantile:UserWarning")
+def test_a_group_whose_clips_score_the_same_has_the_spread_1():
+    X = np.vstack([clips(42), clips(2, seed=1)])
+    for seed in range(10):
+        X[42:] = clips(2, seed=seed)
+        detector = GroupedDetector().fit(X, groups=["fan"] * 42 + ["pump"] * 2)
+        assert detector.spreads_["pump"] == 1
+        assert 0.1 < detector.spreads_["fan"] < 10
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_clips_have_in_common_does_not_hide_their_neighbours(metric, dtype):
+    X = (clips(400, 16) + 3000).astype(dtype)
+    queries, bank = X[:100], X[100:]
+    found = KNNDetector(1, metric=metric).fit(bank).anomaly_score(queries)
+    if metric == "cosine":
+        X = X / np.linalg.norm(X.astype(np.float64), axis=1, keepdims=True)
+    expected = cdist(X[:100].astype(np.float64), X[100:].astype(np.float64)).min(axis=1)
+    if metric == "cosine":
+        expected = expected**2 / 2
+    np.testing.assert_allclose(found, expected, rtol=1e-6 if dtype == np.float64 else 0.05)
+
+
+@pytest.mark.parametrize(("n_clips", "n_features"), [(12, 100), (20, 60)])
+def test_leaving_a_clip_out_changes_the_spreads_by_which_features_are_divided(n_clips, n_features):
+    X = clips(n_clips, n_features)
+    detector = MahalanobisDetector(0.5).fit(X)
+    without = [
+        MahalanobisDetector(0.5).fit(np.delete(X, i, axis=0)).score_samples(X[i : i + 1])[0]
+        for i in range(n_clips)
+    ]
+    np.testing.assert_allclose(detector.training_scores_, without, rtol=0.01)
+
+
+@pytest.mark.parametrize("detector", [PatchKNNDetector(n_freq=2), SubbandKNNDetector(n_freq=2)])
+def test_detectors_of_maps_can_be_grouped(detector):
+    tokens = np.random.default_rng(0).normal(size=(24, 6, 5))
+    groups = ["fan", "pump"] * 12
+    grouped = GroupedDetector(detector).fit(tokens, groups=groups)
+    assert grouped.n_features_in_ == 5
+    own = clone(detector).fit(tokens[::2])
+    scores = grouped.score_samples(tokens[::2], groups=groups[::2])
+    np.testing.assert_allclose(scores, own.decision_function(tokens[::2]) / grouped.spreads_["fan"])
+    shorter = grouped.score_samples(tokens[:, :4], groups=groups)
+    assert np.isfinite(shorter).all()

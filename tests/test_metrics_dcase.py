@@ -344,3 +344,13 @@ def test_wrong_input_is_named():
         score(clips, 2023, pos_label=0)
     with pytest.raises(ValueError, match=r"^n_resamples must be an int of at least 1. Got 0 inst"):
         compare(clips, clips.score, clips.score, n_resamples=0)
+
+
+@pytest.mark.parametrize("missing", [None, np.nan])
+@pytest.mark.parametrize("column", ["machine", "section"])
+def test_a_clip_of_no_machine_is_refused(column, missing):
+    y, scores = [1, 1, -1, -1] * 2, [0.1, 0.2, 0.8, 0.9] * 2
+    columns = {"machine": ["fan"] * 8, "section": [0] * 8}
+    columns[column] = columns[column][:4] + [missing] * 4
+    with pytest.raises(ValueError, match=f"{column} must not be missing. Clip 4 has none"):
+        dcase_scores(y, scores, **columns, year=2020)

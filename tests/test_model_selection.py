@@ -151,17 +151,27 @@ def test_it_is_an_outlier_detector_if_its_estimator_is(clips):
     assert model.n_features_in_ == 4
 
 
-def test_labels_of_zero_and_one_are_warned_of(clips):
+@pytest.mark.parametrize("names", [(0, 1), ("broken", "normal")])
+def test_labels_that_say_of_none_that_it_is_an_anomaly_are_warned_of(clips, names):
     X, y = clips
+    y = np.array(names)[(y == -1).astype(int)]
     message = (
-        "y is made of 0 and 1 while anomaly_label=-1, so all clips pass for normal. Where 1 is an "
-        "anomaly, use FitOnNormal(estimator, anomaly_label=1)."
+        f"y is made of {names[0]!r} and {names[1]!r} while anomaly_label=-1, so all clips pass for "
+        f"normal. Say which is an anomaly's: FitOnNormal(estimator, anomaly_label={names[1]!r}), "
+        "for one."
     )
     with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
-        FitOnNormal(DETECTOR).fit(X, (y == -1).astype(int))
+        FitOnNormal(DETECTOR).fit(X, y)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        FitOnNormal(DETECTOR, anomaly_label=1).fit(X, (y == -1).astype(int))
+        FitOnNormal(DETECTOR, anomaly_label=names[1]).fit(X, y)
+
+
+@pytest.mark.parametrize("wrong", [lambda y: y[:-1], lambda y: y[:7], lambda y: np.tile(y, (2, 1))])
+def test_labels_of_other_clips_are_refused(clips, wrong):
+    X, y = clips
+    with pytest.raises(ValueError, match=r"inconsistent numbers of samples|y should be a 1d array"):
+        FitOnNormal(DETECTOR).fit(X, wrong(y))
 
 
 def test_nothing_normal_to_fit_on():

@@ -20,6 +20,8 @@ from skanopatch.feature_notes import SeenClips, notes_of
 
 FLOATS = [np.float64, np.float32]
 
+_ROUNDING = 1e-13  # of the mean of many equal numbers, over the number
+
 Members = dict[Hashable, NDArray[np.intp]]
 """The rows of each domain or group."""
 
@@ -265,6 +267,12 @@ class BaseDetector(OutlierMixin, BaseEstimator, ABC):
             Float64, NaN for a row of NaN.
         """
         return -self.score_samples(X)
+
+
+def spreads_of(residuals: NDArray, X: NDArray) -> NDArray[np.float64]:
+    """Return the deviation of each feature: 0 where its residuals are but the rounding of `X`."""
+    spread = np.sqrt(np.mean(np.square(residuals, dtype=np.float64), axis=0))
+    return np.where(spread > _ROUNDING * np.abs(X).max(axis=0), spread, 0)
 
 
 def label_list(labels: Iterable, n_clips: int, name: str) -> list[Hashable]:

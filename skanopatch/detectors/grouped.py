@@ -12,6 +12,7 @@ from sklearn.base import (
     _fit_context,
     clone,
 )
+from sklearn.utils import check_array
 from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.metadata_routing import (
     MetadataRouter,
@@ -24,6 +25,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skanopatch.detectors.base import FLOATS, label_list, rows_by_label
 from skanopatch.detectors.mahalanobis import MahalanobisDetector
 from skanopatch.feature_notes import notes_of, with_notes
+
+_ROUNDING = 1e-12  # of scores that are the same number, over it
 
 
 class GroupedDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
@@ -104,7 +107,8 @@ class GroupedDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_clips, n_features)
-            One embedding per normal clip.
+            One embedding per normal clip; for a detector of maps, the tokens of shape
+            (n_clips, n_tokens, n_features).
 
         y : Ignored
             Not used, present for API consistency.
@@ -128,11 +132,7 @@ class GroupedDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
             If the detector of a group cannot be fitted, such as for want of clips: the message
             names the group. If `groups` or metadata has another length than `X`.
         """
-        # Each detector refuses NaN and infinities for itself, here and when it scores.
-        embeddings = validate_data(
-            self, X, dtype=FLOATS, ensure_min_samples=2, ensure_all_finite=False
-        )
-        embeddings = with_notes(embeddings, notes_of(X))
+        embeddings = with_notes(self._validate(X, reset=True), notes_of(X))
         n_clips = len(embeddings)
         if _routing_enabled():
             metadata = process_routing(self, "fit", **metadata).detector.fit
@@ -153,7 +153,10 @@ class GroupedDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
                 raise ValueError(f"The detector of group {group!r} has no fit: {error}") from error
             decision = detector.decision_function(embeddings[rows])
             self.detectors_[group] = detector
-            self.spreads_[group] = float(np.nanstd(decision)) or 1.0
+            scores = detector.score_samples(embeddings[rows])
+            spread = float(np.nanstd(scores))
+            is_rounding = spread <= _ROUNDING * np.nanmax(np.abs(scores))
+            self.spreads_[group] = 1.0 if is_rounding else spread
             self.training_scores_[rows] = decision / self.spreads_[group]
         return self
 
@@ -205,7 +208,7 @@ class GroupedDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
             If `groups` holds a group that `fit` has not seen.
         """
         check_is_fitted(self)
-        embeddings = validate_data(self, X, dtype=FLOATS, ensure_all_finite=False, reset=False)
+        embeddings = self._validate(X, reset=False)
         if groups is None:
             return np.max([self._score(embeddings, group) for group in self.detectors_], axis=0)
         scores = np.empty(len(embeddings))
@@ -215,6 +218,17 @@ class GroupedDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
                 raise ValueError(f"Group {group!r} was not seen in fit. The groups are: {known}.")
             scores[rows] = self._score(embeddings[rows], group)
         return scores
+
+    def _validate(self, X: ArrayLike, *, reset: bool) -> NDArray:
+        # Each detector refuses NaN and infinities for itself, and tokens of another length.
+        checks: dict[str, Any] = {"dtype": FLOATS, "ensure_all_finite": False}
+        checks["ensure_min_samples"] = 2 if reset else 1
+        if getattr(X, "ndim", 2) != 3:
+            return validate_data(self, X, reset=reset, **checks)
+        tokens = check_array(X, allow_nd=True, estimator=self, **checks)
+        if reset:
+            self.n_features_in_ = tokens.shape[2]
+        return tokens
 
     def _score(self, X: NDArray, group: Hashable) -> NDArray[np.float64]:
         return self.detectors_[group].decision_function(X) / self.spreads_[group]

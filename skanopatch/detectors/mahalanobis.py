@@ -10,7 +10,7 @@ from scipy.optimize import minimize_scalar
 from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skanopatch.detectors.base import BaseDetector, Members
+from skanopatch.detectors.base import BaseDetector, Members, spreads_of
 from skanopatch.feature_notes import SeenClips, notes_of
 
 _LEAST_CLIPS = 2  # of a domain
@@ -108,7 +108,7 @@ class MahalanobisDetector(BaseDetector):
 
     The leave-one-out distances are in closed form, with the shrinkage held fixed. Leaving a clip
     out scales the covariances and subtracts a matrix of rank one, whose inverse is Sherman and
-    Morrison's. What it does to the spreads of standardized features is added to first order.
+    Morrison's. So is what it does to the spread of each standardized feature by itself.
 
     References
     ----------
@@ -182,10 +182,9 @@ class MahalanobisDetector(BaseDetector):
         residuals = np.empty(X.shape)
         for rows, location in zip(domains, self.location_, strict=True):
             residuals[rows] = X[rows] - location
-        scale = np.ones(n_features)
-        if self.standardize:
-            spread = np.sqrt(np.mean(residuals**2, axis=0))
-            scale = np.where(spread > 0, spread, 1)
+        spreads = spreads_of(residuals, X)
+        residuals[:, spreads == 0] = 0
+        scale = np.where(spreads > 0, spreads, 1) if self.standardize else np.ones(n_features)
         residuals /= scale
         locations, changes = self.location_ / scale, (as_new - X) / scale
 
@@ -305,9 +304,12 @@ class _Block:
                 direction = _solve_without(A, c, d, y)
                 found = np.sum(y * direction, axis=1)
                 if is_standardized:
-                    # The target follows the features' variances, which lose the clip as well.
-                    change = (1 - growth[:, np.newaxis] * d**2) / (n_clips - 1)
-                    found -= target[0, 0] * np.sum(change * direction**2, axis=1)
+                    # The target follows the features' variances, which lose the clip as well: a
+                    # change of the diagonal, each entry of which is taken by itself.
+                    change = (1 - growth[:, np.newaxis] * d**2) / (n_clips - 1) * target[0, 0]
+                    inverse = np.diag(cho_solve(cho_factor(A), np.eye(n_features)))
+                    kept = np.maximum(1 + change * inverse, _LEAST_LIKELY)
+                    found -= np.sum(change / kept * direction**2, axis=1)
                 squared[rows, there] = found
         return covariance, squared
 

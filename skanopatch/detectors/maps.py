@@ -12,7 +12,7 @@ from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from skanopatch.detectors.base import FLOATS, BaseDetector, Members
+from skanopatch.detectors.base import FLOATS, BaseDetector, Members, spreads_of
 from skanopatch.detectors.search import Labels, as_distance, find_nearest, prepare
 
 # In which training clips are left out, where one by one takes too long.
@@ -142,10 +142,12 @@ class MapDetector(BaseDetector):
         center = tokens.mean(axis=0, dtype=np.float64)
         if self.metric == "euclidean":
             return center, None
-        scale = tokens.std(axis=0, dtype=np.float64)
-        varies = scale > 0
-        scale = np.where(varies, scale, 1.0)
-        covariance, _ = ledoit_wolf((tokens - center) / scale, assume_centered=True)
+        residuals = tokens - center
+        spreads = spreads_of(residuals, tokens)
+        varies = spreads > 0
+        residuals[:, ~varies] = 0
+        scale = np.where(varies, spreads, 1.0)
+        covariance, _ = ledoit_wolf(residuals / scale, assume_centered=True)
         covariance += np.diag(np.where(varies, _LEAST_VARIANCE, 1.0))
         root = np.linalg.cholesky(covariance)
         whitening = solve_triangular(root, np.eye(len(root)), lower=True).T

@@ -57,7 +57,9 @@ def find_nearest(
     neighbors : ndarray of shape (n_queries, n_neighbors)
         Rows of `bank`.
     """
-    fast_bank = bank.astype(np.float32, copy=False)
+    # What all have in common would leave few digits to what they differ by.
+    center = bank.mean(axis=0, dtype=np.float64).astype(bank.dtype)
+    fast_bank = (bank - center).astype(np.float32, copy=False)
     squares = np.einsum("ij,ij->i", fast_bank, fast_bank)
     n_apart = 0 if apart is None else np.unique(apart[1], return_counts=True)[1].max()
     n_candidates = min(n_neighbors + _SPARE_CANDIDATES, len(bank) - n_apart)
@@ -67,7 +69,7 @@ def find_nearest(
     distances = np.empty((len(queries), n_neighbors))
     neighbors = np.empty((len(queries), n_neighbors), dtype=np.intp)
     for batch in gen_batches(len(queries), n_rows):
-        fast = queries[batch].astype(np.float32, copy=False)
+        fast = (queries[batch] - center).astype(np.float32, copy=False)
         rank = (-2 * fast) @ fast_bank.T
         rank += squares  # the squared distance, but for the query's own square
         if rank_by is not None:

@@ -9,9 +9,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
+from sklearn.utils import gen_batches
 
 YEARS = range(2020, 2027)
 MAX_FPR = 0.1
+
+_RESAMPLES_AT_A_TIME = 256
 
 
 class Area(NamedTuple):
@@ -83,6 +86,10 @@ def split_sections(
                 f"{name} must have one entry per clip. Got the shape {values.shape} for "
                 f"{len(is_anomaly)} clips."
             )
+        # Beside strings NaN would become the string "nan".
+        missing = pd.isna(np.asarray(columns[name], dtype=object))
+        if missing.any():
+            raise ValueError(f"{name} must not be missing. Clip {missing.argmax()} has none.")
     unknown = sorted(set(map(str, arrays["domain"])) - {"source", "target"})
     if needs_domain and unknown:
         raise ValueError(f"domain must hold 'source' and 'target'. Got {unknown} as well.")
@@ -132,16 +139,14 @@ def resampled_areas(
     part: Section, anomaly_score: NDArray, areas: dict[str, Area], weights: NDArray
 ) -> NDArray[np.float64]:
     """Compute the areas of a section for each row of clip weights; (n_resamples, n_areas)."""
-    return np.stack(
-        [
-            weighted_roc_area(
-                part.is_anomaly[rows], anomaly_score[rows], weights[:, rows], area.max_fpr
+    found = np.empty((len(weights), len(areas)))
+    for column, area in enumerate(areas.values()):
+        rows = area.rows(part)
+        for batch in gen_batches(len(weights), _RESAMPLES_AT_A_TIME):
+            found[batch, column] = weighted_roc_area(
+                part.is_anomaly[rows], anomaly_score[rows], weights[batch][:, rows], area.max_fpr
             )
-            for area in areas.values()
-            for rows in [area.rows(part)]
-        ],
-        axis=-1,
-    )
+    return found
 
 
 def weighted_roc_area(
