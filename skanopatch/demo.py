@@ -20,6 +20,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils import Bunch
 
 from skanopatch.audio import clip_duration
+from skanopatch.datasets import folder as folder_module
 from skanopatch.datasets import make_machine_sounds
 from skanopatch.detectors import GroupedDetector, MahalanobisDetector
 from skanopatch.display._style import BLUE, VERMILION
@@ -29,7 +30,6 @@ from skanopatch.mel_statistics import MelStatistics
 from skanopatch.metrics import auc_score, pauc_score
 from skanopatch.patching import MelPatcher
 
-SUFFIXES = {".wav", ".flac", ".ogg"}
 PICTURE = Path("demo_scores.png")
 CONTAMINATION = 0.1  # the false-alarm rate that is asked for
 LONGEST = 10.0  # seconds of a recording of one's own that are heard
@@ -259,10 +259,10 @@ def find_recordings(folder: Path, option: str) -> list[Path]:
     """
     if not folder.is_dir():
         raise InputError(f"{option}: there is no folder '{folder}'.")
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
-    if not files:
-        raise InputError(f"{option}: the folder '{folder}' holds no wav, flac or ogg file.")
-    return files
+    try:
+        return folder_module.find_recordings(folder)
+    except OSError as error:
+        raise InputError(f"{option}: {error}") from error
 
 
 def fit_recordings(files: Sequence[Path]) -> Pipeline:
@@ -412,7 +412,7 @@ def run(clips: Path | None, test: Path | None, picture: Path = PICTURE) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the demo; return 0, or 2 for wrong input."""
+    """Run the demo; return 0, 2 for wrong input, or 130 if it was interrupted."""
     parser = argparse.ArgumentParser(
         prog="python -m skanopatch.demo",
         description="Score a simulated park of machines, or recordings of one machine of your own.",
@@ -421,7 +421,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--clips",
         type=Path,
         metavar="FOLDER",
-        help="normal recordings (wav, flac, ogg) of one machine; folders below it are searched too",
+        help="normal recordings (wav, flac, ogg, mp3, aiff) of one machine, also in folders below",
     )
     parser.add_argument("--test", type=Path, metavar="FOLDER", help="recordings to judge")
     options = parser.parse_args(argv)
@@ -430,6 +430,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
     return 0
 
 

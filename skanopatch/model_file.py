@@ -17,6 +17,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,7 @@ _ATTRIBUTES: dict[type[BaseEstimator], tuple[str, ...]] = {
     FitOnNormal: ("estimator_",),
     AnoPatchEmbedder: (),  # its weights and what comes with them are `to_saved`'s
 }
+_NUMBERS = ("duration_", "offset_")
 _OF_THE_INPUT = ("n_features_in_", "feature_names_in_")
 
 # Parameters of scikit-learn's classes that scores depend on; others come and go with its versions.
@@ -421,7 +423,10 @@ class _Reader:
             expected = given.union(_ATTRIBUTES[cls])
             check_names(value["fitted"], expected, f"fitted of {name} of {self.place}")
             for attr, item in value["fitted"].items():
-                setattr(estimator, attr, self.decode(item))
+                found = self.decode(item)
+                if attr in _NUMBERS and not (isinstance(found, Real) and math.isfinite(found)):
+                    raise ValueError(f"{attr} of {name} of {self.place} must be a finite number.")
+                setattr(estimator, attr, found)
         return estimator
 
     def _decode_embedder(self, header: Any, member: str) -> AnoPatchEmbedder:

@@ -165,7 +165,8 @@ class PersistenceMixin:
             "fitted": _plain(fitted, "fitted"),
             "backbone_sha256": sha256,
         }
-        return header, save(state)
+        # A weight may be a view, which safetensors do not take.
+        return header, save({name: tensor.contiguous() for name, tensor in state.items()})
 
     @classmethod
     def load(cls, path, *, backbone=None):

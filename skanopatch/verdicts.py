@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 from skanopatch.audio import Clip, load_clip
-from skanopatch.detectors import GroupedDetector
+from skanopatch.detectors import GMMDetector, GroupedDetector
 from skanopatch.patching import MelPatcher
 
 
@@ -39,9 +39,9 @@ def judge_clips(
     Returns
     -------
     verdicts : DataFrame of shape (n_clips, 3)
-        ``score``: the distance over that of the threshold where `offset_` is below 0; else, since
-        a ratio would say nothing, minus `decision_function`. ``verdict``: "normal", "anomaly" or
-        "unreadable". ``reason``: why it is unreadable, or "".
+        ``score``: the distance over that of the threshold; where the detector knows no distance
+        (`GMMDetector`, or several detectors), minus `decision_function`. ``verdict``: "normal",
+        "anomaly" or "unreadable". ``reason``: why it is unreadable, or "".
     threshold : int
         What the score of an anomaly exceeds: 1 or 0.
     """
@@ -50,7 +50,9 @@ def judge_clips(
         metadata = {"groups": groups}
     decision = detector.decision_function(embeddings, **metadata)
     offset = float(np.max(getattr(detector, "offset_", 0.0)))
-    threshold = 1 if offset < 0 else 0
+    # A likelihood is no distance, though its logarithm may be below 0 at the threshold too.
+    is_distance = offset < 0 and not isinstance(detector, GMMDetector)
+    threshold = 1 if is_distance else 0
     is_nan = np.isnan(decision)
     verdicts = pd.DataFrame({"score": decision / offset + 1 if threshold else -decision})
     verdicts["verdict"] = np.select([is_nan, decision < 0], ["unreadable", "anomaly"], "normal")

@@ -13,7 +13,14 @@ from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torchaudio.compliance.kaldi import fbank
 
-from skanopatch import KNNDetector, MelPatcher, backbones, make_anopatch_pipeline, unpatchify
+from skanopatch import (
+    AnoPatchEmbedder,
+    KNNDetector,
+    MelPatcher,
+    backbones,
+    make_anopatch_pipeline,
+    unpatchify,
+)
 from skanopatch.backbones import beats as beats_module
 from skanopatch.backbones import (
     check_front_end,
@@ -279,6 +286,18 @@ def test_ast_computes_what_transformers_computes(tmp_path, kind):
     for own, other in zip(tokens, reference, strict=True):
         assert own.shape == other.shape == (1, 1212, 48)
         assert relative_difference(own, other) < TOLERANCE
+
+
+def test_an_embedder_with_an_ast_comes_back(tmp_path):
+    model, _ = make_ast()
+    model.save_pretrained(tmp_path / "ast")
+    patches = MelPatcher.for_backbone(f"ast:{tmp_path / 'ast'}", duration=1.0).fit_transform(
+        [make_clip(1.0), make_clip(1.0)[::-1].copy()]
+    )
+    embedder = AnoPatchEmbedder(f"ast:{tmp_path / 'ast'}").fit(patches)
+    embedder.save(tmp_path / "saved")
+    loaded = AnoPatchEmbedder.load(tmp_path / "saved")
+    np.testing.assert_array_equal(loaded.transform(patches), embedder.transform(patches))
 
 
 @pytest.mark.parametrize("n_frames", [416, 1312])

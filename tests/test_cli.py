@@ -66,6 +66,7 @@ def test_evaluate_prints_and_writes_what_evaluate_dcase_returns(root, tmp_path):
     ("arguments", "code", "message"),
     [
         (["--year", 2026, "--machine", "drill"], 1, "Error: machine must be of ['ToyCar'"),
+        (["--year", 2026, "--output", f"{__file__}/x"], 2, "test_cli.py' is no folder that can be"),
         (["--year", 2019], 2, "2019 is not in the range 2020<=x<=2026"),
         (["--year", 2026, "--set", "detector"], 2, "'detector' is not of the form"),
         (["--year", 2026, "--set", "detector__k=1"], 1, "Error: Invalid parameter 'k'"),

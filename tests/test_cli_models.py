@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -241,6 +242,8 @@ def test_a_clip_with_nan_is_skipped_where_that_is_asked_for(tmp_path):
     loaded = load_model(tmp_path / "m.skano")
     assert len(loaded.clips) == len(loaded.embeddings) == 12
     assert loaded.pipeline[0].on_error == "raise"
+    facts = json.loads(run("info", tmp_path / "m.skano", "--json").stdout)
+    assert facts["normal clips"] == len(facts["clips"]) == 12
 
 
 def test_labels_give_each_machine_a_detector(tmp_path, workspace):
@@ -270,6 +273,39 @@ def test_labels_give_each_machine_a_detector(tmp_path, workspace):
     assert "('monday', 'tuesday'). Got 'friday'" in result.stderr
 
 
+def test_machines_of_one_folder_name_are_told_apart(tmp_path, workspace):
+    for machine, day in (("fan", "monday"), ("pump", "tuesday")):
+        shutil.copytree(workspace / "recordings/normal" / day, tmp_path / "all" / machine / "id_00")
+    output = tmp_path / "m.skano"
+    result = run("fit", tmp_path / "all", "-o", output, *FAST, "--labels-from-folder")
+    assert result.exit_code == 0, result.output
+    assert list(load_model(output).pipeline[-1].detectors_) == ["fan/id_00", "pump/id_00"]
+
+
+def test_what_is_too_few_is_said_before_the_work(tmp_path, workspace):
+    clips = sorted((workspace / "recordings/normal").rglob("*.wav"))
+    result = run("fit", *clips[:2], "-o", tmp_path / "m.skano")
+    assert result.exit_code == 1
+    assert "Maps need 3 normal clips. Got 2; leave maps out by --no-maps." in result.stderr
+    table = tmp_path / "labels.csv"
+    labels = ["monday"] * 11 + ["mnoday"]
+    pd.DataFrame({"file": list(map(str, clips)), "label": labels}).to_csv(table)
+    result = run("fit", *clips, "-o", tmp_path / "m.skano", "--labels", table)
+    assert result.exit_code == 1
+    assert "Each machine needs 2 clips, and 'mnoday' has one" in result.stderr
+    assert "Fitting" not in result.stderr
+
+
+def test_the_score_of_a_mixture_is_its_height_above_the_threshold(tmp_path):
+    output = tmp_path / "m.skano"
+    run("fit", "recordings/normal", "-o", output, *FAST, "--detector", "gmm")
+    result = run("score", output, "recordings/new", "--json", "-")
+    pipeline = load_model(output).pipeline
+    assert pipeline[-1].offset_ < 0  # which once made it a ratio
+    for file, score in scores_of(result).items():
+        assert score == pytest.approx(-pipeline.decision_function([file])[0], rel=1e-6)
+
+
 def test_options_of_fit_reach_the_pipeline(tmp_path):
     output = tmp_path / "m.skano"
     options = ["--duration", 0.5, "--contamination", 0.2, "--detector", "gmm", "--seed", 3]
@@ -295,6 +331,15 @@ def test_a_report_knows_labels_from_a_table_and_from_folders(model, tmp_path, wo
     assert "<title>Hi" in page.read_text()
     assert "<dt>AUC</dt>" in page.read_text()
     assert "has no maps" in result.stderr
+    for of_normal in ("1", "+1", "Normal"):
+        labels = [of_normal, "-1", of_normal, "whine"]
+        pd.DataFrame({"file": files, "label": labels}).to_csv(table, index=False)
+        result = run("report", model, "recordings/new", "-o", page, "--labels", table)
+        assert "<dt>AUC</dt><dd>1.000</dd>" in page.read_text()
+        assert "Warning: no label" not in result.stderr
+    pd.DataFrame({"file": files, "label": ["ok", "whine"] * 2}).to_csv(table, index=False)
+    result = run("report", model, "recordings/new", "-o", page, "--labels", table)
+    assert "Warning: no label in" in result.stderr
     run("report", model, "recordings/new", "-o", page, "--players", 1)
     assert "<dt>AUC</dt>" not in page.read_text()
     assert page.read_text().count('data-media="clip-') == 1

@@ -11,6 +11,7 @@ import soundfile
 
 from skanopatch import MelPatcher
 from skanopatch.datasets import load_dcase, load_folder, make_miniature_dcase
+from skanopatch.datasets.folder import find_recordings
 from skanopatch.datasets.layout import CHALLENGES, parse_attributes, parse_name
 
 MACHINES = {
@@ -284,8 +285,41 @@ def test_own_recordings_in_any_nesting(tmp_path):
     (tmp_path / "stray.wav").touch()
     with pytest.raises(ValueError, match=r"stray.wav' lies in no folder called normal, anomaly, "):
         load_folder(tmp_path)
+    (tmp_path / "nothing").mkdir()
     with pytest.raises(FileNotFoundError, match=r"holds no recording \(\.aif, "):
-        load_folder(tmp_path / "anomaly" / "nothing")
+        load_folder(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        load_folder(tmp_path / "nowhere")
+
+
+def test_recordings_are_found_where_links_lead_once_and_without_an_end(tmp_path):
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    for name in ("a.wav", "sub/b.MP3", "sub/notes.txt"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    elsewhere.mkdir()
+    (elsewhere / "c.aiff").touch()
+    (root / "link").symlink_to(elsewhere)
+    (root / "sub" / "up").symlink_to(root)
+    (root / "sub" / "again").symlink_to(elsewhere)
+    found = find_recordings(root)
+    assert {path.name for path in found} == {"a.wav", "b.MP3", "c.aiff"}
+    assert len(found) == 3
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "a.wav").touch()
+    (tmp_path / "inner").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.fspath(path).endswith("inner"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="inner"):
+        find_recordings(tmp_path)
 
 
 @pytest.mark.skipif(

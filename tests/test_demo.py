@@ -125,7 +125,8 @@ def test_score_above_one_is_what_predict_calls_an_anomaly(recordings):
         (["--clips", "normal", "--test", "missing"], "--test: there is no folder 'missing'."),
         (
             ["--clips", "empty", "--test", "new"],
-            "--clips: the folder 'empty' holds no wav, flac or ogg file.",
+            "--clips: The folder 'empty' holds no recording (.aif, .aiff, .flac, .mp3, .ogg, "
+            ".wav).",
         ),
         (
             ["--clips", "new", "--test", "new"],

@@ -362,6 +362,16 @@ def test_a_member_is_never_unpacked_to_where_its_name_says(forge, tmp_path):
         (lambda h, m: detector_of(h).update({"class": ["x"]}), "is damaged: unhashable"),
         (lambda h, m: detector_of(h).pop("fitted"), r"KNNDetector of .* lacks \['fitted'\]"),
         (
+            lambda h, m: detector_of(h)["fitted"].update({"offset_": "x"}),
+            "offset_ of KNNDetector of .*fan.skano' must be a finite number",
+        ),
+        (
+            lambda h, m: h["pipeline"]["params"]["steps"][0]["tuple"][1]["fitted"].update(
+                {"duration_": None}
+            ),
+            "duration_ of MelPatcher of .*fan.skano' must be a finite number",
+        ),
+        (
             lambda h, m: detector_of(h)["fitted"].pop("offset_"),
             r"Fitted of KNNDetector of .*fan.skano' lacks \['offset_'\]",
         ),

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -50,14 +51,9 @@ def _matches(argument: str) -> list[str]:
 
 
 def _in_folder(folder: str) -> list[str]:
-    from skanopatch.datasets.folder import SUFFIXES
+    from skanopatch.datasets.folder import find_recordings
 
-    files = sorted(f for f in Path(folder).rglob("*") if f.suffix.lower() in SUFFIXES)
-    if not files:
-        raise FileNotFoundError(
-            f"The folder '{folder}' holds no recording ({', '.join(sorted(SUFFIXES))})."
-        )
-    return [str(file) for file in files]
+    return [str(file) for file in find_recordings(folder)]
 
 
 def read_labels(table: Path, files: Iterable[str]) -> list[str]:
@@ -121,6 +117,23 @@ class NewFile(click.Path):
         folder = os.path.dirname(os.path.abspath(path))
         if path != "-" and not (os.path.isdir(folder) and os.access(folder, os.W_OK)):
             self.fail(f"There is no folder '{folder}' that can be written to.", param, ctx)
+        return path
+
+
+class NewFolder(click.Path):
+    """A folder to be made and written to: looked at before the work, as `NewFile` is."""
+
+    name = "folder"
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # type: ignore[override]
+        """Return the path as it was given."""
+        path = Path(super().convert(value, param, ctx))
+        there = next(p for p in (path, *path.absolute().parents) if p.exists())
+        if not (there.is_dir() and os.access(there, os.W_OK)):
+            self.fail(f"'{there}' is no folder that can be written to.", param, ctx)
         return path
 
 

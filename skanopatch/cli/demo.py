@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from skanopatch.cli.clips import example
+from skanopatch.cli.clips import NewFolder, example
 
 _FOLDER = click.Path(path_type=Path)
 
@@ -19,7 +19,7 @@ _FOLDER = click.Path(path_type=Path)
 @click.option(
     "-o",
     "--output",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=NewFolder(),
     default=Path(),
     metavar="FOLDER",
     help="Where the picture goes.  [default: the current folder]",

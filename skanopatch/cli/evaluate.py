@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from skanopatch.cli.clips import example
+from skanopatch.cli.clips import NewFolder, example
 
 EMBEDDERS = {"anopatch": "AnoPatchEmbedder", "mel-statistics": "MelStatistics"}
 DETECTORS = {"knn": "KNNDetector", "mahalanobis": "MahalanobisDetector", "gmm": "GMMDetector"}
@@ -18,7 +19,7 @@ YEARS = (2020, 2026)
 SUBSETS = ("development", "evaluation")
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-_NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
+_NEW_FOLDER = NewFolder()
 
 
 def _parse_settings(
@@ -101,7 +102,7 @@ def evaluate(
         ground_truth=ground_truth,
         domains=domains,
         cache=cache,
-        verbose=1,
+        verbose=int(sys.stderr.isatty()),
     )
     if output is not None:
         evaluation.write(output)

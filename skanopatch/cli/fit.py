@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,9 +99,10 @@ def fit(
     files, lengths = _check_files(find_clips(normal), skip_unreadable=skip_unreadable)
     labels = None
     if labels_from_folder:
-        labels = [Path(file).resolve().parent.name for file in files]
+        labels = _folders(files)
     elif labels_table is not None:
         labels = read_labels(labels_table, files)
+    _check_counts(labels, len(files), maps=maps)
 
     import numpy as np
 
@@ -172,9 +174,29 @@ def _check_files(files: list[str], *, skip_unreadable: bool) -> tuple[list[str],
             "leave them out with --skip-unreadable."
         )
     usable = [file for file in files if file not in reasons]
-    if len(usable) < 2:
-        raise click.ClickException(f"At least 2 normal clips are needed. Got {len(usable)}.")
     return usable, [lengths[file] for file in usable]
+
+
+def _folders(files: list[str]) -> list[str]:
+    """Return the name of the folder of each file, with those above it where one stands twice."""
+    folders = [Path(file).resolve().parent for file in files]
+    if len({folder.name for folder in folders}) == len(set(folders)):
+        return [folder.name for folder in folders]
+    above = os.path.commonpath(folders)
+    return [folder.relative_to(above).as_posix() for folder in folders]
+
+
+def _check_counts(labels: list[str] | None, n_clips: int, *, maps: bool) -> None:
+    """Refuse too few clips before the work, not after it."""
+    if n_clips < 2:
+        raise click.ClickException(f"At least 2 normal clips are needed. Got {n_clips}.")
+    if maps and n_clips < 3:
+        raise click.ClickException("Maps need 3 normal clips. Got 2; leave maps out by --no-maps.")
+    for label, count in Counter(labels or ()).items():
+        if count < 2:
+            raise click.ClickException(
+                f"Each machine needs 2 clips, and {label!r} has one. Is it a typing error?"
+            )
 
 
 def _make_detector(name: str, contamination: float, seed: int) -> BaseEstimator:

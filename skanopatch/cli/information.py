@@ -19,6 +19,8 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON in plac
 @_JSON
 def info(model: str, as_json: bool) -> None:
     """Tell what is in a MODEL file."""
+    import numpy as np
+
     from skanopatch.model_file import load_model
 
     loaded = load_model(model)
@@ -27,7 +29,7 @@ def info(model: str, as_json: bool) -> None:
         "file": model,
         "written by": f"skanopatch {loaded.version}",
         "created": loaded.created,
-        "normal clips": len(detector.training_scores_),
+        "normal clips": int(np.isfinite(detector.training_scores_).sum()),
         "seconds heard": patcher.duration_,
         "sample rate": patcher.sample_rate,
         "pipeline": [repr(step) for step in loaded.pipeline.named_steps.values()],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -28,7 +29,7 @@ from skanopatch.cli.score import GROUP, check_group
     "table",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="CSV",
-    help="A table with the columns file and label: normal, or what is wrong.",
+    help="A table with the columns file and label: normal or 1, -1 or what is wrong.",
 )
 @click.option("--title", help="The heading of the page.")
 @click.option(
@@ -54,7 +55,13 @@ def report(
     says how well the model does.
     """
     files = find_clips(clips)
-    labels = _labels_of_folders(files) if table is None else read_labels(table, files)
+    labels: list[Any] | None
+    if table is None:
+        labels = _labels_of_folders(files)
+    else:
+        labels = [_NORMAL_OR_NOT.get(label.lower(), label) for label in read_labels(table, files)]
+        if 1 not in labels:
+            click.echo(f"Warning: no label in '{table}' is normal, or 1.", err=True)
 
     from skanopatch.model_file import load_model
     from skanopatch.report import make_report
@@ -76,6 +83,10 @@ def report(
         verbose=int(sys.stderr.isatty()),
     )
     write_text(output, page)
+
+
+# What a label of a table is beside the name of what is wrong.
+_NORMAL_OR_NOT = {"normal": 1, "1": 1, "+1": 1, "-1": -1}
 
 
 def _labels_of_folders(files: list[str]) -> list[int | None] | None:

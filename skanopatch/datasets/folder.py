@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from os import PathLike
 from pathlib import Path
 
@@ -10,6 +11,35 @@ from sklearn.utils import Bunch
 
 LABELS = {"normal": 1, "anomaly": -1, "anomalous": -1, "abnormal": -1}
 SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff"}
+
+
+def find_recordings(folder: str | PathLike[str]) -> list[Path]:
+    """Return the recordings in a folder and in those below it, also where links lead, in order.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none, or no such folder.
+    OSError
+        If a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    found: list[Path] = []
+    passed: set[str] = set()
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        if os.path.realpath(place) in passed:  # a link led back up, or to where another one did
+            folders.clear()
+            continue
+        passed.add(os.path.realpath(place))
+        found += [Path(place, file) for file in files if Path(file).suffix.lower() in SUFFIXES]
+    if not found:
+        raise FileNotFoundError(
+            f"The folder '{os.fspath(folder)}' holds no recording ({', '.join(sorted(SUFFIXES))})."
+        )
+    return sorted(found)
 
 
 def load_folder(root: str | PathLike[str]) -> Bunch:
@@ -59,9 +89,7 @@ def load_folder(root: str | PathLike[str]) -> Bunch:
     (array([-1,  1]), array(['fan', 'fan'], dtype='<U3'))
     """
     root = Path(root)
-    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not paths:
-        raise FileNotFoundError(f"'{root}' holds no recording ({', '.join(sorted(SUFFIXES))}).")
+    paths = find_recordings(root)
     y, machines = [], []
     for path in paths:
         folders = path.relative_to(root).parts[:-1]
