@@ -128,9 +128,9 @@ class NewFolder(click.Path):
     def __init__(self) -> None:
         super().__init__(file_okay=False, path_type=Path)
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # type: ignore[override]
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Return the path as it was given."""
-        path = Path(super().convert(value, param, ctx))
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
         there = next(p for p in (path, *path.absolute().parents) if p.exists())
         if not (there.is_dir() and os.access(there, os.W_OK)):
             self.fail(f"'{there}' is no folder that can be written to.", param, ctx)
