@@ -70,7 +70,7 @@ class SharedSubspace(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         the clips of `fit` would look if they were new, and detectors place their thresholds by it.
     distance_optimism_ : float
         The same of the squared distance to the nearest class mean.
-    marks_ : ndarray of shape (n_samples_seen_, 2) or None
+    marks_ : ndarray of shape (`n_samples_seen_`, 2) or None
         By what the clips of `fit` are known again; None in models of earlier versions, to which
         every clip is one of them.
     n_features_in_ : int
