@@ -75,7 +75,7 @@ def test_seen_clips_as_new_ones_are_as_if_they_had_been_left_out():
     assert notes == subspace.transform(X).notes
     as_new = notes.seen.as_new(found)
     offset = about_classes(as_new[:, :-1], coordinates, UNITS)
-    # Half of how much further new clips lie is in the detectors' own leaving out.
+    # Half of how much further new clips lie is taken.
     assert_allclose(offset, of_class * np.exp(of_distance * growth / 4)[:, None], atol=1e-4)
     assert_allclose(as_new[:, -1], found[:, -1] + expected * growth, rtol=1e-3)
     assert np.mean((as_new[:, -1] - left) ** 2) < 0.3 * np.mean((found[:, -1] - left) ** 2)
