@@ -185,10 +185,7 @@ def _own_state(
             "patch_embed.weight": weights[f"{projection}.weight"].transpose(2, 3).contiguous(),
             "patch_embed.bias": weights[f"{projection}.bias"],
             "prefix": prefix + positions[:, :2],
-            "pos_embed": positions[:, 2:]
-            .unflatten(1, (n_freq, n_time))
-            .permute(0, 3, 2, 1)
-            .contiguous(),
+            "pos_embed": positions[:, 2:].unflatten(1, (n_freq, n_time)).permute(0, 3, 2, 1),
             "norm.weight": weights["layernorm.weight"],
             "norm.bias": weights["layernorm.bias"],
         }
