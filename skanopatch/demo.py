@@ -20,8 +20,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils import Bunch
 
 from skanopatch.audio import clip_duration
-from skanopatch.datasets import folder as folder_module
 from skanopatch.datasets import make_machine_sounds
+from skanopatch.datasets.folder import find_recordings as find_in_folder
 from skanopatch.detectors import GroupedDetector, MahalanobisDetector
 from skanopatch.display._style import BLUE, VERMILION
 from skanopatch.embedding import AnoPatchEmbedder
@@ -260,7 +260,7 @@ def find_recordings(folder: Path, option: str) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"{option}: there is no folder '{folder}'.")
     try:
-        return folder_module.find_recordings(folder)
+        return find_in_folder(folder)
     except OSError as error:
         raise InputError(f"{option}: {error}") from error
 

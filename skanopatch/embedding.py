@@ -15,9 +15,7 @@ from sklearn.base import (
     TransformerMixin,
     _fit_context,
 )
-from sklearn.cluster import KMeans
-from sklearn.preprocessing import StandardScaler
-from sklearn.utils import check_random_state, gen_batches
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
@@ -26,18 +24,16 @@ from skanopatch.backbones import check_front_end, joins_statistics
 from skanopatch.band_statistics import BandStatistics
 from skanopatch.feature_notes import MOST_CLASSES, FeatureNotes, SeenClips, with_notes
 from skanopatch.finetuning.devices import choose_device, memory_errors
-from skanopatch.finetuning.head import WITHIN_A_CLASS
+from skanopatch.finetuning.head import WITHIN_A_CLASS, hear_classes
 from skanopatch.finetuning.module import PatchEmbedding
+from skanopatch.finetuning.net import PatchDataset
 from skanopatch.finetuning.pooling import POOLINGS
 from skanopatch.finetuning.training import fine_tune
-from skanopatch.labels import are_worth_learning, encode_labels
+from skanopatch.labels import are_worth_learning, cluster, encode_labels
 from skanopatch.patch_statistics import PatchStatistics
 from skanopatch.patches import iterate_batches, measure_log_unit, survey_patches, validate_patches
 from skanopatch.persistence import PersistenceMixin
 from skanopatch.shared_subspace import SharedSubspace
-
-_MOST_CLUSTERS = 16
-_MOST_CLIPS_TO_AVERAGE = 1000  # of all classes together
 
 
 class AnoPatchEmbedder(
@@ -360,13 +356,13 @@ class AnoPatchEmbedder(
             "lora_rank": self.lora_rank,
             "lora_targets": self.lora_targets,
         }
-        self.history_ = None
+        self.history_ = self._heard_classes = None
         # The generators of the caller stay as they are, and what ran before does not matter.
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             if not learns:
                 module = PatchEmbedding(**self._module_params)
-                self._check_tokens(module)
+                self._check_module(module)
             else:
                 module, self.history_ = fine_tune(
                     self,
@@ -378,11 +374,13 @@ class AnoPatchEmbedder(
                     device=device,
                 )
                 self._module_params["n_dims"] = module.n_dims
+                is_told = bands is None and self.classes_ is not None and self.output == "clip"
+                if is_told and len(self.classes_) <= MOST_CLASSES:
+                    clips = PatchDataset(X, target, usable, n_freq=self._grid.n_freq)
+                    heard = hear_classes(module, clips, self.batch_size, device)
+                    self._heard_classes = SeenClips(*heard)
         self._subspace = None if bands is None else SharedSubspace().fit(bands, labels=target)
         self._set_module(module)
-        self._heard_classes = None
-        if learns and bands is None and self.classes_ is not None and self.output == "clip":
-            self._heard_classes = self._hear_classes(X, target, usable)
         return self
 
     def transform(self, X):
@@ -404,8 +402,7 @@ class AnoPatchEmbedder(
         """
         check_is_fitted(self)
         check_front_end(self._module_params["backbone"], getattr(X, "front_end", None))
-        n_mels = self._grid.n_mels
-        X, _ = validate_patches(self, X, n_freq=self.n_freq, reset=False, n_mels=n_mels)
+        X, _ = validate_patches(self, X, n_freq=self.n_freq, reset=False, n_mels=self._grid.n_mels)
         device = choose_device(self.device)
         self._module.to(device)
         batches = tqdm(
@@ -421,29 +418,10 @@ class AnoPatchEmbedder(
             return embeddings
         n_dims = self._module.n_dims if self._has_network else 0
         blocks = tuple(size for size in (embeddings.shape[1] - n_dims, n_dims) if size)
-        seen = self._heard_classes
-        if self._subspace is not None:
-            seen = self._subspace.seen_clips(WITHIN_A_CLASS)
+        subspace = self._subspace
+        seen = subspace.seen_clips(WITHIN_A_CLASS) if subspace else self._heard_classes
         notes = FeatureNotes(blocks, seen) if seen is not None or len(blocks) > 1 else None
         return with_notes(embeddings, notes)
-
-    def _hear_classes(self, X: Any, target: np.ndarray, usable: np.ndarray) -> SeenClips | None:
-        """Return where the network puts the classes, by some clips of each; of many, None."""
-        _, index, sizes = np.unique(target[usable], return_inverse=True, return_counts=True)
-        if len(sizes) > MOST_CLASSES:
-            return None
-        device = choose_device(self.device)
-        self._module.to(device)
-        rng = np.random.default_rng(0)
-        n_most = math.ceil(_MOST_CLIPS_TO_AVERAGE / len(sizes))
-        centers = []
-        with torch.inference_mode(), memory_errors(self.batch_size):
-            for k in range(len(sizes)):
-                rows = rng.permutation(usable[index == k])[:n_most]
-                batches = (X[rows[part]] for part in gen_batches(len(rows), self.batch_size))
-                embeddings = [self._embed(np.asarray(b, np.float32), device) for b in batches]
-                centers.append(np.concatenate(embeddings).mean(axis=0))
-        return SeenClips(np.stack(centers), sizes)
 
     def _embed(self, batch: np.ndarray, device: torch.device) -> np.ndarray:
         parts = []
@@ -460,9 +438,7 @@ class AnoPatchEmbedder(
         if self.output == "patches":
             return PatchStatistics(self.n_freq, log_unit=self._log_unit).fit_transform(batch)
         bands = self._bands().fit_transform(batch)
-        if self._subspace is None:
-            return bands
-        return WITHIN_A_CLASS * self._subspace.transform(bands)
+        return bands if self._subspace is None else WITHIN_A_CLASS * self._subspace.transform(bands)
 
     def _bands(self) -> BandStatistics:
         return BandStatistics(self.n_freq, log_unit=self._log_unit)
@@ -478,18 +454,9 @@ class AnoPatchEmbedder(
             )
         return self.normalization
 
-    def _check_tokens(self, module: PatchEmbedding) -> None:
-        """Refuse statistics of patches beside tokens that are not of the same patches."""
-        if not (self._has_statistics and self._has_network and self.output == "patches"):
-            return
-        tokens = module.backbone.token_grid(self._grid.n_frames, self._grid.n_mels)
-        if tuple(tokens) != self._grid[:2]:
-            raise ValueError(
-                "statistics must be False or 'auto' with output='patches' and a backbone whose "
-                f"tokens are not those of the patches. Got statistics={self.statistics} for "
-                f"{self.backbone!r}, which has {tokens[0]} x {tokens[1]} tokens for "
-                f"{self._grid.n_time} x {self._grid.n_freq} patches."
-            )
+    def _check_module(self, module: PatchEmbedding) -> None:
+        if self._has_statistics and self._has_network and self.output == "patches":
+            module.check_tokens_are_patches(self.statistics)
 
     def _target(self, labels: Any, X: Any, usable: np.ndarray, seed: int) -> np.ndarray | None:
         """Return the class of each clip that fine-tuning tells apart, None without fine-tuning."""
@@ -510,10 +477,7 @@ class AnoPatchEmbedder(
             return None
         target = np.zeros(len(X), dtype=int)
         if self.pretext == "cluster":
-            statistics = self._bands().fit_transform(X)[usable]
-            n_clusters = min(_MOST_CLUSTERS, max(2, len(usable) // 10))
-            kmeans = KMeans(n_clusters, n_init=10, random_state=seed)
-            target[usable] = kmeans.fit_predict(StandardScaler().fit_transform(statistics))
+            target[usable] = cluster(self._bands().fit_transform(X)[usable], seed)
         return target
 
     def _set_module(self, module: PatchEmbedding) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from sklearn.cluster import KMeans
 from sklearn.linear_model import RidgeClassifierCV
 from sklearn.metrics import cohen_kappa_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -16,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 # From fewer clips a network learns nothing that holds for others, and from less than so many it
 # learns by heart what is not heard.
 _LEAST_TO_LEARN_FROM, _FEW_TO_LEARN_FROM = 64, 500
+_MOST_CLUSTERS = 16
 _LEAST_KAPPA = 0.5  # of labels that are heard: half-way from chance to all of them
 
 
@@ -57,6 +59,13 @@ def _is_missing(label: Any) -> bool:
     if isinstance(label, tuple):
         return any(map(_is_missing, label))
     return label is not None and bool(pd.isna(label))
+
+
+def cluster(features: NDArray, seed: int) -> NDArray[np.int_]:
+    """Return labels for clips that have none: clusters of features (n_clips, n_features)."""
+    n_clusters = min(_MOST_CLUSTERS, max(2, len(features) // 10))
+    kmeans = KMeans(n_clusters, n_init=10, random_state=seed)
+    return kmeans.fit_predict(StandardScaler().fit_transform(features))
 
 
 def are_heard(target: NDArray[np.int_], features: NDArray) -> bool:

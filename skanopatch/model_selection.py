@@ -102,12 +102,12 @@ class FitOnNormal(MetaEstimatorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If no clip is normal.
+            If no clip is normal, or `y` is not one label a clip.
 
         Warns
         -----
         UserWarning
-            If `y` is made of 0 and 1 while `anomaly_label` is -1: all clips pass for normal.
+            If `y` is made of two labels and neither is `anomaly_label`: all clips pass for normal.
         """
         fit_params = self._route("fit", fit_params)
         check_consistent_length(X, y)

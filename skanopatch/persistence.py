@@ -153,8 +153,10 @@ class PersistenceMixin:
             "class_sizes": None if sizes is None else sizes.tolist(),
             "n_seen": 1 if self._subspace is None else self._subspace.n_samples_seen_,
             "optimism": 0.0 if self._subspace is None else self._subspace.optimism_,
-            "distance_optimism": getattr(self._subspace, "distance_optimism_", 0.0),
-            "has_marks": getattr(self._subspace, _MARKS, None) is not None,
+            "distance_optimism": (
+                0.0 if self._subspace is None else self._subspace.distance_optimism_
+            ),
+            "has_marks": self._subspace is not None and self._subspace.marks_ is not None,
             "log_unit": self._log_unit,
         }
         header = {

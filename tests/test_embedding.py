@@ -222,8 +222,9 @@ def test_a_network_without_statistics_tells_its_classes(monkeypatch):
     assert_array_equal(found.training_scores_, expected.training_scores_)
     assert len(found.location_) == 2
     # Of many clips some of each class are heard; of many classes, none.
-    monkeypatch.setattr("skanopatch.embedding._MOST_CLIPS_TO_AVERAGE", 6)
-    sampled = embedder.fit(patches, labels=labels).transform(patches).notes.seen
+    monkeypatch.setattr("skanopatch.finetuning.head._MOST_CLIPS", 6)
+    embeddings = embedder.fit(patches, labels=labels).transform(patches)
+    sampled = embeddings.notes.seen
     rng = np.random.default_rng(0)
     for k, center in enumerate(sampled.centers):
         rows = rng.permutation(usable[labels[usable] == k])[:2]

@@ -17,6 +17,9 @@ from skanopatch.cli.clips import (
 )
 from skanopatch.cli.score import GROUP, check_group
 
+# What a label of a table is beside the name of what is wrong.
+_NORMAL_OR_NOT = {"normal": 1, "1": 1, "+1": 1, "-1": -1}
+
 
 @click.command(
     epilog=example("skanopatch report fan.skano recordings/new -o report.html", clips="CLIPS"),
@@ -83,10 +86,6 @@ def report(
         verbose=int(sys.stderr.isatty()),
     )
     write_text(output, page)
-
-
-# What a label of a table is beside the name of what is wrong.
-_NORMAL_OR_NOT = {"normal": 1, "1": 1, "+1": 1, "-1": -1}
 
 
 def _labels_of_folders(files: list[str]) -> list[int | None] | None:

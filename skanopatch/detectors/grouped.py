@@ -153,9 +153,9 @@ class GroupedDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
                 raise ValueError(f"The detector of group {group!r} has no fit: {error}") from error
             decision = detector.decision_function(embeddings[rows])
             self.detectors_[group] = detector
-            scores = detector.score_samples(embeddings[rows])
-            spread = float(np.nanstd(scores))
-            is_rounding = spread <= _ROUNDING * np.nanmax(np.abs(scores))
+            spread = float(np.nanstd(decision))
+            largest = np.nanmax(np.abs(decision)) + abs(getattr(detector, "offset_", 0.0))
+            is_rounding = spread <= _ROUNDING * largest
             self.spreads_[group] = 1.0 if is_rounding else spread
             self.training_scores_[rows] = decision / self.spreads_[group]
         return self

@@ -18,6 +18,7 @@ _LEAST_CLIPS = 2  # of a domain
 _LEAST_SHRINKAGE = 1e-7
 # The likelihood of features that depend on others grows without end as the shrinkage falls.
 _LEAST_LIKELY = 1e-3
+_LEAST_KEPT = 1e-3  # of a feature's variance, without a clip
 
 
 class MahalanobisDetector(BaseDetector):
@@ -101,10 +102,10 @@ class MahalanobisDetector(BaseDetector):
 
     Embeddings know classes where they come from a `SharedSubspace` or an `AnoPatchEmbedder` that
     learnt from labels, and no step between made a plain array of them. Up to 256 classes are taken
-    for domains; of more, none. A class is one of the domains where it is nearest
-    to two clips, and to half as many for each that it had in the training as the class of which
-    there are most: a detector on clips of one unit has one domain, though now and then one of them
-    sounds like another unit.
+    for domains; of more, none. A class is one of the domains where it is nearest to two clips, and
+    to half as many for each that it had in the training as the class of which there are most: a
+    detector on clips of one unit has one domain, though now and then one of them sounds like
+    another unit.
 
     The leave-one-out distances are in closed form, with the shrinkage held fixed. Leaving a clip
     out scales the covariances and subtracts a matrix of rank one, whose inverse is Sherman and
@@ -301,14 +302,15 @@ class _Block:
                     y = d + (self.locations[home[rows]] - location)
                 A = mix(there, own_factor, n_clips / (n_clips - 1))
                 y += self.changes[rows]
-                direction = _solve_without(A, c, d, y)
+                factor = cho_factor(A)
+                direction = _solve_without(factor, c, d, y)
                 found = np.sum(y * direction, axis=1)
                 if is_standardized:
                     # The target follows the features' variances, which lose the clip as well: a
                     # change of the diagonal, each entry of which is taken by itself.
                     change = (1 - growth[:, np.newaxis] * d**2) / (n_clips - 1) * target[0, 0]
-                    inverse = np.diag(cho_solve(cho_factor(A), np.eye(n_features)))
-                    kept = np.maximum(1 + change * inverse, _LEAST_LIKELY)
+                    inverse = np.diag(cho_solve(factor, np.eye(n_features)))
+                    kept = np.maximum(1 + change * inverse, _LEAST_KEPT)
                     found -= np.sum(change / kept * direction**2, axis=1)
                 squared[rows, there] = found
         return covariance, squared
@@ -343,9 +345,13 @@ def _likeliest_shrinkage(residuals: NDArray) -> float:
     return float(np.exp(minimize_scalar(minus_log_likelihood, bounds=bounds, method="bounded").x))
 
 
-def _solve_without(A: NDArray, c: NDArray, d: NDArray, y: NDArray) -> NDArray[np.float64]:
-    """Return (A - c d d^T)^-1 y for each of `c` and row of `d` and `y`, by Sherman and Morrison."""
-    factor = cho_factor(A)
+def _solve_without(
+    factor: tuple[NDArray, bool], c: NDArray, d: NDArray, y: NDArray
+) -> NDArray[np.float64]:
+    """Return (A - c d d^T)^-1 y for each of `c` and row of `d` and `y`, by Sherman and Morrison.
+
+    `factor` is what `cho_factor` makes of A.
+    """
     A_d = cho_solve(factor, d.T).T
     A_y = cho_solve(factor, y.T).T
     kept = np.maximum(1 - c * np.sum(d * A_d, axis=1), _LEAST_SHRINKAGE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -75,15 +76,48 @@ def keep_varying_directions(
         module.project(torch.from_numpy(scale * pca.components_).to(device))
 
 
+def hear_classes(
+    module: PatchEmbedding, dataset: PatchDataset, batch_size: int, device: torch.device
+) -> tuple[NDArray[np.float32], NDArray[np.int_]]:
+    """Return where the module puts the classes, by some clips of each.
+
+    Parameters
+    ----------
+    module : PatchEmbedding
+        It is set to evaluation.
+    dataset : PatchDataset
+        Clips as they are, and their classes.
+    batch_size : int
+        Clips embedded at a time.
+    device : torch.device
+
+    Returns
+    -------
+    means : ndarray of shape (n_classes, n_dims)
+    sizes : ndarray of shape (n_classes,)
+        How many clips each class has in all.
+    """
+    classes, index = np.unique(dataset.target[dataset.indices], return_inverse=True)
+    n_most = math.ceil(_MOST_CLIPS / len(classes))
+    rng = np.random.default_rng(0)
+    rows = [rng.permutation(np.flatnonzero(index == k))[:n_most] for k in range(len(classes))]
+    sample = np.concatenate(rows)
+    embeddings, _ = _heard(module, module, dataset, batch_size, device, sample)
+    means = [embeddings[index[sample] == k].mean(axis=0) for k in range(len(classes))]
+    return np.stack(means), np.bincount(index)
+
+
 def _heard(
     module: PatchEmbedding,
     function: Callable[[torch.Tensor], torch.Tensor],
     dataset: PatchDataset,
     batch_size: int,
     device: torch.device,
+    sample: NDArray[np.intp] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int_]]:
     """Return what a function of the module gives for each clip of a sample, and its class."""
-    sample = np.sort(np.random.default_rng(0).permutation(len(dataset))[:_MOST_CLIPS])
+    if sample is None:
+        sample = np.sort(np.random.default_rng(0).permutation(len(dataset))[:_MOST_CLIPS])
     module.to(device).eval()
     outputs, targets = [], []
     with torch.inference_mode(), memory_errors(batch_size):

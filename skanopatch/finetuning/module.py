@@ -79,6 +79,7 @@ class PatchEmbedding(nn.Module):
         pretrained: bool = True,
     ):
         super().__init__()
+        self.name = backbone
         self.grid = grid
         self.backbone = create_backbone(backbone, grid, pretrained=pretrained, config=config)
         if patch_dropout == "auto":
@@ -114,6 +115,18 @@ class PatchEmbedding(nn.Module):
         if n_dims is not None:
             self.head = nn.Linear(self.n_dims, n_dims)
             self.n_dims = n_dims
+
+    def check_tokens_are_patches(self, statistics: bool | str) -> None:
+        """Refuse to have statistics of patches beside tokens that are not of the same patches."""
+        grid = self.grid
+        n_time, n_freq = self.backbone.token_grid(grid.n_frames, grid.n_mels)
+        if (n_time, n_freq) != grid[:2]:
+            raise ValueError(
+                "statistics must be False or 'auto' with output='patches' and a backbone whose "
+                f"tokens are not those of the patches. Got statistics={statistics} for "
+                f"{self.name!r}, which has {n_time} x {n_freq} tokens for {grid.n_time} x "
+                f"{grid.n_freq} patches."
+            )
 
     @torch.no_grad()
     def project(self, directions: torch.Tensor) -> None:

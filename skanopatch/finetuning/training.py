@@ -123,7 +123,7 @@ def fine_tune(
     )
     with memory_errors(embedder.batch_size):
         net.initialize()
-        embedder._check_tokens(net.module_)
+        embedder._check_module(net.module_)
         n_freq, segment = module_params["grid"].n_freq, net.module_.backbone.segment
         train_set = PatchDataset(
             X,
