@@ -1,8 +1,10 @@
 from . import datasets, display, metrics
 from .band_statistics import BandStatistics
 from .detectors import (
+    CalibratedDetector,
     GMMDetector,
     GroupedDetector,
+    JoinedDetector,
     KNNDetector,
     MahalanobisDetector,
     PatchKNNDetector,
@@ -17,28 +19,34 @@ from .display import (
 )
 from .embedding import AnoPatchEmbedder
 from .evaluation import evaluate_dcase
+from .finetuning.settings import FineTuning
 from .mel_statistics import MelStatistics
 from .metrics import make_anomaly_scorer
-from .model_file import load_model, save_model
+from .persistence import load_model, save_model
 from .model_selection import FitOnNormal
 from .patch_statistics import PatchStatistics
 from .patches import patchify, unpatchify
 from .patching import MelPatcher
 from .pipelines import anomaly_map, make_anopatch_pipeline, make_map_pipeline
 from .pseudo_anomalies import make_pseudo_anomalies
-from .shared_subspace import SharedSubspace
+
+from .sound_detector import AnomalousSoundDetector
 
 __version__: str
 
 __all__ = [
     "AnoPatchEmbedder",
+    "AnomalousSoundDetector",
     "AnomalyMapDisplay",
     "AnomalyRocDisplay",
     "BandStatistics",
+    "CalibratedDetector",
     "EmbeddingDisplay",
+    "FineTuning",
     "FitOnNormal",
     "GMMDetector",
     "GroupedDetector",
+    "JoinedDetector",
     "KNNDetector",
     "MahalanobisDetector",
     "MelPatcher",
@@ -46,7 +54,6 @@ __all__ = [
     "PatchKNNDetector",
     "PatchStatistics",
     "ScoreDisplay",
-    "SharedSubspace",
     "SubbandKNNDetector",
     "TimelineDisplay",
     "anomaly_map",

@@ -44,7 +44,8 @@ class BandStatistics(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         Frequency bands of the patches: ``n_mels // patch_size`` of the `MelPatcher`.
     log_unit : float or "auto", default="auto"
         Nepers (natural logarithms of power) that a unit of the patches is: 1 for those of
-        `MelPatcher`, 0.23 for decibels. "auto" knows the former, and measures it for others.
+        `MelPatcher`, 0.23 for decibels. "auto" measures it, by how far bins step from frame to
+        frame, and takes exactly 1 or ln(10) / 10 where it is near to either.
 
     Attributes
     ----------
@@ -90,11 +91,9 @@ class BandStatistics(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         -------
         self : object
         """
-        made_with = getattr(X, "front_end", None)
         X, grid = validate_patches(self, X, n_freq=self.n_freq, reset=True)
-        self.log_unit_ = self.log_unit
-        if self.log_unit == "auto":
-            self.log_unit_ = measure_log_unit(X, grid, made_with)
+        is_auto = self.log_unit == "auto"
+        self.log_unit_ = measure_log_unit(X, grid) if is_auto else float(self.log_unit)
         self._loud = _band_means(grid.n_mels, _LOUD)
         self._fluctuating = _band_means(grid.n_mels, _FLUCTUATING)
         self._swelling = np.hstack(
@@ -142,7 +141,8 @@ class BandStatistics(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             [
                 log_mel.mean(axis=1),
                 np.log(mean_square) / 2 + (loudest + largest)[:, 0],
-                log_mel.std(axis=1) @ self._fluctuating,
+                # Clip by clip: a product of all rows at once rounds differently with their number.
+                (log_mel.std(axis=1)[:, np.newaxis] @ self._fluctuating)[:, 0],
                 _log_power(power, self._swelling).std(axis=1),
                 np.column_stack(
                     [level.std(axis=1), steps / max(1, n_frames - 1), slow.std(axis=1)]

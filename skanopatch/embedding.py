@@ -3,50 +3,62 @@
 from __future__ import annotations
 
 import math
+import warnings
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load, save
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     _fit_context,
 )
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
-from skanopatch.backbones import check_front_end, joins_statistics
+from skanopatch.backbones import joins_statistics
 from skanopatch.band_statistics import BandStatistics
-from skanopatch.feature_notes import MOST_CLASSES, FeatureNotes, SeenClips, with_notes
 from skanopatch.finetuning.devices import choose_device, memory_errors
-from skanopatch.finetuning.head import WITHIN_A_CLASS, hear_classes
 from skanopatch.finetuning.module import PatchEmbedding
-from skanopatch.finetuning.net import PatchDataset
 from skanopatch.finetuning.pooling import POOLINGS
+from skanopatch.finetuning.settings import FineTuning
 from skanopatch.finetuning.training import fine_tune
-from skanopatch.labels import are_worth_learning, cluster, encode_labels
+from skanopatch.labels import encode_labels
 from skanopatch.patch_statistics import PatchStatistics
-from skanopatch.patches import iterate_batches, measure_log_unit, survey_patches, validate_patches
-from skanopatch.persistence import PersistenceMixin
-from skanopatch.shared_subspace import SharedSubspace
+from skanopatch.patches import NO_USABLE_CLIP, iterate_batches, survey_patches, validate_patches
+
+# The mean of training patches that are normalised as those of AudioSet were. Own recordings, from
+# full scale down to -40 dB, lie between -2.6 and 1.2 with BEATs and between -1.3 and 0.8 with AST.
+# With the front ends exchanged they lie at -3.5 (AST's before BEATs) and 1.9 (BEATs' before AST).
+_LEAST_MEAN, _LARGEST_MEAN = -3.0, 1.5
 
 
-class AnoPatchEmbedder(
-    PersistenceMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
-):
+def _has_columns(embedder: AnoPatchEmbedder) -> bool:
+    if getattr(embedder, "_fitted_output", embedder.output) == "patches":
+        raise AttributeError(
+            "get_feature_names_out needs output='clip': the tokens of output='patches' are no "
+            "table with named columns."
+        )
+    return True
+
+
+class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Embed clips with a Vision Transformer, fine-tuned where labels are given.
 
-    With `labels`, which tell the clips apart (machine, unit, operating state; not normal from
-    anomalous), the backbone is fine-tuned with ArcFace to tell them apart too, and the embedding
-    is what its head gives [1]_: what changes in a sound when a machine breaks is much like what
-    differs between machines. Without `labels` the backbone is used as it is and its tokens are
-    pooled, or `pretext` makes labels. What plain statistics of the spectrum know comes first in
-    an embedding with the small backbones of this package, see `statistics`.
+    With `labels`, which name the class of each clip (machine, unit, operating state; not normal
+    or anomalous), the backbone is fine-tuned with ArcFace to separate the classes, and the
+    embedding is the output of its head [1]_: what changes in a sound when a machine breaks is much
+    like what differs between machines. Without `labels`, the embedding of the small ViTs of this
+    package is the clip's `BandStatistics`, each divided by its deviation over the clips of `fit`
+    (with ``output="patches"``: the patches' `PatchStatistics`), and that of other backbones, or
+    with ``statistics=False``, is the pooled tokens of the pre-trained network.
 
     Parameters
     ----------
@@ -71,107 +83,52 @@ class AnoPatchEmbedder(
         Pool over time only and put the frequency bands side by side.
     output : {"clip", "patches"}, default="clip"
         One embedding a clip, or the token of each patch.
-    statistics : bool or "auto", default="auto"
-        Whether the clip's `BandStatistics`, or the patches' `PatchStatistics` with
-        ``output="patches"``, come before what the network gives. Labels turn the former into
-        the `SharedSubspace` of their classes. "auto" is False with other backbones than the small
-        ViTs of this package. With those statistics come beside a network that is fine-tuned, and
-        stand alone where none is: without labels, with fewer than 64 clips, and with fewer than
-        500 whose labels are not heard, which a linear classifier of the statistics finds out.
-        The scales differ: `MahalanobisDetector` does not mind, distances of `KNNDetector` do.
-    pretext : {"augmentation", "cluster"} or None, default=None
-        What fine-tuning tells apart. "augmentation": which of seven changes (pitch, tempo, tilt,
-        up, down or none) was made to a clip, and its label if it has one. "cluster": without
-        labels, clusters of the clips' statistics. None: the labels alone.
-    tuning : {"full", "lora", "head", "frozen"}, default="full"
-        What fine-tuning trains beside pooling and head: the whole backbone, low-rank updates of
-        its attention (LoRA [2]_), or nothing of it. "frozen" trains nothing at all, as if there
-        were no labels.
-    lora_rank : int, default=16
-        Rank of LoRA's updates; 64 is usual for backbones of 768 dimensions.
-    lora_targets : sequence of {"q", "k", "v"}, default=("q", "v")
-        The projections of attention that LoRA updates: query, key, value.
-    layer_decay : float, default=1.0
-        Learning rate of a layer of the backbone over that of the layer above it.
-    gradient_checkpointing : bool, default=False
-        Compute the layers twice in training, instead of keeping what is in them in memory.
-    n_dims : int, default=32
-        Dimensions of a fine-tuned embedding. Beside statistics, of those of them are kept the
-        principal directions that hold 95 % of how clips vary within their classes.
-    scale, margin : float, default=30.0 and 0.2
-        ArcFace's factor on the cosines and angle in radians, added for the target class only.
-    n_subcenters : int, default=1
-        ArcFace's centres a class; more help where a label covers several states.
-    time_mask, frequency_mask : int, default=40 and 60
-        SpecAugment's largest masks in frames and mel bins; at most half of either axis.
-    patch_dropout : float or "auto", default="auto"
-        Share of the patches that training leaves out, others each time: it takes less time and
-        learns less by heart. "auto" is half with the small ViTs of this package, else none.
-    mixup : float, default=0.0
-        Parameter alpha of the Beta distribution that clips of a batch are mixed by; 0 is none.
-    optimizer : str, default="AdamW"
-        Name of a class in `torch.optim`.
-    lr : float, default=5e-4
-        Learning rate after the warm-up.
-    weight_decay : float, default=0.05
-        Weight decay of the optimizer.
-    max_epochs : int or "auto", default="auto"
-        Passes over the training clips. "auto" are as many as make 20,000 clips, but at least 5 and
-        at most 100.
+    statistics : bool, default=True
+        Whether statistics replace the small ViTs of this package where there are no labels. They
+        rank clips better than what these networks give without fine-tuning.
+    fine_tuning : FineTuning or None, default=None
+        Settings of the training. None are its defaults. ``set_params(fine_tuning__lr=1e-4)``
+        works with both.
     batch_size : int, default=32
-        Clips a step, and clips embedded at a time.
-    warmup : float, default=0.1
-        Share of the steps in which the learning rate rises linearly; then it falls along a cosine.
-    gradient_clip : float or None, default=1.0
-        Largest norm of a gradient.
-    early_stopping : int or None, default=None
-        Stop after that many epochs without a lower loss on `validation_fraction` of the clips,
-        and keep the best epoch's weights.
-    validation_fraction : float, default=0.1
-        Share of the clips set aside for `early_stopping`.
-    callbacks : sequence of str or None, default=None
-        Further callbacks by their name in `skorch.callbacks`, or as ``"module:Class"``.
-    checkpoint_dir : str, Path or None, default=None
-        Folder where each epoch is saved. A fit with the same parameters and clips, even in
-        another process after the first was killed, goes on from there to the same weights.
-    n_workers : int, default=0
-        Processes that compute lazy patches ahead of the training.
+        Clips a step of the training, and clips embedded at a time.
     random_state : int, RandomState instance or None, default=None
         Seed of random weights, order and augmentation. Two fits with one seed agree to the bit.
     device : str, default="auto"
         Torch device. "auto" is a CUDA device if there is one, else the CPU.
-    precision : {"auto", "float32", "bfloat16"}, default="auto"
-        Precision of training; embeddings are always computed in float32. "auto" is bfloat16 where
-        the device multiplies it natively, else float32.
     verbose : int, default=0
         1 shows progress bars.
 
     Attributes
     ----------
     classes_ : list or None
-        The distinct labels in the order of their first appearance.
+        The distinct labels in the order of their first appearance, if there was a fine-tuning.
     history_ : list of dict or None
         What skorch records of each epoch of fine-tuning: its losses, and its seconds as "dur".
-    normalization_ : tuple (mean, std)
-        What log-mel bins are normalised by.
+    normalization_ : tuple (mean, std) or None
+        What log-mel bins are normalised by; None where statistics replace the network.
     n_features_in_ : int
         Patch area.
+
+    See Also
+    --------
+    FineTuning : The settings of the training.
+    BandStatistics : The statistics of a clip.
 
     References
     ----------
     .. [1] A. Jiang et al., "AnoPatch: Towards Better Consistency in Machine Anomalous Sound
        Detection", Interspeech 2024, arXiv 2406.11364.
-    .. [2] E. Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022,
-       arXiv 2106.09685.
 
     Examples
     --------
     >>> import numpy as np
     >>> from skanopatch import AnoPatchEmbedder, patchify
     >>> log_mel = np.random.default_rng(0).normal(size=(6, 32, 128))
-    >>> embedder = AnoPatchEmbedder(random_state=0)
-    >>> embedder.fit_transform(patchify(log_mel)).shape
+    >>> AnoPatchEmbedder().fit_transform(patchify(log_mel)).shape
     (6, 186)
+    >>> embedder = AnoPatchEmbedder(random_state=0).set_params(fine_tuning__max_epochs=1)
+    >>> embedder.fit_transform(patchify(log_mel), labels=[0, 1, 0, 1, 0, 1]).shape
+    (6, 192)
     """
 
     _parameter_constraints: dict = {
@@ -182,36 +139,11 @@ class AnoPatchEmbedder(
         "pooling": [StrOptions(set(POOLINGS))],
         "keep_bands": ["boolean"],
         "output": [StrOptions({"clip", "patches"})],
-        "statistics": ["boolean", StrOptions({"auto"})],
-        "pretext": [StrOptions({"augmentation", "cluster"}), None],
-        "tuning": [StrOptions({"full", "lora", "head", "frozen"})],
-        "lora_rank": [Interval(Integral, 1, None, closed="left")],
-        "lora_targets": [tuple, list],
-        "layer_decay": [Interval(Real, 0, 1, closed="right")],
-        "gradient_checkpointing": ["boolean"],
-        "n_dims": [Interval(Integral, 1, None, closed="left")],
-        "scale": [Interval(Real, 0, None, closed="neither")],
-        "margin": [Interval(Real, 0, math.pi / 2, closed="left")],
-        "n_subcenters": [Interval(Integral, 1, None, closed="left")],
-        "time_mask": [Interval(Integral, 0, None, closed="left")],
-        "frequency_mask": [Interval(Integral, 0, None, closed="left")],
-        "patch_dropout": [Interval(Real, 0, 1, closed="left"), StrOptions({"auto"})],
-        "mixup": [Interval(Real, 0, None, closed="left")],
-        "optimizer": [str],
-        "lr": [Interval(Real, 0, None, closed="neither")],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "statistics": ["boolean"],
+        "fine_tuning": [FineTuning, None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "warmup": [Interval(Real, 0, 1, closed="left")],
-        "gradient_clip": [Interval(Real, 0, None, closed="neither"), None],
-        "early_stopping": [Interval(Integral, 1, None, closed="left"), None],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "callbacks": [tuple, list, None],
-        "checkpoint_dir": [str, Path, None],
-        "n_workers": [Interval(Integral, 0, None, closed="left")],
         "random_state": ["random_state"],
         "device": [str],
-        "precision": [StrOptions({"auto", "float32", "bfloat16"})],
         "verbose": ["verbose"],
     }
 
@@ -225,36 +157,11 @@ class AnoPatchEmbedder(
         pooling="attentive",
         keep_bands=False,
         output="clip",
-        statistics="auto",
-        pretext=None,
-        tuning="full",
-        lora_rank=16,
-        lora_targets=("q", "v"),
-        layer_decay=1.0,
-        gradient_checkpointing=False,
-        n_dims=32,
-        scale=30.0,
-        margin=0.2,
-        n_subcenters=1,
-        time_mask=40,
-        frequency_mask=60,
-        patch_dropout="auto",
-        mixup=0.0,
-        optimizer="AdamW",
-        lr=5e-4,
-        weight_decay=0.05,
-        max_epochs="auto",
+        statistics=True,
+        fine_tuning=None,
         batch_size=32,
-        warmup=0.1,
-        gradient_clip=1.0,
-        early_stopping=None,
-        validation_fraction=0.1,
-        callbacks=None,
-        checkpoint_dir=None,
-        n_workers=0,
         random_state=None,
         device="auto",
-        precision="auto",
         verbose=0,
     ):
         self.backbone = backbone
@@ -265,36 +172,58 @@ class AnoPatchEmbedder(
         self.keep_bands = keep_bands
         self.output = output
         self.statistics = statistics
-        self.pretext = pretext
-        self.tuning = tuning
-        self.lora_rank = lora_rank
-        self.lora_targets = lora_targets
-        self.layer_decay = layer_decay
-        self.gradient_checkpointing = gradient_checkpointing
-        self.n_dims = n_dims
-        self.scale = scale
-        self.margin = margin
-        self.n_subcenters = n_subcenters
-        self.time_mask = time_mask
-        self.frequency_mask = frequency_mask
-        self.patch_dropout = patch_dropout
-        self.mixup = mixup
-        self.optimizer = optimizer
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.max_epochs = max_epochs
+        self.fine_tuning = fine_tuning
         self.batch_size = batch_size
-        self.warmup = warmup
-        self.gradient_clip = gradient_clip
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.callbacks = callbacks
-        self.checkpoint_dir = checkpoint_dir
-        self.n_workers = n_workers
         self.random_state = random_state
         self.device = device
-        self.precision = precision
         self.verbose = verbose
+
+    def set_params(self, **params):
+        """Set parameters, also those of `fine_tuning` where that is None.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters, and those of the training as ``fine_tuning__<name>``.
+
+        Returns
+        -------
+        self : object
+        """
+        is_nested = any(name.startswith("fine_tuning__") for name in params)
+        if is_nested and params.get("fine_tuning", self.fine_tuning) is None:
+            params["fine_tuning"] = FineTuning()
+        return super().set_params(**params)
+
+    def set_output(self, *, transform=None):
+        """Set the container of embeddings; the tokens of ``output="patches"`` stay an array.
+
+        Parameters
+        ----------
+        transform : {"default", "pandas", "polars"} or None, default=None
+            Container of `transform` and `fit_transform`; None changes nothing.
+
+        Returns
+        -------
+        self : object
+        """
+        has_columns = hasattr(self, "get_feature_names_out")
+        return super().set_output(transform=transform) if has_columns else self
+
+    @available_if(_has_columns)
+    def get_feature_names_out(self, input_features=None):
+        """Return the names of the columns: "anopatchembedder0" and so on.
+
+        Parameters
+        ----------
+        input_features : array-like of str or None, default=None
+            Ignored.
+
+        Returns
+        -------
+        names : ndarray of str
+        """
+        return super().get_feature_names_out(input_features)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None, *, labels=None):
@@ -308,8 +237,8 @@ class AnoPatchEmbedder(
         y : None
             Ignored; drop anomalous clips with `FitOnNormal`.
         labels : array-like of shape (n_clips,), default=None
-            What fine-tuning tells apart: any hashable a clip, such as a machine's name or a
-            tuple of attributes. Of how many clips it takes, `statistics` tells.
+            The class of each clip, which fine-tuning learns: any hashable, such as a machine's
+            name or a tuple of attributes.
 
         Returns
         -------
@@ -322,65 +251,73 @@ class AnoPatchEmbedder(
             or a parameter does not fit the backbone.
         MemoryError
             If a batch does not fit into the memory of the device.
+
+        Warns
+        -----
+        UserWarning
+            If the backbone was trained with a fixed normalization, and the patches are so far
+            from it that they seem to come from another front end.
         """
-        made_with = getattr(X, "front_end", None)
-        check_front_end(self.backbone, made_with)
-        X, self._grid = validate_patches(self, X, n_freq=self.n_freq, reset=True)
-        self._log_unit = measure_log_unit(X, self._grid, made_with)
+        settings = FineTuning() if self.fine_tuning is None else self.fine_tuning
+        settings._validate_params()
+        X, grid = validate_patches(self, X, n_freq=self.n_freq, reset=True)
+        self._n_mels = grid.n_mels
+        self._fitted_output = self.output
+        normalization = self._given_normalization()
         device = choose_device(self.device)
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        is_trained = labels is not None and settings.tuning != "frozen"
+        self.classes_ = self.history_ = self.normalization_ = None
+        self._module = self._module_params = self._statistics = self._scaler = None
+        if not is_trained and self.statistics and joins_statistics(self.backbone):
+            self._fit_statistics(X)
+            return self
         usable, measured = survey_patches(X, self.batch_size)
-        target = self._target(labels, X, usable, seed)
-        is_auto = self.statistics == "auto" and joins_statistics(self.backbone)
-        self._has_statistics = is_auto or (self.statistics != "auto" and bool(self.statistics))
-        bands = None
-        if self._has_statistics and self.classes_ is not None:
-            bands = self._bands().fit_transform(X)
-        learns = target is not None
-        if learns and is_auto and self.pretext is None:
-            learns = are_worth_learning(target[usable], bands[usable])
-        self._has_network = learns or not is_auto
-        self._module_params = {
+        params = {
             "backbone": self.backbone,
-            "grid": self._grid,
-            "normalization": self._normalization(measured),
+            "grid": tuple(grid),
+            "normalization": measured if self.normalization == "fit" else normalization,
             "measured": measured,
             "layers": self.layers,
             "pooling": self.pooling,
             "keep_bands": self.keep_bands,
-            "n_dims": self.n_dims if learns else None,
-            "time_mask": self.time_mask,
-            "frequency_mask": self.frequency_mask,
-            "patch_dropout": self.patch_dropout,
-            "tuning": self.tuning if learns else "frozen",
-            "lora_rank": self.lora_rank,
-            "lora_targets": self.lora_targets,
+            "tuning": "frozen",
         }
-        self.history_ = self._heard_classes = None
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         # The generators of the caller stay as they are, and what ran before does not matter.
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
-            if not learns:
-                module = PatchEmbedding(**self._module_params)
-                self._check_module(module)
-            else:
+            if is_trained:
+                self._check_that_fit_can_resume(settings)
+                target = self._encode(labels, len(X), usable)
                 module, self.history_ = fine_tune(
-                    self,
                     X,
                     target,
                     usable,
-                    module_params=self._module_params,
+                    settings=settings,
+                    module_params={
+                        **params,
+                        "n_dims": settings.n_dims,
+                        "time_mask": settings.time_mask,
+                        "frequency_mask": settings.frequency_mask,
+                        "patch_dropout": settings.patch_dropout,
+                        "tuning": settings.tuning,
+                        "lora_rank": settings.lora_rank,
+                    },
+                    batch_size=self.batch_size,
                     seed=seed,
                     device=device,
+                    verbose=bool(self.verbose),
                 )
-                self._module_params["n_dims"] = module.n_dims
-                is_told = bands is None and self.classes_ is not None and self.output == "clip"
-                if is_told and len(self.classes_) <= MOST_CLASSES:
-                    clips = PatchDataset(X, target, usable, n_freq=self._grid.n_freq)
-                    heard = hear_classes(module, clips, self.batch_size, device)
-                    self._heard_classes = SeenClips(*heard)
-        self._subspace = None if bands is None else SharedSubspace().fit(bands, labels=target)
-        self._set_module(module)
+                params["n_dims"] = settings.n_dims
+            else:
+                module = PatchEmbedding(**params)
+        self._module_params = {**params, "config": module.backbone.config}
+        self._module = module.cpu().eval().requires_grad_(False)
+        self.normalization_ = (float(module.mean), float(module.std))
+        self._n_features_out = module.n_dims
+        is_fixed = module.backbone.normalization not in (None, (0.0, 1.0))
+        if self.normalization == "backbone" and is_fixed:
+            self._warn_of_another_front_end(measured[0])
         return self
 
     def transform(self, X):
@@ -395,16 +332,12 @@ class AnoPatchEmbedder(
         Returns
         -------
         embeddings : ndarray of shape (n_clips, n_dims), float32
-            With ``output="patches"``, tokens (n_clips, n_tokens, n_dims). NaN for clips whose
-            patches are NaN. The array of one embedding a clip tells detectors how many features
-            statistics and network have, which classes were told apart, and how clips would look
-            that were not in the training.
+            With the `output` "patches" in `fit`, tokens (n_clips, n_tokens, n_dims). NaN for clips
+            whose patches are NaN.
         """
         check_is_fitted(self)
-        check_front_end(self._module_params["backbone"], getattr(X, "front_end", None))
-        X, _ = validate_patches(self, X, n_freq=self.n_freq, reset=False, n_mels=self._grid.n_mels)
-        device = choose_device(self.device)
-        self._module.to(device)
+        X, _ = validate_patches(self, X, n_freq=self.n_freq, reset=False, n_mels=self._n_mels)
+        embed = self._describe if self._module is None else self._embed
         batches = tqdm(
             iterate_batches(X, self.batch_size),
             total=math.ceil(len(X) / self.batch_size),
@@ -412,40 +345,37 @@ class AnoPatchEmbedder(
             unit="batch",
             disable=not self.verbose,
         )
+        return np.concatenate([embed(batch) for batch in batches])
+
+    def _fit_statistics(self, X: Any) -> None:
+        statistics = BandStatistics if self.output == "clip" else PatchStatistics
+        # Arrays, also where scikit-learn's `transform_output` is set to pandas.
+        self._statistics = statistics(self.n_freq).set_output(transform="default").fit(X)
+        if self.output == "clip":
+            batches = iterate_batches(X, self.batch_size)
+            values = np.concatenate([self._statistics.transform(batch) for batch in batches])
+            if np.isnan(values).all():
+                raise ValueError(NO_USABLE_CLIP)
+            self._scaler = StandardScaler(with_mean=False).set_output(transform="default").fit(values)
+            self._n_features_out = values.shape[1]
+
+    def _describe(self, batch: np.ndarray) -> np.ndarray:
+        """Return the statistics of a batch."""
+        values = self._statistics.transform(batch)
+        return values if self._scaler is None else self._scaler.transform(values)
+
+    def _embed(self, batch: np.ndarray) -> np.ndarray:
+        """Return what the network gives for a batch."""
+        device = choose_device(self.device)
+        module = self._module.to(device)
+        network = module.tokens if self._fitted_output == "patches" else module
         with torch.inference_mode(), memory_errors(self.batch_size):
-            embeddings = np.concatenate([self._embed(batch, device) for batch in batches])
-        if self.output == "patches":
-            return embeddings
-        n_dims = self._module.n_dims if self._has_network else 0
-        blocks = tuple(size for size in (embeddings.shape[1] - n_dims, n_dims) if size)
-        subspace = self._subspace
-        seen = subspace.seen_clips(WITHIN_A_CLASS) if subspace else self._heard_classes
-        notes = FeatureNotes(blocks, seen) if seen is not None or len(blocks) > 1 else None
-        return with_notes(embeddings, notes)
-
-    def _embed(self, batch: np.ndarray, device: torch.device) -> np.ndarray:
-        parts = []
-        if self._has_statistics:
-            parts.append(self._statistics(batch))
-        if self._has_network:
             patches = torch.tensor(batch, device=device)  # a copy: the array may be read-only
-            network = self._module if self.output == "clip" else self._module.tokens
-            parts.append(network(patches).cpu().numpy())
-        return np.concatenate(parts, axis=-1)
+            return network(patches).cpu().numpy()
 
-    def _statistics(self, batch: np.ndarray) -> np.ndarray:
-        """Compute the statistics of the output that is asked for."""
-        if self.output == "patches":
-            return PatchStatistics(self.n_freq, log_unit=self._log_unit).fit_transform(batch)
-        bands = self._bands().fit_transform(batch)
-        return bands if self._subspace is None else WITHIN_A_CLASS * self._subspace.transform(bands)
-
-    def _bands(self) -> BandStatistics:
-        return BandStatistics(self.n_freq, log_unit=self._log_unit)
-
-    def _normalization(self, measured: tuple[float, float]) -> tuple[float, float] | None:
+    def _given_normalization(self) -> tuple[float, float] | None:
         if isinstance(self.normalization, str):
-            return measured if self.normalization == "fit" else None
+            return None
         are_numbers = all(isinstance(number, Real) for number in self.normalization)
         if not are_numbers or len(self.normalization) != 2 or not self.normalization[1] > 0:
             raise ValueError(
@@ -454,45 +384,60 @@ class AnoPatchEmbedder(
             )
         return self.normalization
 
-    def _check_module(self, module: PatchEmbedding) -> None:
-        if self._has_statistics and self._has_network and self.output == "patches":
-            module.check_tokens_are_patches(self.statistics)
-
-    def _target(self, labels: Any, X: Any, usable: np.ndarray, seed: int) -> np.ndarray | None:
-        """Return the class of each clip that fine-tuning tells apart, None without fine-tuning."""
-        self.classes_ = None
-        if self.tuning == "frozen":
-            return None
-        if labels is not None:
-            self.classes_, target = encode_labels(labels, len(X))
-            heard = np.unique(target[usable])
-            if len(heard) < 2:
-                raise ValueError(
-                    "labels must have at least 2 distinct values to tell apart, of clips that can "
-                    f"be read. Got only {self.classes_[heard[0]]!r}; leave labels out to use the "
-                    "backbone as it is."
-                )
-            return target
-        if self.pretext is None:
-            return None
-        target = np.zeros(len(X), dtype=int)
-        if self.pretext == "cluster":
-            target[usable] = cluster(self._bands().fit_transform(X)[usable], seed)
+    def _encode(self, labels: Any, n_clips: int, usable: np.ndarray) -> np.ndarray:
+        """Set `classes_` and return the class of each clip."""
+        self.classes_, target = encode_labels(labels, n_clips)
+        found = np.unique(target[usable])
+        if len(found) < 2:
+            raise ValueError(
+                "labels must have at least 2 distinct values to learn from, of clips that can be "
+                f"read. Got only {self.classes_[found[0]]!r}; leave labels out to use the "
+                "backbone as it is."
+            )
         return target
 
-    def _set_module(self, module: PatchEmbedding) -> None:
-        module.cpu().eval().requires_grad_(False)
-        self._module = module
-        self._module_params["config"] = module.backbone.config
-        self.normalization_ = (float(module.mean), float(module.std))
-        self._n_features_out = 0
-        if self._has_statistics:
-            n_time, n_freq, height, width = self._grid
-            a_clip = np.zeros((1, n_time * n_freq, height * width), dtype=np.float32)
-            self._n_features_out += self._statistics(a_clip).shape[-1]
-        if self._has_network:
-            is_clip = self.output == "clip"
-            self._n_features_out += module.n_dims if is_clip else module.backbone.n_dims
+    def _check_that_fit_can_resume(self, settings: FineTuning) -> None:
+        if settings.checkpoint_dir is not None and not isinstance(self.random_state, Integral):
+            raise ValueError(
+                "checkpoint_dir needs a random_state that is an int: it identifies the fit to "
+                f"resume. Got random_state={self.random_state!r} instead."
+            )
+
+    def _warn_of_another_front_end(self, measured: float) -> None:
+        mean, std = self.normalization_
+        distance = (measured - mean) / std
+        if not _LEAST_MEAN <= distance <= _LARGEST_MEAN:
+            warnings.warn(
+                f"The patches have a mean of {measured:.1f}, and the backbone {self.backbone!r} "
+                f"was trained on a mean of {mean:.1f}: they differ by {distance:.1f} times "
+                f"{std:.1f}, the divisor, where {_LEAST_MEAN} to {_LARGEST_MEAN} are usual. "
+                "Another front end (scale, window or unit of the logarithm) may have made them: "
+                f"MelPatcher.for_backbone({self.backbone!r}) makes patches that fit, and "
+                "normalization='fit' takes those given as they are.",
+                UserWarning,
+                stacklevel=4,
+            )
+
+    def __getstate__(self):
+        state = dict(super().__getstate__())
+        module = state.pop("_module", None)
+        if module is not None:
+            # Bytes of safetensors: they have no device, and reading them executes nothing.
+            weights = {name: t.cpu().contiguous() for name, t in module.state_dict().items()}
+            state["_weights"] = save(weights)
+        return state
+
+    def __setstate__(self, state):
+        state = dict(state)
+        weights = state.pop("_weights", None)
+        super().__setstate__(state)
+        if hasattr(self, "_module_params"):
+            self._module = None
+        if weights is not None:
+            with torch.random.fork_rng(devices=[]):  # leaves no trace in the global generator
+                module = PatchEmbedding(**self._module_params, pretrained=False)
+            module.load_state_dict(load(weights))
+            self._module = module.eval().requires_grad_(False)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -23,8 +23,7 @@ import skanopatch
 from skanopatch.audio import file_state
 from skanopatch.datasets.challenge import write_challenge_files
 from skanopatch.datasets.dcase import load_dcase
-from skanopatch.detectors import GroupedDetector, KNNDetector
-from skanopatch.feature_notes import notes_of, with_notes
+from skanopatch.detectors import GroupedDetector
 from skanopatch.files import atomic_write
 from skanopatch.metrics import DCASEScores, dcase_scores
 
@@ -105,7 +104,7 @@ def evaluate_dcase(
 
     The steps before the detector are fitted once, on the clips of all machines, and told machine,
     section and attributes as ``labels`` if they take labels. A detector is then fitted for each
-    machine and section, and told the domains if it takes them.
+    machine and section, with the domains if it takes them.
 
     Parameters
     ----------
@@ -130,8 +129,8 @@ def evaluate_dcase(
         it.
 
     domains : bool, default=True
-        Whether the detector is told the domains of its training clips. Detectors that need more
-        clips than a target domain has, 3 to 10, cannot be.
+        Whether the detector is fitted with the domains of its training clips. It then needs as many
+        clips of each as the detector asks for; target domains have 3 to 10.
 
     cache : str or Path, default=None
         A folder that keeps the fitted embedder and the embeddings of each machine, by the
@@ -191,12 +190,10 @@ def evaluate_dcase(
         detector = clone(pipeline[-1])
         if not isinstance(detector, GroupedDetector):
             detector = GroupedDetector(detector)
-        inner = KNNDetector() if detector.detector is None else detector.detector
-        told = domains and has_fit_parameter(inner, "domains")
         detector.fit(
             embeddings[is_train],
             groups=section_names[is_train],
-            **({"domains": data.domain[is_train]} if told else {}),
+            domains=data.domain[is_train] if domains else None,
         )
         anomaly_score = detector.anomaly_score(embeddings[is_test], groups=section_names[is_test])
         decision = detector.predict(embeddings[is_test], groups=section_names[is_test]) == -1
@@ -253,7 +250,7 @@ def _embed(
     embeddings = np.full((len(files), *parts[0][1].shape[1:]), np.nan, parts[0][1].dtype)
     for rows, part in parts:
         embeddings[rows] = part
-    return with_notes(embeddings, notes_of(parts[0][1]))
+    return embeddings
 
 
 def _fit(steps: Pipeline, paths: NDArray, labels: list[str], folder: Path | None) -> Pipeline:

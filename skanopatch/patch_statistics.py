@@ -1,4 +1,4 @@
-"""PatchStatistics: what each patch holds, told against the rest of its clip and band."""
+"""PatchStatistics: each patch against the rest of its clip and band."""
 
 from __future__ import annotations
 
@@ -10,15 +10,22 @@ from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from skanopatch.patches import PatchGrid, iterate_batches, measure_log_unit, validate_patches
+from skanopatch.patches import (
+    ArrayOutputMixin,
+    PatchGrid,
+    iterate_batches,
+    measure_log_unit,
+    validate_patches,
+)
 
 _BATCH_SIZE = 8  # clips: their powers stay in the cache
 
-# Levels of a frame that are told apart, in nepers of power (13 dB either way) about the band's.
+# What the level of a frame is compared with: nepers of power about the mean of its band, 13 dB
+# either way.
 _LEVELS = np.linspace(-3.0, 3.0, 16, dtype=np.float32)
 
 
-class PatchStatistics(TransformerMixin, BaseEstimator):
+class PatchStatistics(ArrayOutputMixin, TransformerMixin, BaseEstimator):
     """Describe each patch by its spectrum, its peaks and its levels: tokens without a network.
 
     All numbers refer to the mean of the patch's band over the clip, so that neither gain nor a
@@ -35,7 +42,8 @@ class PatchStatistics(TransformerMixin, BaseEstimator):
         Frequency bands of the patches: ``n_mels // patch_size`` of the `MelPatcher`.
     log_unit : float or "auto", default="auto"
         Nepers (natural logarithms of power) that a unit of the patches is: 1 for those of
-        `MelPatcher`, 0.23 for decibels. "auto" knows the former, and measures it for others.
+        `MelPatcher`, 0.23 for decibels. "auto" measures it, by how far bins step from frame to
+        frame, and takes exactly 1 or ln(10) / 10 where it is near to either.
 
     Attributes
     ----------
@@ -68,7 +76,7 @@ class PatchStatistics(TransformerMixin, BaseEstimator):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
-        """Check the patches; and learn the unit of the logarithm.
+        """Check the patches, and learn the unit of the logarithm.
 
         Parameters
         ----------
@@ -81,12 +89,9 @@ class PatchStatistics(TransformerMixin, BaseEstimator):
         -------
         self : object
         """
-        made_with = getattr(X, "front_end", None)
         X, grid = validate_patches(self, X, n_freq=self.n_freq, reset=True)
-        self.log_unit_ = self.log_unit
-        if self.log_unit == "auto":
-            self.log_unit_ = measure_log_unit(X, grid, made_with)
-        self._n_features_out = 2 * grid.width + len(_LEVELS)
+        is_auto = self.log_unit == "auto"
+        self.log_unit_ = measure_log_unit(X, grid) if is_auto else float(self.log_unit)
         return self
 
     def transform(self, X):

@@ -18,7 +18,6 @@ from sklearn.utils.validation import validate_data
 
 from skanopatch.audio import Clip, clip_name, file_state, is_path, load_clip
 from skanopatch.log_mel import FrontEnd
-from skanopatch.noted_array import NotedArray
 
 # Clips a worker computes in one task: about 60 ms of work, against 1 ms to hand it out.
 _CLIPS_PER_TASK = 16
@@ -27,6 +26,10 @@ _CLIPS_PER_TASK = 16
 # recordings of five kinds of machine and on simulated ones, whatever their gain and colour.
 _TYPICAL_STEP = 0.7
 _CLIPS_TO_MEASURE = 100
+_DECIBEL = math.log(10) / 10  # nepers of power
+_SNAP = 1.6
+
+NO_USABLE_CLIP = "Every clip is NaN: there is nothing to learn from."
 
 # Paths, arrays and pairs in a list, or an array with a clip a row.
 Clips: TypeAlias = "list[Clip] | np.ndarray"
@@ -160,20 +163,22 @@ def patch_grid(shape: tuple[int, int], n_freq: int) -> PatchGrid:
     return PatchGrid(n_patches // n_freq, n_freq, height, width)
 
 
-class Patches(NotedArray):
-    """An array of patches that tells which front end made them, by itself and in its slices.
+class ArrayOutputMixin:
+    """For a transformer whose output is no table: `set_output` leaves it an array."""
 
-    What `MelPatcher.transform` returns, so that a backbone can refuse patches which were made for
-    another. Where an operation turns it into a plain array, nothing is checked.
+    def set_output(self, *, transform=None):
+        """Do nothing: patches stay arrays, also where a whole pipeline is set to pandas.
 
-    Attributes
-    ----------
-    front_end : FrontEnd or None
-        What made the patches, if that is known.
-    """
+        Parameters
+        ----------
+        transform : {"default", "pandas", "polars"} or None, default=None
+            Ignored.
 
-    _note = "front_end"
-    front_end: FrontEnd | None = None
+        Returns
+        -------
+        self : object
+        """
+        return self
 
 
 class LazyPatches:
@@ -384,29 +389,35 @@ def validate_patches(
     return X, grid
 
 
-def measure_log_unit(
-    X: np.ndarray | LazyPatches, grid: PatchGrid, made_with: FrontEnd | None
-) -> float:
+def measure_log_unit(X: np.ndarray | LazyPatches, grid: PatchGrid) -> float:
     """Return how many nepers (natural logarithms of power) a unit of the patches is.
 
-    1 for what `MelPatcher` makes. The logarithm of other patches is not known, and they may have
-    been divided by anything: it is told by how far bins step from frame to frame, since in the
-    noise that is in every recording they do so by the same factor of power.
+    In the noise that is in every recording, bins step from frame to frame by the same factor of
+    power. Their median step in units of the patches so measures the unit.
 
     Parameters
     ----------
     X : ndarray or LazyPatches of shape (n_clips, n_patches, patch_area)
+        At most 100 clips, evenly spread, are looked at.
     grid : PatchGrid
         How the patches lie.
-    made_with : FrontEnd or None
-        What made them, if that is known.
+
+    Returns
+    -------
+    log_unit : float
+        Exactly 1 (natural logarithms) or ln(10) / 10 (decibels) where the measured unit is within
+        a factor of 1.6 of either, else the measured unit. 1 where nothing moves.
     """
-    if made_with is not None:
-        return 1.0
     sample = X[:: -(-len(X) // _CLIPS_TO_MEASURE)]
     steps = np.abs(np.diff(unpatchify(sample, grid.n_freq), axis=1))
     moving = steps[steps > 0]  # neither NaN nor digital silence
-    return _TYPICAL_STEP / float(np.median(moving)) if len(moving) else 1.0
+    if not len(moving):
+        return 1.0
+    measured = _TYPICAL_STEP / float(np.median(moving))
+    for unit in (1.0, _DECIBEL):
+        if max(measured / unit, unit / measured) <= _SNAP:
+            return unit
+    return measured
 
 
 def iterate_batches(X: np.ndarray | LazyPatches, batch_size: int) -> Iterator[np.ndarray]:
@@ -442,6 +453,6 @@ def survey_patches(
         mean += shift * values.size / (count + values.size)
         count += values.size
     if count == 0:
-        raise ValueError("Every clip is NaN: there is nothing to learn from.")
+        raise ValueError(NO_USABLE_CLIP)
     std = math.sqrt(squares / count)
     return np.flatnonzero(np.concatenate(usable)), (mean, std or 1.0)

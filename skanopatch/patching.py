@@ -14,19 +14,19 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skanopatch.audio import as_clip_list, clip_duration, clip_name, pcm_to_float
 from skanopatch.log_mel import WINDOWS, FrontEnd
-from skanopatch.patches import Clips, LazyPatches, Patches, bullets
+from skanopatch.patches import ArrayOutputMixin, Clips, LazyPatches, bullets
 
 
-class MelPatcher(TransformerMixin, BaseEstimator):
+class MelPatcher(ArrayOutputMixin, TransformerMixin, BaseEstimator):
     """Cut the log-mel spectrograms of clips into patches.
 
     The spectrogram is Kaldi's log-mel filterbank [1]_, as BEATs, AST and AudioMAE take it; it is
-    not normalised here, since what follows knows the mean and deviation it was trained with.
+    not normalised here, since a backbone has the mean and deviation that it was trained with.
 
     Parameters
     ----------
     sample_rate : int, default=16000
-        Rate in Hz at which clips are heard. Clips of other rates are resampled.
+        Rate in Hz of the spectrogram. Clips of other rates are resampled.
     n_mels : int, default=128
         Mel bins, a multiple of `patch_size`. At 16 kHz with 128 bins the fourth bin holds no FFT
         bin and is constant, in Kaldi as here; pre-trained weights expect that.
@@ -48,7 +48,7 @@ class MelPatcher(TransformerMixin, BaseEstimator):
         Which channel of a clip with several, or their mean. Averaging the microphones of an array
         cancels what reaches them out of phase, so the first one is taken.
     duration : float, default=10.0
-        Seconds of each clip that are heard. A longer clip is cut, so a fault that starts later is
+        Seconds of each clip that are used. A longer clip is cut, so a fault that starts later is
         missed; a shorter one is repeated until it is long enough, which costs the time of a full
         clip and may add a click at each seam. None takes the length of the longest clip in `fit`.
     on_error : {"raise", "nan"}, default="raise"
@@ -61,9 +61,9 @@ class MelPatcher(TransformerMixin, BaseEstimator):
     Attributes
     ----------
     duration_ : float
-        Seconds of each clip that are heard.
+        Seconds of each clip that are used.
     n_features_in_ : int
-        Samples a clip, when `fit` saw a 2-D array.
+        Samples a clip, when `fit` got a 2-D array.
 
     See Also
     --------
@@ -219,11 +219,13 @@ class MelPatcher(TransformerMixin, BaseEstimator):
             on_error=self.on_error,
             n_jobs=self.n_jobs,
         )
-        if patches.nbytes > get_config()["working_memory"] * 2**20:
-            return patches
-        array = np.asarray(patches).view(Patches)
-        array.front_end = patches.front_end
-        return array
+        is_large = patches.nbytes > get_config()["working_memory"] * 2**20
+        return patches if is_large else np.asarray(patches)
+
+    @property
+    def front_end(self) -> FrontEnd:
+        """The mel settings of the patches, as displays of spectrograms take them."""
+        return self._front_end()
 
     def _front_end(self) -> FrontEnd:
         names = FrontEnd.__dataclass_fields__

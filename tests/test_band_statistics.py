@@ -1,13 +1,15 @@
-"""BandStatistics: each number against its definition, and what it hears."""
+"""BandStatistics: each number against its definition, and the unit of the logarithm."""
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.signal import lfilter
 from scipy.special import logsumexp
+from sklearn import config_context
 from sklearn.base import clone
 
 from skanopatch import BandStatistics, MelPatcher, PatchStatistics, patchify
+from skanopatch.patches import LazyPatches
 
 
 def by_definition(log_mel):
@@ -83,17 +85,40 @@ def test_the_unit_of_the_logarithm_does_not_matter(statistics):
     assert np.abs(taken_for_nepers - statistics.fit_transform(nepers)).max() > 1
 
 
+def noise_patches(colour, gain=1.0, n_clips=4):
+    noise = np.random.default_rng(0).normal(size=(n_clips, 32000))
+    return MelPatcher(duration=2.0).fit_transform(gain * lfilter([1], [1, -colour], noise))
+
+
+@pytest.mark.parametrize("estimator", [BandStatistics(), PatchStatistics()])
 @pytest.mark.parametrize("colour", [0.0, 0.97])
-def test_the_unit_is_told_by_the_jitter_of_noise(colour):
-    noise = lfilter([1], [1, -colour], np.random.default_rng(0).normal(size=(4, 32000)))
-    patches = MelPatcher(duration=2.0).fit_transform(noise)
-    assert BandStatistics().fit(patches).log_unit_ == 1
-    unknown = np.asarray(patches)
-    assert BandStatistics().fit(unknown).log_unit_ == pytest.approx(1, abs=0.15)
-    standardized = (unknown - unknown.mean()) / unknown.std()
-    measured = BandStatistics().fit(standardized).log_unit_
-    assert measured == pytest.approx(unknown.std(), rel=0.15)
+def test_the_unit_is_measured_by_the_steps_of_noise(colour, estimator):
+    patches = noise_patches(colour)
+    decibels = 10 / np.log(10) * patches
+    assert clone(estimator).fit(patches).log_unit_ == 1
+    assert clone(estimator).fit(decibels).log_unit_ == np.log(10) / 10
+    standardized = (patches - patches.mean()) / (4 * patches.std())
+    measured = clone(estimator).fit(standardized).log_unit_
+    assert measured == pytest.approx(4 * patches.std(), rel=0.15)
 
 
-def test_silence_has_no_unit_to_be_told_by():
+@pytest.mark.parametrize("estimator", [BandStatistics(), PatchStatistics()])
+def test_lazy_patches_arrays_and_slices_of_them_give_the_same_statistics(estimator):
+    clips = np.random.default_rng(0).normal(size=(120, 8000))
+    patcher = MelPatcher(duration=0.5)
+    eager = patcher.fit_transform(clips)
+    with config_context(working_memory=0.1):
+        lazy = patcher.transform(clips)
+    assert isinstance(lazy, LazyPatches)
+    expected = clone(estimator).fit_transform(eager)
+    assert_array_equal(clone(estimator).fit_transform(lazy), expected)
+    for rows in (slice(3, 6), slice(None, None, 50), [7]):
+        for patches in (lazy[rows], eager[rows]):
+            assert type(patches) is np.ndarray
+            fitted = clone(estimator).fit(patches)
+            assert fitted.log_unit_ == 1
+            assert_array_equal(fitted.transform(patches), expected[rows])
+
+
+def test_silence_has_no_unit():
     assert BandStatistics().fit(np.zeros((3, 8, 256))).log_unit_ == 1

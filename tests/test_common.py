@@ -5,22 +5,25 @@ import inspect
 import pytest
 from numpydoc.docscrape import NumpyDocString
 from sklearn.base import BaseEstimator
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import skanopatch
 from skanopatch import (
     AnoPatchEmbedder,
     BandStatistics,
+    CalibratedDetector,
     FitOnNormal,
     GMMDetector,
     GroupedDetector,
+    JoinedDetector,
     KNNDetector,
     MahalanobisDetector,
     MelPatcher,
     MelStatistics,
     PatchKNNDetector,
     PatchStatistics,
-    SharedSubspace,
     SubbandKNNDetector,
 )
 
@@ -30,6 +33,9 @@ INSTANCES = [
     FitOnNormal(KNNDetector()),
     GMMDetector(),
     GroupedDetector(),
+    GroupedDetector(KNNDetector(), pooled=True),
+    CalibratedDetector(make_pipeline(StandardScaler(), KNNDetector())),
+    JoinedDetector([("spread", MahalanobisDetector()), ("near", KNNDetector())]),
     KNNDetector(),
     KNNDetector(metric="euclidean", normalization="local_density"),
     KNNDetector(n_neighbors=2, normalization="variance_min"),
@@ -39,7 +45,6 @@ INSTANCES = [
     PatchKNNDetector(),
     PatchKNNDetector(metric="euclidean", max_bank_size=10, random_state=0),
     PatchStatistics(),
-    SharedSubspace(),
     SubbandKNNDetector(metric="cosine"),
     SubbandKNNDetector(),
 ]

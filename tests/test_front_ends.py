@@ -1,49 +1,52 @@
-"""Patches tell what made them, so that a backbone refuses those that were made for another."""
+"""Front ends: patches are plain arrays, and functions that build pipelines refuse a mismatch."""
 
 import pickle
 
-import joblib
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 from sklearn.pipeline import make_pipeline
 
-from skanopatch import AnoPatchEmbedder, KNNDetector, MelPatcher
+from skanopatch import BandStatistics, MelPatcher, PatchStatistics, make_anopatch_pipeline
+from skanopatch.backbones.base import KALDI, KALDI_HANNING
 
 CLIPS = np.random.default_rng(0).normal(size=(4, 16000))
 MISMATCH = r"trained with window='hanning', scale=1\.0, but"
 
 
+def test_patches_are_plain_arrays():
+    patches = MelPatcher(duration=1.0).fit_transform(CLIPS)
+    assert type(patches) is np.ndarray
+    assert_array_equal(pickle.loads(pickle.dumps(patches)), patches)
+
+
+def test_a_patcher_has_the_settings_of_its_backbone():
+    assert MelPatcher(duration=1.0).front_end == KALDI
+    assert MelPatcher.for_backbone("ast:x").front_end == KALDI_HANNING
+
+
 @pytest.mark.parametrize(
-    "carry",
+    "build",
     [
-        lambda X: X,
-        lambda X: X[1:],
-        lambda X: X[np.array([0, 2])],
-        lambda X: pickle.loads(pickle.dumps(X)),
-        lambda X: X.copy(),
+        lambda **params: MelPatcher.for_backbone("ast:x", **params),
+        lambda **params: make_anopatch_pipeline(
+            "ast:x", **{f"melpatcher__{name}": value for name, value in params.items()}
+        ),
     ],
-    ids=["itself", "a slice", "rows", "a pickle", "a copy"],
+    ids=["patcher", "pipeline"],
 )
-def test_a_mismatch_is_refused_whatever_happened_to_the_patches(carry):
-    patches = MelPatcher(duration=1.0).fit_transform(CLIPS)
+def test_a_mismatch_is_refused_where_parts_are_put_together(build):
+    build(duration=1.0)
     with pytest.raises(ValueError, match=MISMATCH):
-        AnoPatchEmbedder("audiomae:x").fit(carry(patches))
+        build(window="povey", scale=2.0**15)
 
 
-def test_a_mismatch_is_refused_where_a_pipeline_remembers_its_patches(tmp_path):
-    for _ in range(2):
-        pipe = make_pipeline(
-            MelPatcher(duration=1.0), AnoPatchEmbedder("ast:x"), KNNDetector(), memory=str(tmp_path)
-        )
-        with pytest.raises(ValueError, match=MISMATCH):
-            pipe.fit(CLIPS)
-
-
-def test_patches_from_a_file_know_their_front_end_and_their_values(tmp_path):
-    patches = MelPatcher(duration=1.0).fit_transform(CLIPS)
-    joblib.dump(patches, tmp_path / "patches")
-    loaded = joblib.load(tmp_path / "patches")
-    assert loaded.front_end == patches.front_end
-    assert_array_equal(loaded, patches)
-    assert type(np.asarray(loaded)) is np.ndarray
+def test_a_whole_pipeline_is_set_to_pandas_and_patches_stay_arrays():
+    for statistics in (BandStatistics(), PatchStatistics()):
+        pipe = make_pipeline(MelPatcher(duration=1.0), statistics)
+        expected = pipe.fit_transform(CLIPS)
+        pipe.set_output(transform="pandas")
+        assert type(pipe[0].transform(CLIPS)) is np.ndarray
+        found = pipe.fit_transform(CLIPS)
+        assert_array_equal(found, expected)
+        assert isinstance(found, np.ndarray) == (found.ndim == 3)

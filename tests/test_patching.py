@@ -74,8 +74,8 @@ def test_every_setting_equals_torchaudio(ours, theirs):
 def test_scale_is_the_factor_on_the_samples():
     quiet = MelPatcher(scale=1.0).fit_transform([SIGNALS["noise"]])
     loud = MelPatcher(scale=100.0).fit_transform([SIGNALS["noise"]])
-    heard = quiet > -10  # bins above the floor of float32's epsilon, log 1.2e-7 = -15.9
-    assert_allclose((loud - quiet)[heard], 2 * np.log(100), atol=1e-3)
+    above = quiet > -10  # the floor, float32's epsilon: log 1.2e-7 = -15.9
+    assert_allclose((loud - quiet)[above], 2 * np.log(100), atol=1e-3)
 
 
 def test_the_fourth_mel_bin_is_empty_at_the_default_settings():
@@ -156,7 +156,7 @@ def test_the_longest_clip_in_fit_sets_an_open_duration():
     patcher = MelPatcher(duration=None).fit([NOISE[:16000], (NOISE[:16000], 8000)])
     assert patcher.duration_ == 2.0
     assert patcher.transform([NOISE[:16000]]).shape == patcher.transform([NOISE]).shape
-    # Half a second repeated four times is what was heard.
+    # A clip of half a second is repeated four times.
     assert_array_equal(
         patcher.transform([NOISE[:8000]]), patcher.transform([np.tile(NOISE[:8000], 4)])
     )

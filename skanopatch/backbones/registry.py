@@ -194,9 +194,10 @@ def create_backbone(
         The patches of a clip; other lengths can be embedded later.
     pretrained : bool, default=True
         Whether to get the weights that the name stands for, if any. False reads and downloads
-        nothing, where `config` says the architecture that the name does not tell.
+        nothing.
     config : dict or None, default=None
-        `Backbone.config` of a backbone of that name that was built earlier.
+        `Backbone.config` of a backbone of that name that was built earlier. It is needed with
+        ``pretrained=False`` where the name does not say the architecture.
 
     Returns
     -------
@@ -206,8 +207,8 @@ def create_backbone(
     Raises
     ------
     ValueError
-        If there is no such backbone, its file holds another network, or the patches have another
-        number of mel bins than it was trained with.
+        If there is no such backbone, its file holds another network, `config` is needed and
+        missing, or the patches have another number of mel bins than it was trained with.
     OSError
         If its file is not there, cannot be downloaded or has another SHA-256 than was stated.
     """
@@ -219,6 +220,9 @@ def create_backbone(
             f"The backbone {name!r} was trained with n_mels={family.front_end.n_mels}, but the "
             f"patches have {grid.n_mels} mel bins ({grid.n_freq} bands of {grid.width})."
         )
+    if not pretrained and config is None and family.build is not timm_vit:
+        # Or else a name in a model file could make us read other files, or download them.
+        raise ValueError(f"config must be given with pretrained=False for {name!r}. Got None.")
     return family.build(what, grid, pretrained=pretrained, config=config)
 
 

@@ -1,24 +1,35 @@
-"""What every detector shares: validation, the leave-one-out threshold, and the outlier contract."""
+"""What the detectors of embeddings share: validation, domains, and the outlier contract."""
 
-import warnings
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable
-from hashlib import blake2b
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import compress
 from numbers import Real
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
-from sklearn.base import BaseEstimator, OutlierMixin, _fit_context
+from sklearn.base import BaseEstimator, _fit_context, clone
 from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skanopatch.feature_notes import SeenClips, notes_of
+from skanopatch.detectors.thresholds import (
+    MAX_FOLDS,
+    ThresholdMixin,
+    cross_fit,
+    session_weights,
+    split_folds,
+    warn_of_near_sessions,
+)
 
 FLOATS = [np.float64, np.float32]
+
+THRESHOLD_CONSTRAINTS: dict[str, list[Any]] = {
+    "false_alarm_rate": [Interval(Real, 0, 0.5, closed="right")],
+    "threshold": [StrOptions({"lognormal", "quantile", "gamma"})],
+}
 
 _ROUNDING = 1e-13  # of the mean of many equal numbers, over the number
 
@@ -26,44 +37,48 @@ Members = dict[Hashable, NDArray[np.intp]]
 """The rows of each domain or group."""
 
 
-class BaseDetector(OutlierMixin, BaseEstimator, ABC):
-    """Base class of the detectors: a subclass writes `_fit` and `_score`, and no more.
+class BaseDetector(ThresholdMixin, BaseEstimator, ABC):
+    """Base class of the detectors: a subclass writes `_fit` and `_distances`, and no more.
+
+    Scores are minus a distance, which is at least 0. The threshold comes from clips that were left
+    out of a fit, see `skanopatch.detectors.thresholds`.
 
     Parameters
     ----------
-    contamination : float, default=0.1
-        The false-alarm rate wanted on fresh normal clips, in (0, 0.5].
+    false_alarm_rate : float, default=0.1
+        The share of new normal clips that may be called anomalies, in (0, 0.5].
 
-    threshold : {"quantile", "gamma"}, default="quantile"
-        How `offset_` is placed among the leave-one-out training scores.
+    threshold : {"lognormal", "quantile", "gamma"}, default="lognormal"
+        How `offset_` is placed among the training scores.
     """
 
-    _parameter_constraints: dict[str, list[Any]] = {
-        "contamination": [Interval(Real, 0, 0.5, closed="right")],
-        "threshold": [StrOptions({"quantile", "gamma"})],
-    }
+    _parameter_constraints: dict[str, list[Any]] = THRESHOLD_CONSTRAINTS
+    _least_clips = 2  # of a domain
 
     n_features_in_: int
+    domains_: list[Hashable]
 
-    def __init__(self, *, contamination: float = 0.1, threshold: str = "quantile"):
-        self.contamination = contamination
+    def __init__(self, *, false_alarm_rate: float = 0.1, threshold: str = "lognormal"):
+        self.false_alarm_rate = false_alarm_rate
         self.threshold = threshold
 
     @abstractmethod
-    def _fit(self, X: NDArray, members: Members, as_new: NDArray) -> NDArray[np.float64]:
-        """Learn from `X` and return the leave-one-out score of each row.
-
-        `members` maps each domain to its rows, in the order of first appearance; it holds the
-        one key None if no domains were given. `as_new` are the rows as they would be had what
-        embeds them not been fitted on them: a row is left out as the one, and scored as the other.
-        """
+    def _fit(self, X: NDArray, members: Members) -> None:
+        """Learn from `X`, whose rows of each domain are `members`, in order of appearance."""
 
     @abstractmethod
-    def _score(self, X: NDArray) -> NDArray[np.float64]:
-        """Return the normality of each row of a finite `X`."""
+    def _distances(self, X: NDArray) -> NDArray[np.float64]:
+        """Return the distance of each row to each domain, of shape (n_clips, n_domains)."""
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: ArrayLike, y: Any = None, *, domains: Iterable | None = None) -> Self:
+    def fit(
+        self,
+        X: ArrayLike,
+        y: Any = None,
+        *,
+        domains: Iterable | None = None,
+        sessions: Iterable | None = None,
+    ) -> Self:
         """Learn what normal clips are like, and where to put the threshold.
 
         Parameters
@@ -77,11 +92,13 @@ class BaseDetector(OutlierMixin, BaseEstimator, ABC):
             the pipeline in `FitOnNormal` to leave out the rows that `y` calls anomalous.
 
         domains : iterable of hashables of length n_clips, default=None
-            The acoustic domain of each clip, such as "source" and "target". Each domain is
-            modelled on its own, and a clip is as normal as its best domain finds it, since the
-            domain of a test clip is unknown. None puts all clips in one domain, or, in a
-            `MahalanobisDetector` or `GMMDetector`, each in the class that it sounds like, where
-            `X` knows of classes.
+            The acoustic domain of each clip, such as "source" and "target", its unit or its
+            operating state. A clip is as normal as its best domain finds it, since the domain of a
+            new clip is most often unknown. None puts all clips in one domain.
+
+        sessions : iterable of hashables of length n_clips, default=None
+            Which recording, shift or day each clip is from. Clips of one session are alike: to
+            place the threshold, whole sessions are left out. None leaves out single clips.
 
         Returns
         -------
@@ -91,39 +108,79 @@ class BaseDetector(OutlierMixin, BaseEstimator, ABC):
         Raises
         ------
         ValueError
-            If `X` holds infinities, or NaN beside numbers, if `domains` has another length than
-            `X`, or if a domain has too few clips for the detector.
+            If `X` holds infinities, or NaN beside numbers, if `domains` or `sessions` have another
+            length than `X`, or if a domain has too few clips for the detector.
 
         Warns
         -----
         UserWarning
-            If there are too few clips for a quantile at `contamination`.
+            If clips of one session are much nearer to each other than to those of others.
         """
-        embeddings, readable = self._validate_embeddings(X, reset=True)
-        notes = notes_of(X)
-        seen = None if notes is None else notes.seen
-        if domains is not None:
-            domains = list(compress(label_list(domains, len(readable), "domains"), readable))
-        elif seen is not None:
-            domains = self._domains_of(embeddings, seen)
-        members = rows_by_label(domains, len(embeddings), "domains")
-        as_new = embeddings if seen is None else seen.as_new(embeddings)
-        scores = self._fit(embeddings, members, as_new)
-        # Twins may score differently (they can sit in two domains). They share the score of the
-        # first, so that score_samples(X) is training_scores_ to the bit.
-        self._row_digests, first, twin = np.unique(
-            _row_digests(embeddings), return_index=True, return_inverse=True
+        rows, readable = self._validate(X, reset=True)
+        n_clips = len(rows)
+        domains = _of_readable(domains, readable, "domains")
+        sessions = _of_readable(sessions, readable, "sessions")
+        members = rows_by_label(domains, n_clips)
+        self._check_domain_sizes(members)
+        self.domains_ = list(members)
+        if sessions is not None:
+            warn_of_near_sessions(rows, sessions)
+            if len(set(sessions)) < 2:
+                sessions = None
+        weights = session_weights(sessions, n_clips)
+        folds = list(
+            split_folds(n_clips, domains=domains, sessions=sessions, n_folds=self._n_folds(rows))
         )
-        self._row_of_digest = first
-        self._row_scores = scores[first]
+        scores, own_scores = self._fit_scores(rows, members, folds, weights)
         self.training_scores_ = np.full(len(readable), np.nan)
-        self.training_scores_[readable] = self._row_scores[twin]
-        self.offset_ = self._place_offset()
+        self.training_scores_[readable] = scores
+        self.own_domain_scores_ = np.full(len(readable), np.nan)
+        self.own_domain_scores_[readable] = own_scores
+        self.session_weights_ = np.zeros(len(readable))
+        self.session_weights_[readable] = weights
+        if not np.isfinite(scores).any():
+            raise ValueError(
+                "sessions must leave clips of each domain to learn from. Each domain of "
+                f"{self.domains_!r} has one session only."
+            )
+        self._place_offset()
         return self
 
-    def _validate_embeddings(
-        self, X: ArrayLike, *, reset: bool
-    ) -> tuple[NDArray, NDArray[np.bool_]]:
+    def _n_folds(self, X: NDArray) -> int:
+        return MAX_FOLDS
+
+    def _fit_scores(
+        self, X: NDArray, members: Members, folds: list, weights: NDArray
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Fit, and return the score of each clip when it is left out, by all domains and its own."""
+        self._fit(X, members)
+        n_domains = len(members)
+        home = np.empty(len(X), dtype=np.intp)
+        for domain, rows in enumerate(members.values()):
+            home[rows] = domain
+
+        def evaluate(kept: NDArray[np.intp], left_out: NDArray[np.intp]) -> tuple[NDArray]:
+            present = np.unique(home[kept])
+            part = clone(self)
+            part._fit(X[kept], {d: np.flatnonzero(home[kept] == d) for d in present})
+            found = part._distances(X[left_out])
+            distances = np.full((len(left_out), n_domains, *found.shape[2:]), np.inf)
+            distances[:, present] = found
+            # How far a new clip of a domain is cannot be learnt where all its clips are left out.
+            distances[~np.isin(home[left_out], present)] = np.nan
+            return (distances,)
+
+        (distances,) = cross_fit(folds, len(X), evaluate)
+        distances = self._join_left_out(distances, home, weights)
+        return -distances.min(axis=1), -distances[np.arange(len(X)), home]
+
+    def _join_left_out(
+        self, distances: NDArray, home: NDArray[np.intp], weights: NDArray
+    ) -> NDArray[np.float64]:
+        """Return the distances (n_clips, n_domains) of clips that are left out."""
+        return distances
+
+    def _validate(self, X: ArrayLike, *, reset: bool) -> tuple[NDArray, NDArray[np.bool_]]:
         """Return the rows that are not NaN throughout, and which these are."""
         rows = self._validate_rows(X, reset=reset)
         readable = ~np.isnan(rows).reshape(len(rows), -1).all(axis=1)
@@ -150,54 +207,33 @@ class BaseDetector(OutlierMixin, BaseEstimator, ABC):
             reset=reset,
         )
 
-    def _domains_of(self, X: NDArray, seen: SeenClips) -> NDArray[np.intp] | None:
-        """Return the domain of each row where none were given: None is one for all."""
-        return None
-
-    def _place_offset(self) -> float:
-        scores = self.training_scores_[~np.isnan(self.training_scores_)]
-        n_clips = len(scores)
-        if self.threshold == "quantile" and self.contamination * (n_clips + 1) < 1:
-            warnings.warn(
-                f"{n_clips} clips cannot place a quantile at contamination="
-                f"{self.contamination}: the false-alarm rate will be about "
-                f"{1 / (n_clips + 1):.2g}. Give {int(np.ceil(1 / self.contamination)) - 1} clips "
-                "or more, or threshold='gamma', which extrapolates.",
-                UserWarning,
-                stacklevel=4,  # past _fit_context, to the caller of fit
-            )
-        return self._quantile(scores)
-
-    def _quantile(self, scores: NDArray[np.float64]) -> float:
-        """Return what fresh normal scores fall below with probability `contamination`."""
-        if self.threshold == "gamma":
-            return -_gamma_quantile(-scores, 1 - self.contamination)
-        # A fresh normal score is equally likely to fall in each of the n + 1 gaps between n
-        # scores, so that the k-th smallest has k / (n + 1) below it: Weibull's plotting position.
-        return float(np.quantile(scores, self.contamination, method="weibull"))
-
-    def _check_domain_sizes(self, members: Members, minimum: int, settings: str = "") -> None:
-        """Raise if a domain has fewer than `minimum` clips, naming it and the settings."""
+    def _check_domain_sizes(self, members: Members) -> None:
+        """Raise if a domain has too few clips, naming it and the settings."""
         for domain, rows in members.items():
-            if len(rows) < minimum:
+            if len(rows) < self._least_clips:
                 where = "X" if len(members) == 1 else f"Domain {domain!r}"
                 raise ValueError(
-                    f"{type(self).__name__}{settings} needs at least {minimum} clips"
+                    f"{self!r} needs at least {self._least_clips} clips"
                     f"{' in each domain' if len(members) > 1 else ''}, since each is left out "
                     f"once to set the threshold. {where} has {len(rows)}."
                 )
 
-    def score_samples(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return how normal each clip is.
+    def score_samples(
+        self, X: ArrayLike, *, domains: Iterable | None = None
+    ) -> NDArray[np.float64]:
+        """Return how normal each clip is: minus its distance.
 
-        A row that is bit-identical to a training row gets that row's leave-one-out score, so
-        that the scores of the training set are as honest as those of new clips.
+        All clips are taken for new ones, also those of `fit`; what these score when they are left
+        out is in `training_scores_`.
 
         Parameters
         ----------
         X : array-like of shape (n_clips, n_features)
             One embedding per clip. A row of nothing but NaN stands for a clip that could not be
             read and scores NaN.
+
+        domains : iterable of hashables of length n_clips, default=None
+            The domain of each clip, where it is known. None takes the nearest of all.
 
         Returns
         -------
@@ -207,66 +243,30 @@ class BaseDetector(OutlierMixin, BaseEstimator, ABC):
         Raises
         ------
         ValueError
-            If a row holds an infinity, or NaN beside numbers.
+            If a row holds an infinity, or NaN beside numbers, or `fit` did not see a domain.
         """
         check_is_fitted(self)
-        embeddings, readable = self._validate_embeddings(X, reset=False)
+        rows, readable = self._validate(X, reset=False)
+        domains = _of_readable(domains, readable, "domains")
         scores = np.full(len(readable), np.nan)
         if readable.any():
-            known, place = self._recognize(embeddings)
-            scores[readable] = np.where(known, self._row_scores[place], self._score(embeddings))
+            scores[readable] = -self._nearest_domain(self._distances(rows), domains)
         return scores
 
-    def _recognize(self, X: NDArray) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
-        """Return which rows are bit-identical to a training row, and the place of its digest."""
-        digests = _row_digests(X)
-        place = np.searchsorted(self._row_digests, digests) % len(self._row_digests)
-        return self._row_digests[place] == digests, place
-
-    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return `score_samples(X) - offset_`: negative for anomalies.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_clips, n_features)
-            One embedding per clip.
-
-        Returns
-        -------
-        decision : ndarray of shape (n_clips,)
-            Float64, NaN for a row of NaN.
-        """
-        return self.score_samples(X) - self.offset_
-
-    def predict(self, X: ArrayLike) -> NDArray[np.int_]:
-        """Tell normal clips (+1) from anomalies (-1).
-
-        Parameters
-        ----------
-        X : array-like of shape (n_clips, n_features)
-            One embedding per clip.
-
-        Returns
-        -------
-        labels : ndarray of shape (n_clips,)
-            +1 where `decision_function` is at least 0; -1 below, and for a row of NaN.
-        """
-        return np.where(self.decision_function(X) >= 0, 1, -1)
-
-    def anomaly_score(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return `-score_samples(X)`: higher = more anomalous, as challenge files want it.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_clips, n_features)
-            One embedding per clip.
-
-        Returns
-        -------
-        scores : ndarray of shape (n_clips,)
-            Float64, NaN for a row of NaN.
-        """
-        return -self.score_samples(X)
+    def _nearest_domain(
+        self, distances: NDArray, domains: Sequence[Hashable] | None
+    ) -> NDArray[np.float64]:
+        """Return the distance of each clip to its own domain, or to the nearest one."""
+        if domains is None:
+            return distances.min(axis=1)
+        places = {domain: place for place, domain in enumerate(self.domains_)}
+        unknown = next((domain for domain in domains if domain not in places), None)
+        if unknown is not None:
+            raise ValueError(
+                f"Domain {unknown!r} was not seen in fit. The domains are: "
+                f"{', '.join(map(repr, places))}."
+            )
+        return distances[np.arange(len(distances)), [places[domain] for domain in domains]]
 
 
 def spreads_of(residuals: NDArray, X: NDArray) -> NDArray[np.float64]:
@@ -284,7 +284,15 @@ def label_list(labels: Iterable, n_clips: int, name: str) -> list[Hashable]:
     return listed
 
 
-def rows_by_label(labels: Iterable | None, n_clips: int, name: str) -> Members:
+def _of_readable(
+    labels: Iterable | None, readable: NDArray[np.bool_], name: str
+) -> list[Hashable] | None:
+    if labels is None:
+        return None
+    return list(compress(label_list(labels, len(readable), name), readable))
+
+
+def rows_by_label(labels: Iterable | None, n_clips: int, name: str = "labels") -> Members:
     """Map each label to its rows, in the order of first appearance; None is one label for all."""
     if labels is None:
         return {None: np.arange(n_clips)}
@@ -292,29 +300,3 @@ def rows_by_label(labels: Iterable | None, n_clips: int, name: str) -> Members:
     for row, label in enumerate(label_list(labels, n_clips, name)):
         rows.setdefault(label, []).append(row)
     return {label: np.array(members) for label, members in rows.items()}
-
-
-def _row_digests(X: NDArray) -> NDArray[np.uint64]:
-    """Hash each row to 64 bits; equal numbers hash equal, whether float32 or float64.
-
-    A million queries against 100,000 training rows collide once in 10^8 runs.
-    """
-    # Adding 0.0 turns -0.0, which equals 0.0 but has other bits, into 0.0.
-    digests = (
-        blake2b(np.add(row, 0.0, dtype=np.float64).data, digest_size=8).digest() for row in X
-    )
-    return np.frombuffer(b"".join(digests), dtype=np.uint64)
-
-
-def _gamma_quantile(scores: NDArray[np.float64], level: float) -> float:
-    """Return the quantile of the gamma distribution with the mean, spread and skewness of `scores`.
-
-    Its location is free (Pearson's type III) rather than 0, so that scores may be negative, as
-    log-likelihoods are, and shifting all scores shifts the quantile alike. At skewness 0 it is
-    the normal distribution, below 0 a mirrored gamma.
-    """
-    spread = scores.std(ddof=1)
-    if spread <= 1e-12 * np.abs(scores).max():  # constant but for rounding: flag none of them
-        return float(scores.max())
-    skewness = stats.skew(scores)
-    return float(stats.pearson3.ppf(level, skewness, loc=scores.mean(), scale=spread))

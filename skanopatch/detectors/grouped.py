@@ -1,62 +1,61 @@
 """GroupedDetector: one detector a machine, with scores that compare across machines."""
 
+from __future__ import annotations
+
 from collections.abc import Hashable, Iterable
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import (
-    BaseEstimator,
-    MetaEstimatorMixin,
-    OutlierMixin,
-    _fit_context,
-    clone,
-)
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, _fit_context
 from sklearn.utils import check_array
 from sklearn.utils._param_validation import HasMethods
-from sklearn.utils.metadata_routing import (
-    MetadataRouter,
-    MethodMapping,
-    _routing_enabled,
-    process_routing,
-)
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skanopatch.detectors.base import FLOATS, label_list, rows_by_label
+from skanopatch.detectors.base import FLOATS, rows_by_label
+from skanopatch.detectors.calibrated import calibrated
 from skanopatch.detectors.mahalanobis import MahalanobisDetector
-from skanopatch.feature_notes import notes_of, with_notes
+from skanopatch.detectors.metadata import fit_with, last_step, list_metadata, rows_of
+from skanopatch.detectors.thresholds import (
+    DistanceScale,
+    ThresholdMixin,
+    conformal_p_values,
+    exp,
+)
 
-_ROUNDING = 1e-12  # of scores that are the same number, over it
 
-
-class GroupedDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
+class GroupedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
     """Fit one detector per group of clips, such as one per machine.
 
-    A group's scores are its detector's `decision_function`, divided by their standard deviation
-    over the group's training clips: 0 is the threshold in each group, and 1 is one spread above.
+    The distances of a group are divided by its threshold and raised to a power at which they
+    spread as those of the other groups do: 1 is the threshold in each group.
 
     Parameters
     ----------
     detector : outlier detector, default=None
         What is cloned and fitted for each group. None is `MahalanobisDetector()`. A pipeline that
-        ends in a detector will do.
+        ends in a detector will do. A detector of another package is put into a
+        `CalibratedDetector`.
+
+    pooled : bool, default=False
+        Fit one detector to the clips of all groups, to which the groups are domains, and compare a
+        clip with the domains of its group. Groups that are alike, such as units of one machine,
+        then share what they have in common. It needs a detector that takes `domains`.
 
     Attributes
     ----------
     detectors_ : dict
         The fitted detector of each group, in the order of first appearance. The one key is None
-        if no groups were given.
-
-    spreads_ : dict
-        The standard deviation that the decisions of each group are divided by; 1 for a group
-        whose training clips all score the same.
-
-    training_scores_ : ndarray of shape (n_clips,)
-        The score of each training clip in its own group; leave-one-out scores if `detector` is
-        one of this package.
+        if no groups were given. If `pooled`, it is the same for all groups.
 
     offset_ : float
-        The score below which a clip is an anomaly: 0.
+        The score below which a clip is an anomaly: -1.
+
+    training_scores_ : ndarray of shape (n_clips,)
+        The score of each training clip in its own group when it is left out of the fit.
+
+    session_weights_ : ndarray of shape (n_clips,)
+        What each training clip counts: 1, or 1 over the clips of its session.
 
     n_features_in_ : int
         Number of features seen during `fit`.
@@ -67,7 +66,7 @@ class GroupedDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
     Notes
     -----
     `groups` is requested by default where metadata routing is enabled, as scikit-learn's group
-    splitters do. `domains` goes to the detector, which has to request it.
+    splitters do.
 
     Without `groups` at scoring time, as in `Pipeline.score_samples`, which passes no metadata, a
     clip is judged by the group that finds it most normal. The false-alarm rate is then at most
@@ -86,21 +85,28 @@ class GroupedDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
     """
 
     _parameter_constraints = {
-        "detector": [HasMethods(["fit", "decision_function"]), None],
+        "detector": [HasMethods(["fit", "score_samples"]), None],
+        "pooled": ["boolean"],
     }
 
     # As in scikit-learn's group splitters: who asks for groups need not ask for their routing.
     __metadata_request__fit = {"groups": True}
-    __metadata_request__score_samples = {"groups": True}
     __metadata_request__decision_function = {"groups": True}
     __metadata_request__predict = {"groups": True}
 
-    def __init__(self, detector: BaseEstimator | None = None):
+    def __init__(self, detector: BaseEstimator | None = None, *, pooled: bool = False):
         self.detector = detector
+        self.pooled = pooled
 
     @_fit_context(prefer_skip_nested_validation=False)  # each detector validates its parameters
     def fit(
-        self, X: ArrayLike, y: Any = None, *, groups: Iterable | None = None, **metadata: Iterable
+        self,
+        X: ArrayLike,
+        y: Any = None,
+        *,
+        groups: Iterable | None = None,
+        domains: Iterable | None = None,
+        sessions: Iterable | None = None,
     ) -> Self:
         """Fit one clone of `detector` to the clips of each group.
 
@@ -117,9 +123,8 @@ class GroupedDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
             What each clip is a recording of, such as the id of the machine. None puts all clips
             in one group.
 
-        **metadata : dict of iterables of length n_clips
-            What the detector's `fit` takes besides, such as `domains`. Each detector gets the
-            entries of its group. Where metadata routing is enabled, `detector` has to request it.
+        domains, sessions : iterable of hashables of length n_clips, default=None
+            Handed to the detector of each group, if its `fit` takes them.
 
         Returns
         -------
@@ -130,64 +135,99 @@ class GroupedDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         ------
         ValueError
             If the detector of a group cannot be fitted, such as for want of clips: the message
-            names the group. If `groups` or metadata has another length than `X`.
+            names the group. If metadata has another length than `X`.
         """
-        embeddings = with_notes(self._validate(X, reset=True), notes_of(X))
-        n_clips = len(embeddings)
-        if _routing_enabled():
-            metadata = process_routing(self, "fit", **metadata).detector.fit
-        listed = {name: label_list(values, n_clips, name) for name, values in metadata.items()}
-
+        rows = self._validate(X, reset=True)
+        n_clips = len(rows)
+        metadata = list_metadata(n_clips, domains=domains, sessions=sessions)
+        members = rows_by_label(groups, n_clips, "groups")
+        detector = calibrated(MahalanobisDetector() if self.detector is None else self.detector)
+        self.offset_ = -1.0
         self.detectors_: dict[Hashable, Any] = {}
-        self.spreads_: dict[Hashable, float] = {}
-        self.training_scores_ = np.empty(n_clips)
-        self.offset_ = 0.0
-        for group, rows in rows_by_label(groups, n_clips, "groups").items():
-            detector = MahalanobisDetector() if self.detector is None else clone(self.detector)
-            own = {name: [values[row] for row in rows] for name, values in listed.items()}
-            try:
-                detector.fit(embeddings[rows], **own)
-            except ValueError as error:
-                if groups is None:
-                    raise
-                raise ValueError(f"The detector of group {group!r} has no fit: {error}") from error
-            decision = detector.decision_function(embeddings[rows])
-            self.detectors_[group] = detector
-            spread = float(np.nanstd(decision))
-            largest = np.nanmax(np.abs(decision)) + abs(getattr(detector, "offset_", 0.0))
-            is_rounding = spread <= _ROUNDING * largest
-            self.spreads_[group] = 1.0 if is_rounding else spread
-            self.training_scores_[rows] = decision / self.spreads_[group]
+        distances, self.session_weights_ = np.empty(n_clips), np.zeros(n_clips)
+        if self.pooled:
+            distances = self._fit_pooled(detector, rows, members, metadata)
+        else:
+            for group, own in members.items():
+                fitted = calibrated(detector)
+                try:
+                    fit_with(fitted, rows[own], rows_of(metadata, own))
+                except ValueError as error:
+                    if groups is None:
+                        raise
+                    raise ValueError(
+                        f"The detector of group {group!r} has no fit: {error}"
+                    ) from error
+                self.detectors_[group] = fitted
+                distances[own] = -last_step(fitted).training_scores_
+                self.session_weights_[own] = last_step(fitted).session_weights_
+        self._members = members
+        self._training_distances = distances
+        self._scales = {
+            group: DistanceScale(distances[own], self.session_weights_[own])
+            for group, own in members.items()
+        }
+        self._unit = float(np.mean([scale.deviation for scale in self._scales.values()])) or 1.0
+        self._place_offset()
         return self
 
-    def fit_predict(
-        self, X: ArrayLike, y: Any = None, *, groups: Iterable | None = None, **metadata: Iterable
-    ) -> NDArray[np.int_]:
-        """Fit to `X` and tell its normal clips (+1) from its anomalies (-1).
+    def _fit_pooled(
+        self, detector: Any, X: NDArray, members: dict, metadata: dict[str, list]
+    ) -> NDArray[np.float64]:
+        """Fit one detector to the domains of all groups; return the distances of left-out clips."""
+        inner = metadata.get("domains", [None] * len(X))
+        pairs: list[Any] = [None] * len(X)
+        for group, own in members.items():
+            for row in own:
+                pairs[row] = (group, inner[row])
+        fit_with(detector, X, {**metadata, "domains": pairs})
+        self.detectors_ = dict.fromkeys(members, detector)
+        self._domains = {
+            group: list(dict.fromkeys(pairs[row] for row in own)) for group, own in members.items()
+        }
+        self.session_weights_ = last_step(detector).session_weights_
+        return -last_step(detector).own_domain_scores_
+
+    def _place_offset(self) -> None:
+        """Place the threshold of each group at a distance of 1."""
+        self._thresholds = {}
+        for group, own in self._members.items():
+            detector = last_step(self.detectors_[group])
+            placed = -float(detector.offset_)
+            if self.pooled:
+                placed = detector._threshold_of(
+                    self._training_distances[own], self.session_weights_[own]
+                )
+            self._thresholds[group] = placed
+        self.training_scores_ = np.empty(len(self._training_distances))
+        for group, own in self._members.items():
+            self.training_scores_[own] = -self._relative(self._training_distances[own], group)
+
+    def _relative(self, distances: NDArray, group: Hashable) -> NDArray[np.float64]:
+        scale = self._scales[group]
+        placed = scale.standardize(np.array(self._thresholds[group]))
+        return exp(self._unit * (scale.standardize(distances) - placed))
+
+    def set_false_alarm_rate(self, rate: float) -> Self:
+        """Move the threshold of each group to another false-alarm rate, without fitting again.
 
         Parameters
         ----------
-        X : array-like of shape (n_clips, n_features)
-            One embedding per clip.
-
-        y : Ignored
-            Not used, present for API consistency.
-
-        groups : iterable of hashables of length n_clips, default=None
-            The group of each clip.
-
-        **metadata : dict of iterables of length n_clips
-            As in `fit`.
+        rate : float
+            The share of new normal clips that may be called anomalies, in (0, 0.5].
 
         Returns
         -------
-        labels : ndarray of shape (n_clips,)
-            +1 or -1.
+        self : object
         """
-        return self.fit(X, groups=groups, **metadata).predict(X, groups=groups)
+        check_is_fitted(self)
+        for detector in self.detectors_.values():
+            last_step(detector).set_false_alarm_rate(rate)
+        self._place_offset()
+        return self
 
     def score_samples(self, X: ArrayLike, *, groups: Iterable | None = None) -> NDArray[np.float64]:
-        """Return how normal each clip is for its group, in spreads above the threshold.
+        """Return how normal each clip is for its group: minus its distance over the threshold.
 
         Parameters
         ----------
@@ -207,17 +247,85 @@ class GroupedDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         ValueError
             If `groups` holds a group that `fit` has not seen.
         """
+        return self._by_group(X, groups, self._score)
+
+    def p_values(self, X: ArrayLike, *, groups: Iterable | None = None) -> NDArray[np.float64]:
+        """Return conformal p-values: the share of the group's normal clips that are as odd.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_clips, n_features)
+            One embedding per clip.
+
+        groups : iterable of hashables of length n_clips, default=None
+            The group of each clip. None takes the largest of all groups.
+
+        Returns
+        -------
+        p_values : ndarray of shape (n_clips,)
+            Float64 in (0, 1]; NaN for a row of NaN.
+        """
+
+        def p_values(rows: NDArray, group: Hashable) -> NDArray[np.float64]:
+            own = self._members[group]
+            return conformal_p_values(
+                self._score(rows, group), self.training_scores_[own], self.session_weights_[own]
+            )
+
+        return self._by_group(X, groups, p_values)
+
+    def anomaly_map(self, X: ArrayLike, *, groups: Iterable | None = None) -> NDArray[np.float64]:
+        """Return how odd each cell of time and frequency is, where the detectors have maps.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_clips, n_tokens, n_dims)
+            Tokens.
+
+        groups : iterable of hashables of length n_clips, default=None
+            The group of each clip. None takes the group that finds it most normal.
+
+        Returns
+        -------
+        maps : ndarray of shape (n_clips, n_time, n_freq)
+            Float64, 1 is the threshold.
+        """
+
+        def maps(rows: NDArray, group: Hashable) -> NDArray[np.float64]:
+            return self.detectors_[group].anomaly_map(rows)
+
         check_is_fitted(self)
-        embeddings = self._validate(X, reset=False)
         if groups is None:
-            return np.max([self._score(embeddings, group) for group in self.detectors_], axis=0)
-        scores = np.empty(len(embeddings))
-        for group, rows in rows_by_label(groups, len(embeddings), "groups").items():
-            if group not in self.detectors_:
-                known = ", ".join(map(repr, self.detectors_))
+            rows = self._validate(X, reset=False)
+            scores = np.stack([self._score(rows, group) for group in self._members])
+            best = np.where(np.isnan(scores), -np.inf, scores).argmax(axis=0)
+            names = list(self._members)
+            groups = [names[place] for place in best]
+        return self._by_group(X, groups, maps)
+
+    def _by_group(self, X: ArrayLike, groups: Iterable | None, method: Any) -> NDArray[np.float64]:
+        check_is_fitted(self)
+        rows = self._validate(X, reset=False)
+        if groups is None:
+            return np.max([method(rows, group) for group in self._members], axis=0)
+        found: Any = None
+        for group, own in rows_by_label(groups, len(rows), "groups").items():
+            if group not in self._members:
+                known = ", ".join(map(repr, self._members))
                 raise ValueError(f"Group {group!r} was not seen in fit. The groups are: {known}.")
-            scores[rows] = self._score(embeddings[rows], group)
-        return scores
+            part = method(rows[own], group)
+            found = np.empty((len(rows), *part.shape[1:])) if found is None else found
+            found[own] = part
+        return found
+
+    def _score(self, X: NDArray, group: Hashable) -> NDArray[np.float64]:
+        detector = self.detectors_[group]
+        if not self.pooled:
+            return -self._relative(-detector.score_samples(X), group)
+        of_domains = [
+            detector.score_samples(X, domains=[domain] * len(X)) for domain in self._domains[group]
+        ]
+        return -self._relative(-np.max(of_domains, axis=0), group)
 
     def _validate(self, X: ArrayLike, *, reset: bool) -> NDArray:
         # Each detector refuses NaN and infinities for itself, and tokens of another length.
@@ -229,79 +337,3 @@ class GroupedDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         if reset:
             self.n_features_in_ = tokens.shape[2]
         return tokens
-
-    def _score(self, X: NDArray, group: Hashable) -> NDArray[np.float64]:
-        return self.detectors_[group].decision_function(X) / self.spreads_[group]
-
-    def decision_function(
-        self, X: ArrayLike, *, groups: Iterable | None = None
-    ) -> NDArray[np.float64]:
-        """Return `score_samples(X) - offset_`: negative for anomalies.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_clips, n_features)
-            One embedding per clip.
-
-        groups : iterable of hashables of length n_clips, default=None
-            The group of each clip.
-
-        Returns
-        -------
-        decision : ndarray of shape (n_clips,)
-            Float64, NaN for a row of NaN.
-        """
-        return self.score_samples(X, groups=groups) - self.offset_
-
-    def predict(self, X: ArrayLike, *, groups: Iterable | None = None) -> NDArray[np.int_]:
-        """Tell normal clips (+1) from anomalies (-1).
-
-        Parameters
-        ----------
-        X : array-like of shape (n_clips, n_features)
-            One embedding per clip.
-
-        groups : iterable of hashables of length n_clips, default=None
-            The group of each clip.
-
-        Returns
-        -------
-        labels : ndarray of shape (n_clips,)
-            +1 where `decision_function` is at least 0; -1 below, and for a row of NaN.
-        """
-        return np.where(self.decision_function(X, groups=groups) >= 0, 1, -1)
-
-    def anomaly_score(self, X: ArrayLike, *, groups: Iterable | None = None) -> NDArray[np.float64]:
-        """Return `-score_samples(X)`: higher = more anomalous, as challenge files want it.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_clips, n_features)
-            One embedding per clip.
-
-        groups : iterable of hashables of length n_clips, default=None
-            The group of each clip.
-
-        Returns
-        -------
-        scores : ndarray of shape (n_clips,)
-            Float64, NaN for a row of NaN.
-        """
-        return -self.score_samples(X, groups=groups)
-
-    def get_metadata_routing(self) -> MetadataRouter:
-        """Return what metadata is consumed here and what goes on to the detector.
-
-        Returns
-        -------
-        routing : MetadataRouter
-            `groups` is consumed here; what `detector.fit` requests is passed on.
-        """
-        detector = MahalanobisDetector() if self.detector is None else self.detector
-        mapping = MethodMapping().add(caller="fit", callee="fit")
-        mapping.add(caller="fit_predict", callee="fit")
-        return (
-            MetadataRouter(owner=self)
-            .add_self_request(self)
-            .add(detector=detector, method_mapping=mapping)
-        )

@@ -1,35 +1,40 @@
 """MahalanobisDetector: distance to the mean of the normal clips, in units of their covariance."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
 from numbers import Real
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import cho_factor, cho_solve
+from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skanopatch.detectors.base import BaseDetector, Members, spreads_of
-from skanopatch.feature_notes import SeenClips, notes_of
+from skanopatch.detectors.thresholds import JointDistance
 
-_LEAST_CLIPS = 2  # of a domain
 # The Ledoit-Wolf shrinkage of a single feature is 0, where a constant one would be singular.
 _LEAST_SHRINKAGE = 1e-7
 # The likelihood of features that depend on others grows without end as the shrinkage falls.
 _LEAST_LIKELY = 1e-3
-_LEAST_KEPT = 1e-3  # of a feature's variance, without a clip
+_LEAST_KEPT = 1e-7
+_ROUNDING = 1e-9  # of the largest deviation of a direction
+_SHARE_OF_DIRECTIONS = 0.9  # in which the clips of a fit vary; so many of new clips hold for sure
 
 
 class MahalanobisDetector(BaseDetector):
     """Score a clip by its Mahalanobis distance to the nearest domain.
 
-    Each domain has a mean and a covariance of its own, and the score is minus the least of the
-    distances: the selective Mahalanobis distance of [1]_. A shrunk covariance makes it a
-    detector for few clips, also for fewer than there are features.
+    Domains (units, operating states, source and target) have means of their own and share a
+    covariance. Where clips are fewer than features, no covariance holds in all directions. The
+    score therefore joins two or three distances, each in units of its spread over clips that were
+    left out:
 
-    Embeddings of labelled clips know the classes that were told apart. Where `fit` is given no
-    domains, these are: each clip is of the class that it sounds like.
+    * by the covariance of all features, shrunk towards a multiple of the identity;
+    * by the covariance of the leading principal components, which is the domain's own as far as
+      its clips suffice: Hotelling's T² [1]_;
+    * with fewer clips than features, the length of what these components do not explain: the
+      squared prediction error Q of process monitoring [1]_.
 
     Parameters
     ----------
@@ -39,25 +44,16 @@ class MahalanobisDetector(BaseDetector):
         in (0, 1].
 
     standardize : bool, default=True
-        Whether features are divided by their spread first, so that the covariance is moved
-        towards a diagonal one and the units of the features do not matter. False suits
-        features of one unit, whose differences in spread mean something.
+        Whether features are divided by their spread within the domains first, so that the units of
+        the features do not matter. False suits features of one unit, whose differences in spread
+        mean something.
 
-    blocks : "auto" or sequence of int, default="auto"
-        Sizes of blocks of features, in their order, between which the covariance is taken to be
-        0. A network tells the clips that it was fine-tuned on from one another too well, and what
-        it covaries with there is not what it covaries with on fresh clips. "auto" are the blocks
-        that `X` knows of, where it comes from `AnoPatchEmbedder` and no step between made a plain
-        array of it, or else one block. Their squared distances are added up in units of their
-        spread, so that a large block does not drown a small one, see Notes.
+    false_alarm_rate : float, default=0.1
+        The share of new normal clips that may be called anomalies, in (0, 0.5].
 
-    contamination : float, default=0.1
-        The false-alarm rate wanted on fresh normal clips, in (0, 0.5].
-
-    threshold : {"quantile", "gamma"}, default="quantile"
-        Place `offset_` at the `contamination` quantile of the leave-one-out training scores, or
-        at that of a gamma distribution with their mean, spread and skewness, which needs fewer
-        clips for a small `contamination`.
+    threshold : {"lognormal", "quantile", "gamma"}, default="lognormal"
+        How `offset_` is placed among the training scores, see
+        `skanopatch.detectors.thresholds.place_threshold`.
 
     Attributes
     ----------
@@ -65,22 +61,38 @@ class MahalanobisDetector(BaseDetector):
         The score below which a clip is an anomaly.
 
     training_scores_ : ndarray of shape (n_clips,)
-        The leave-one-out score of each training clip; NaN for one that could not be read.
+        The score of each training clip when it is left out of the fit; NaN for one that could not
+        be read.
+
+    own_domain_scores_ : ndarray of shape (n_clips,)
+        The same, compared with the clip's own domain.
+
+    session_weights_ : ndarray of shape (n_clips,)
+        What each training clip counts: 1, or 1 over the clips of its session.
+
+    domains_ : list
+        The domains in the order of first appearance.
 
     location_ : ndarray of shape (n_domains, n_features)
-        The mean of each domain, in the order of first appearance.
+        The mean of each domain.
 
-    covariance_ : ndarray of shape (n_domains, n_features, n_features)
-        The shrunk covariance of each domain, in the units of `X`.
+    scale_ : ndarray of shape (n_features,)
+        What features are divided by; 1 for constant ones.
 
-    precision_ : ndarray of shape (n_domains, n_features, n_features)
-        Inverse of `covariance_`, each block times its weight.
+    components_ : ndarray of shape (rank, n_features)
+        Principal components of the scaled deviations from the means, orthonormal.
 
-    shrinkage_ : tuple of float
-        The shrinkage in use, of each block.
+    explained_variance_ : ndarray of shape (rank,)
+        The variance of the training clips along each.
 
-    block_sizes_ : tuple of int
-        How many features each block has.
+    n_components_ : int
+        How many leading components Hotelling's T² takes.
+
+    shrinkage_ : float
+        The shrinkage in use.
+
+    term_weights_ : ndarray of shape (3,)
+        The share of each distance in the logarithm of the joint one, in the order above.
 
     n_features_in_ : int
         Number of features seen during `fit`.
@@ -90,31 +102,19 @@ class MahalanobisDetector(BaseDetector):
 
     Notes
     -----
-    Ten target clips say little about a covariance, and are most often recordings of the machine
-    that the source clips show. Before it is shrunk, the covariance of a domain of n clips is
-    therefore averaged with the pooled covariance about the domain means, at weights n and
-    `n_features`: the prior counts as many clips as a covariance of full rank needs.
+    Of n clips of p features and of C domains, T² takes the least of ``0.9 n - C`` components, of
+    p, and of the larger of ``n / 2`` and ``n p / (n + p)``. With few clips that is nearly all in
+    which they vary, with more than 2 p clips it is all there are. The covariance of a domain of m
+    clips along k components is the mean of its own and of the shared one, at the weights m and k:
+    the prior counts as many clips as a covariance of full rank needs.
 
-    The squared distance of a block of n features is near to a chi-squared variable, which spreads
-    by the root of 2 n. Equal weights would give a block of few features little say, and weights by
-    the inverse root of n the same say as to one of many. Blocks are weighted halfway between, by
-    the fourth root of the mean n over their n: a single block has the weight 1.
-
-    Embeddings know classes where they come from a `SharedSubspace` or an `AnoPatchEmbedder` that
-    learnt from labels, and no step between made a plain array of them. Up to 256 classes are taken
-    for domains; of more, none. A class is one of the domains where it is nearest to two clips, and
-    to half as many for each that it had in the training as the class of which there are most: a
-    detector on clips of one unit has one domain, though now and then one of them sounds like
-    another unit.
-
-    The leave-one-out distances are in closed form, with the shrinkage held fixed. Leaving a clip
-    out scales the covariances and subtracts a matrix of rank one, whose inverse is Sherman and
-    Morrison's. So is what it does to the spread of each standardized feature by itself.
+    The score is minus the joint distance, see `skanopatch.detectors.thresholds.JointDistance`: 1 is
+    a typical normal clip.
 
     References
     ----------
-    .. [1] N. Harada et al., "First-shot anomaly sound detection for machine condition
-       monitoring: a domain generalization baseline", EUSIPCO 2023, arXiv 2303.00455.
+    .. [1] J. E. Jackson and G. S. Mudholkar, "Control procedures for residuals associated with
+       principal component analysis", Technometrics 21(3), 1979.
     .. [2] J. P. Hoffbeck and D. A. Landgrebe, "Covariance matrix estimation and classification with
        limited training data", IEEE Transactions on Pattern Analysis and Machine Intelligence
        18(7), 1996.
@@ -138,7 +138,6 @@ class MahalanobisDetector(BaseDetector):
             Interval(Real, 0, 1, closed="right"),
         ],
         "standardize": ["boolean"],
-        "blocks": [StrOptions({"auto"}), tuple, list],
     }
 
     def __init__(
@@ -146,37 +145,14 @@ class MahalanobisDetector(BaseDetector):
         shrinkage: float | str = "likelihood",
         *,
         standardize: bool = True,
-        blocks: str | Sequence[int] = "auto",
-        contamination: float = 0.1,
-        threshold: str = "quantile",
+        false_alarm_rate: float = 0.1,
+        threshold: str = "lognormal",
     ):
-        super().__init__(contamination=contamination, threshold=threshold)
+        super().__init__(false_alarm_rate=false_alarm_rate, threshold=threshold)
         self.shrinkage = shrinkage
         self.standardize = standardize
-        self.blocks = blocks
 
-    def _validate_rows(self, X: ArrayLike, *, reset: bool) -> NDArray:
-        rows = super()._validate_rows(X, reset=reset)
-        if reset:
-            n_features = rows.shape[1]
-            if isinstance(self.blocks, str):
-                notes = notes_of(X)
-                self.block_sizes_ = (n_features,) if notes is None else notes.blocks
-            else:
-                self.block_sizes_ = tuple(self.blocks)
-            are_sizes = all(isinstance(size, int | np.integer) for size in self.block_sizes_)
-            if not are_sizes or sum(self.block_sizes_) != n_features or min(self.block_sizes_) < 1:
-                raise ValueError(
-                    "blocks must be integers of at least 1 that sum up to the number of features, "
-                    f"{n_features}. Got {self.blocks!r} instead."
-                )
-        return rows
-
-    def _domains_of(self, X: NDArray, seen: SeenClips) -> NDArray[np.intp] | None:
-        return seen.nearest_classes(X, _LEAST_CLIPS)
-
-    def _fit(self, X: NDArray, members: Members, as_new: NDArray) -> NDArray[np.float64]:
-        self._check_domain_sizes(members, _LEAST_CLIPS)
+    def _fit(self, X: NDArray, members: Members) -> None:
         n_clips, n_features = X.shape
         domains = list(members.values())
         self.location_ = np.stack([X[rows].mean(axis=0, dtype=np.float64) for rows in domains])
@@ -185,174 +161,102 @@ class MahalanobisDetector(BaseDetector):
             residuals[rows] = X[rows] - location
         spreads = spreads_of(residuals, X)
         residuals[:, spreads == 0] = 0
-        scale = np.where(spreads > 0, spreads, 1) if self.standardize else np.ones(n_features)
-        residuals /= scale
-        locations, changes = self.location_ / scale, (as_new - X) / scale
+        self.scale_ = np.where(spreads > 0, spreads, 1) if self.standardize else np.ones(n_features)
+        residuals /= self.scale_
 
-        n_domains = len(domains)
-        squared = np.zeros((n_clips, n_domains))
-        shrinkages = []
-        self.covariance_ = np.zeros((n_domains, n_features, n_features))
-        self.precision_ = np.zeros((n_domains, n_features, n_features))
-        stop = 0
-        for size in self.block_sizes_:
-            start, stop = stop, stop + size
-            block = np.s_[start:stop]
-            own = _Block(residuals[:, block], changes[:, block], locations[:, block], domains)
-            shrinkages.append(own.shrinkage(self.shrinkage))
-            units = np.outer(scale[block], scale[block])
-            covariance, distances = own.fit(shrinkages[-1], is_standardized=self.standardize)
-            self.covariance_[:, block, block] = covariance * units
-            weight = (n_features / len(self.block_sizes_) / size) ** 0.25
-            self.precision_[:, block, block] = weight * np.linalg.inv(covariance) / units
-            squared += weight * distances
-        self.shrinkage_ = tuple(shrinkages)
-        return -np.sqrt(np.maximum(squared.min(axis=1), 0))
+        vectors, sizes, components = np.linalg.svd(residuals, full_matrices=False)
+        n_free = max(1, n_clips - len(domains))
+        rank = min(int(np.sum(sizes > _ROUNDING * sizes[0])), n_free)
+        vectors, sizes = vectors[:, :rank], sizes[:rank]
+        self.components_ = components[:rank]
+        self.explained_variance_ = sizes**2 / n_clips
+        self.shrinkage_ = self._choose_shrinkage(residuals, vectors * sizes)
+        self._variance = float(np.mean(residuals**2)) or 1.0
 
-    def _score(self, X: NDArray) -> NDArray[np.float64]:
-        squared = np.full(len(X), np.inf)
-        for location, precision in zip(self.location_, self.precision_, strict=True):
-            offset = X - location
-            found = np.einsum("ij,ij->i", offset @ precision, offset)
-            squared = np.minimum(squared, found)
-        return -np.sqrt(np.maximum(squared, 0))
+        n_shared = max(n_clips / 2, n_clips * n_features / (n_clips + n_features))
+        n_most = min(_SHARE_OF_DIRECTIONS * n_clips - len(domains), n_shared)
+        self.n_components_ = k = min(rank, max(1, int(n_most)))
+        # Along the components, in units of their deviations, the shared covariance is the identity.
+        along = vectors[:, :k] * np.sqrt(n_clips)
+        self._precisions = np.empty((len(domains), k, k))
+        for domain, rows in enumerate(domains):
+            own = len(rows) / (len(rows) + k) if len(domains) > 1 else 0.0
+            covariance = own * along[rows].T @ along[rows] / len(rows) + (1 - own) * np.eye(k)
+            self._precisions[domain] = np.linalg.inv(covariance)
+        self._has_rest = n_free < n_features
+
+    def _choose_shrinkage(self, residuals: NDArray, projected: NDArray) -> float:
+        if self.shrinkage == "likelihood":
+            return _likeliest_shrinkage(projected, residuals.shape[1])
+        if self.shrinkage == "ledoit-wolf":
+            found = float(ledoit_wolf_shrinkage(residuals, assume_centered=True))
+            return max(found, _LEAST_SHRINKAGE)
+        return float(self.shrinkage)
+
+    def _terms(self, X: NDArray) -> NDArray[np.float64]:
+        """Return the distances of each clip to each domain, (n_clips, n_domains, 3)."""
+        k, floor = self.n_components_, self.shrinkage_ * self._variance
+        shrunk = (1 - self.shrinkage_) * self.explained_variance_ + floor
+        deviations = np.sqrt(self.explained_variance_[:k])
+        terms = np.empty((len(X), len(self.location_), 3))
+        for domain, location in enumerate(self.location_):
+            offset = (X - location) / self.scale_
+            along = offset @ self.components_.T
+            rest = offset - along @ self.components_
+            outside = np.einsum("ij,ij->i", rest, rest)
+            terms[:, domain, 0] = np.sum(along**2 / shrunk, axis=1) + outside / floor
+            leading = along[:, :k] / deviations
+            terms[:, domain, 1] = np.einsum(
+                "ij,ij->i", leading @ self._precisions[domain], leading
+            )
+            terms[:, domain, 2] = outside + np.sum(along[:, k:] ** 2, axis=1)
+        return np.sqrt(np.maximum(terms, 0))
+
+    def _distances(self, X: NDArray) -> NDArray[np.float64]:
+        terms = self._terms(X)
+        return self._joint(terms) if hasattr(self, "_joint") else terms
+
+    def _join_left_out(
+        self, distances: NDArray, home: NDArray[np.intp], weights: NDArray
+    ) -> NDArray[np.float64]:
+        own = distances[np.arange(len(home)), home]
+        if not self._has_rest:
+            own[:, 2] = 1.0  # does not vary, so that it gets no weight
+        self._joint = JointDistance(own, weights)
+        self.term_weights_ = self._joint.weights
+        return self._joint(distances)
 
 
-class _Block:
-    """Features that covary, of clips in domains.
+def _likeliest_shrinkage(projected: NDArray, n_features: int) -> float:
+    """Return the shrinkage at which clips that are left out, one at a time, are likeliest.
+
+    Along the principal components each shrunk covariance is diagonal, and without a clip it is
+    that less a matrix of rank one.
 
     Parameters
     ----------
-    residuals : ndarray of shape (n_clips, n_features)
-        Deviations from the mean of the own domain.
-    changes : ndarray of shape (n_clips, n_features)
-        What they are further from it when new.
-    locations : ndarray of shape (n_domains, n_features)
-        The means of the domains.
-    domains : list of ndarray
-        The rows of each domain.
+    projected : ndarray of shape (n_clips, rank)
+        Deviations from the mean along the principal components.
+    n_features : int
+        Of which the components explain all variance.
     """
-
-    def __init__(
-        self, residuals: NDArray, changes: NDArray, locations: NDArray, domains: list[NDArray]
-    ):
-        self.residuals = residuals
-        self.changes = changes
-        self.locations = locations
-        self.domains = domains
-
-    def shrinkage(self, asked: float | str) -> float:
-        """Return the shrinkage that the parameter of the detector asks for."""
-        if asked == "likelihood":
-            return _likeliest_shrinkage(self.residuals)
-        if asked == "ledoit-wolf":
-            found = float(ledoit_wolf_shrinkage(self.residuals, assume_centered=True))
-            return max(found, _LEAST_SHRINKAGE)
-        return float(asked)
-
-    def fit(
-        self, shrinkage: float, *, is_standardized: bool
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the covariance of each domain, and each clip's squared distance to it without it.
-
-        Returns
-        -------
-        covariance : ndarray of shape (n_domains, n_features, n_features)
-        squared : ndarray of shape (n_clips, n_domains)
-        """
-        residuals, domains = self.residuals, self.domains
-        n_clips, n_features = residuals.shape
-        n = np.array([len(rows) for rows in domains])
-        pooled = residuals.T @ residuals / n_clips
-        own = np.stack([residuals[r].T @ residuals[r] / len(r) for r in domains])
-        variance = np.trace(pooled) / n_features or 1.0
-        target = shrinkage * variance * np.eye(n_features)
-        # The weights of a domain's own covariance and of the pooled one.
-        w_own = (1 - shrinkage) * n / (n + n_features)
-        w_pooled = (1 - shrinkage) - w_own
-
-        def mix(domain, own_factor=1.0, pooled_factor=1.0):
-            return (
-                w_own[domain] * own_factor * own[domain]
-                + w_pooled[domain] * pooled_factor * pooled
-                + target
-            )
-
-        covariance = np.stack([mix(domain) for domain in range(len(domains))])
-        home = np.empty(n_clips, dtype=np.intp)
-        for domain, rows in enumerate(domains):
-            home[rows] = domain
-        # Without a clip at d = x - m, the clip is n / (n - 1) d away from the new mean, the scatter
-        # about it is less by n / (n - 1) d d^T, and one clip fewer divides it.
-        grown = (n / (n - 1))[home]
-        squared = np.empty((n_clips, len(domains)))
-        for there, location in enumerate(self.locations):
-            for is_home in (True, False):
-                rows = np.flatnonzero((home == there) == is_home)
-                if len(rows) == 0:  # no clip is away from the only domain
-                    continue
-                d, growth = residuals[rows], grown[rows]
-                c = w_pooled[there] * growth / (n_clips - 1)
-                if is_home:
-                    own_factor = n[there] / (n[there] - 1)
-                    c += w_own[there] * own_factor / (n[there] - 1)
-                    y = own_factor * d
-                else:
-                    own_factor = 1.0
-                    y = d + (self.locations[home[rows]] - location)
-                A = mix(there, own_factor, n_clips / (n_clips - 1))
-                y += self.changes[rows]
-                factor = cho_factor(A)
-                direction = _solve_without(factor, c, d, y)
-                found = np.sum(y * direction, axis=1)
-                if is_standardized:
-                    # The target follows the features' variances, which lose the clip as well: a
-                    # change of the diagonal, each entry of which is taken by itself.
-                    change = (1 - growth[:, np.newaxis] * d**2) / (n_clips - 1) * target[0, 0]
-                    inverse = np.diag(cho_solve(factor, np.eye(n_features)))
-                    kept = np.maximum(1 + change * inverse, _LEAST_KEPT)
-                    found -= np.sum(change / kept * direction**2, axis=1)
-                squared[rows, there] = found
-        return covariance, squared
-
-
-def _likeliest_shrinkage(residuals: NDArray) -> float:
-    """Return the shrinkage at which clips that were left out, one at a time, are likeliest.
-
-    In the basis of the singular vectors each shrunk covariance is diagonal, and without a clip it
-    is that less a matrix of rank one.
-    """
-    varying = residuals[:, residuals.any(axis=0)]
-    n_clips, n_features = varying.shape
-    if n_features == 0:
+    n_clips, rank = projected.shape
+    if rank == 0:
         return 1.0
-    vectors, sizes, _ = np.linalg.svd(varying, full_matrices=False)
-    squares = (vectors * sizes) ** 2
-    variance = np.mean(varying**2)
+    squares = projected**2
+    eigenvalues = squares.mean(axis=0)
+    variance = eigenvalues.sum() / n_features
     grown = n_clips / (n_clips - 1)
 
     def minus_log_likelihood(log_shrinkage):
         shrinkage = np.exp(log_shrinkage)
         own = (1 - shrinkage) * grown
-        eigenvalues = own * sizes**2 / n_clips + shrinkage * variance
-        distances = np.sum(squares / eigenvalues, axis=1)
-        kept = np.maximum(1 - own / (n_clips - 1) * distances, _LEAST_SHRINKAGE)
-        log_det = np.log(eigenvalues).sum() + np.log(kept)
-        log_det += (n_features - len(sizes)) * np.log(shrinkage * variance)
+        shrunk = own * eigenvalues + shrinkage * variance
+        distances = np.sum(squares / shrunk, axis=1)
+        kept = np.maximum(1 - own / (n_clips - 1) * distances, _LEAST_KEPT)
+        log_det = np.log(shrunk).sum() + np.log(kept)
+        log_det += (n_features - rank) * np.log(shrinkage * variance)
         return np.mean(grown**2 * distances / kept + log_det)
 
     bounds = np.log(_LEAST_LIKELY), 0.0
     return float(np.exp(minimize_scalar(minus_log_likelihood, bounds=bounds, method="bounded").x))
-
-
-def _solve_without(
-    factor: tuple[NDArray, bool], c: NDArray, d: NDArray, y: NDArray
-) -> NDArray[np.float64]:
-    """Return (A - c d d^T)^-1 y for each of `c` and row of `d` and `y`, by Sherman and Morrison.
-
-    `factor` is what `cho_factor` makes of A.
-    """
-    A_d = cho_solve(factor, d.T).T
-    A_y = cho_solve(factor, y.T).T
-    kept = np.maximum(1 - c * np.sum(d * A_d, axis=1), _LEAST_SHRINKAGE)
-    return A_y + (c * np.sum(y * A_d, axis=1) / kept)[:, np.newaxis] * A_d

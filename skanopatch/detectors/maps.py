@@ -1,22 +1,24 @@
 """What the detectors of patches share: tokens on their grid, metrics, and calibrated maps."""
 
+from __future__ import annotations
+
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import solve_triangular
+from sklearn.base import clone
 from sklearn.covariance import ledoit_wolf
 from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skanopatch.detectors.base import FLOATS, BaseDetector, Members, spreads_of
-from skanopatch.detectors.search import Labels, as_distance, find_nearest, prepare
-
-# In which training clips are left out, where one by one takes too long.
-N_FOLDS = 20
+from skanopatch.detectors.search import find_nearest, prepare
+from skanopatch.detectors.thresholds import cross_fit, place_threshold
 
 # Of a band's distances among normal clips.
 _QUARTILES = (0.25, 0.5, 0.75)
@@ -29,13 +31,13 @@ Space = tuple[NDArray, NDArray | None]
 
 
 class MapDetector(BaseDetector):
-    """Base class of detectors that tell where a clip is odd, not only how odd it is.
+    """Base class of detectors that say where a clip is odd, not only how odd it is.
 
-    A subclass writes `_fit_terms`, `_terms`, `_fit_scores` and `_score`. They get tokens on their
-    grid, of shape (n_clips, n_time, n_freq, n_dims). Terms are distances of cells, of shapes that
-    broadcast to (n_clips, n_time, n_freq); a cell is as odd as the sum of the logarithms of its
-    terms, ``log(1 + d)``, each in quartile ranges of its band about the median of normal clips. One
-    odd clip among the normal ones may be a hundred times as far as the others.
+    A subclass writes `_fit`, `_cells` and `_clip_distances`. They get tokens on their grid, of
+    shape (n_clips, n_time, n_freq, n_dims). `_cells` returns distances of cells, each of a shape
+    that broadcasts to (n_clips, n_time, n_freq). The anomaly of a cell is the sum of their
+    logarithms, ``log(1 + d)``, each in quartile ranges of its band about the median of normal
+    clips: one odd clip among the normal ones may be a hundred times as far as the others.
     """
 
     _parameter_constraints = {
@@ -49,55 +51,81 @@ class MapDetector(BaseDetector):
         n_freq: int = 8,
         *,
         metric: str = "mahalanobis",
-        contamination: float = 0.1,
-        threshold: str = "quantile",
+        false_alarm_rate: float = 0.1,
+        threshold: str = "lognormal",
     ):
-        super().__init__(contamination=contamination, threshold=threshold)
+        super().__init__(false_alarm_rate=false_alarm_rate, threshold=threshold)
         self.n_freq = n_freq
         self.metric = metric
 
-    @abstractmethod
-    def _fit_terms(self, X: NDArray, members: Members) -> list[NDArray[np.float64]]:
-        """Learn from `X` and return the terms of each clip, as if it had not been learnt from."""
+    @property
+    def _least_clips(self) -> int:  # type: ignore[override]
+        return 3 if self.metric == "mahalanobis" else 2
 
     @abstractmethod
-    def _terms(self, X: NDArray) -> list[NDArray[np.float64]]:
-        """Return the terms of clips that were not learnt from."""
+    def _cells(self, X: NDArray) -> list[NDArray[np.float64]]:
+        """Return the distances that the cells of clips are made of."""
 
     @abstractmethod
-    def _fit_scores(self, terms: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-        """Return the score of each training clip, when the maps are calibrated."""
+    def _clip_distances(
+        self, cells: list[NDArray[np.float64]], maps: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return the distance of each clip, of shape (n_clips,), by its cells and its map."""
 
-    def _fit(self, X: NDArray, members: Members, as_new: NDArray) -> NDArray[np.float64]:
-        minimum = 3 if self.metric == "mahalanobis" else 2
-        self._check_domain_sizes({None: np.arange(len(X))}, minimum)
-        distances = self._fit_terms(X, members)
-        terms = [np.log1p(term) for term in distances]
-        oddness = np.empty(np.broadcast_shapes(*(term.shape for term in terms)))
-        for rest, fold in split_clips(len(X), N_FOLDS):
-            self._learn_spreads([term[rest] for term in terms])
-            oddness[fold] = self._add_up([term[fold] for term in terms])
-        self._learn_spreads(terms)
-        level = -self._quantile(-oddness.max(axis=(1, 2)))
-        self.level_ = level if level > 0 else 1.0
-        self._training_maps = oddness / self.level_
-        return self._fit_scores(distances)
+    def _check_domain_sizes(self, members: Members) -> None:
+        n_clips = sum(map(len, members.values()))
+        super()._check_domain_sizes({None: np.arange(n_clips)})
 
-    def _oddness(self, X: NDArray) -> NDArray[np.float64]:
-        """Return the maps of clips that were not learnt from."""
-        return self._add_up([np.log1p(term) for term in self._terms(X)]) / self.level_
+    def _fit_scores(
+        self, X: NDArray, members: Members, folds: list, weights: NDArray
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        self._fit(X, members)
 
-    def _learn_spreads(self, terms: list[NDArray[np.float64]]) -> None:
-        # In the middle half of a band's cells a few odd clips do not show.
-        low, self.term_centers_, high = np.stack(
-            [np.quantile(term, _QUARTILES, axis=(0, 1)) for term in terms], axis=1
+        def evaluate(kept: NDArray[np.intp], left_out: NDArray[np.intp]) -> list[NDArray]:
+            part = clone(self)
+            part._fit(X[kept], _members_of(members, kept))
+            return part._cells(X[left_out])
+
+        cells = cross_fit(folds, len(X), evaluate)
+        logs = [np.log1p(cell) for cell in cells]
+        anomalies = np.empty(np.broadcast_shapes(*(log.shape for log in logs)))
+        for kept, left_out in folds:
+            self._learn_spreads([log[kept] for log in logs])
+            anomalies[left_out] = self._add_up([log[left_out] for log in logs])
+        self._learn_spreads(logs)
+        self._highest = anomalies.max(axis=(1, 2))
+        self._map_weights = weights
+        self._place_level()
+        scores = -self._clip_distances(cells, anomalies / self.level_)
+        return scores, scores
+
+    def _place_level(self) -> None:
+        level = place_threshold(
+            self._highest, self.false_alarm_rate, self.threshold, self._map_weights
         )
-        self.term_spreads_ = np.where(high > low, high - low, 1.0)
+        self.level_ = level if level > 0 else 1.0
 
-    def _add_up(self, terms: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-        """Return the sum of terms, each in spreads of its band about the center."""
-        of_bands = zip(terms, self.term_centers_, self.term_spreads_, strict=True)
-        scaled = [(term - center) / spread for term, center, spread in of_bands]
+    def _maps(self, cells: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+        return self._add_up([np.log1p(cell) for cell in cells]) / self.level_
+
+    def _distances(self, X: NDArray) -> NDArray[np.float64]:
+        cells = self._cells(X)
+        return self._clip_distances(cells, self._maps(cells))[:, np.newaxis]
+
+    def _nearest_domain(self, distances: NDArray, domains: Any) -> NDArray[np.float64]:
+        return distances[:, 0]  # domains have no distances of their own
+
+    def _learn_spreads(self, logs: list[NDArray[np.float64]]) -> None:
+        # In the middle half of a band's cells a few odd clips do not show.
+        low, self.band_median_, high = np.stack(
+            [np.quantile(log, _QUARTILES, axis=(0, 1)) for log in logs], axis=1
+        )
+        self.band_iqr_ = np.where(high > low, high - low, 1.0)
+
+    def _add_up(self, logs: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Return the sum of terms, each in quartile ranges of its band about the median."""
+        of_bands = zip(logs, self.band_median_, self.band_iqr_, strict=True)
+        scaled = [(log - median) / iqr for log, median, iqr in of_bands]
         return np.sum(np.broadcast_arrays(*scaled), axis=0)
 
     def anomaly_map(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -113,9 +141,8 @@ class MapDetector(BaseDetector):
         -------
         maps : ndarray of shape (n_clips, n_time, n_freq)
             Float64, higher = more odd. 0 is what a normal cell has on average, 1 the threshold: a
-            fresh normal clip of the length of those of `fit` has a cell above 1 with probability
-            `contamination`. A clip that is bit-identical to a training clip gets the map that it
-            had when it was left out; a clip of nothing but NaN a map of NaN.
+            new normal clip of the length of those of `fit` has a cell above 1 with probability
+            `false_alarm_rate`. A clip of nothing but NaN gets a map of NaN.
 
         Raises
         ------
@@ -124,15 +151,27 @@ class MapDetector(BaseDetector):
             `fit`.
         """
         check_is_fitted(self)
-        tokens, readable = self._validate_embeddings(X, reset=False)
+        tokens, readable = self._validate(X, reset=False)
         maps = np.full((len(readable), *tokens.shape[1:3]), np.nan)
         if readable.any():
-            found = self._oddness(tokens)
-            known, place = self._recognize(tokens)
-            if known.any():  # else the clips may be of another length
-                found[known] = self._training_maps[self._row_of_digest[place[known]]]
-            maps[readable] = found
+            maps[readable] = self._maps(self._cells(tokens))
         return maps
+
+    def set_false_alarm_rate(self, rate: float) -> Any:
+        """Move the threshold and the 1 of maps to another false-alarm rate, without fitting again.
+
+        Parameters
+        ----------
+        rate : float
+            The share of new normal clips that may be called anomalies, in (0, 0.5].
+
+        Returns
+        -------
+        self : object
+        """
+        super().set_false_alarm_rate(rate)
+        self._place_level()
+        return self
 
     def _fit_space(self, tokens: NDArray) -> Space:
         """Return what takes tokens to where squared Euclidean distance ranks as `metric` does."""
@@ -158,15 +197,10 @@ class MapDetector(BaseDetector):
         rows = prepare(tokens - center, self.metric)
         return (rows if matrix is None else rows @ matrix).astype(tokens.dtype)
 
-    def _nearest(
-        self, queries: NDArray, bank: NDArray, apart: Labels | None = None
-    ) -> NDArray[np.float64]:
+    def _nearest(self, queries: NDArray, bank: NDArray) -> NDArray[np.float64]:
         """Return the distance of each query to the nearest reference, of what is projected."""
-
-        def measure(squared: NDArray, *_: NDArray) -> NDArray:
-            return as_distance(squared, self.metric)
-
-        return find_nearest(queries, bank, 1, apart=apart, measure=measure)[0][:, 0]
+        metric = "cosine" if self.metric == "cosine" else "euclidean"
+        return find_nearest(queries, bank, 1, metric=metric, skip_self=True)[0][:, 0]
 
     def _validate_rows(self, X: ArrayLike, *, reset: bool) -> NDArray:
         """Return the tokens of `X` on their grid of time and frequency."""
@@ -203,8 +237,11 @@ class MapDetector(BaseDetector):
         return tokens.reshape(n_clips, -1, n_freq, n_dims)
 
 
-def split_clips(n_clips: int, n_folds: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Yield (rest, fold) for each fold, in which neighbouring clips are of different folds."""
-    fold_of = np.arange(n_clips) % n_folds
-    for fold in range(min(n_folds, n_clips)):
-        yield np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
+def _members_of(members: Members, kept: Iterable[int]) -> Members:
+    """Return the rows of each domain among those that are kept, leaving out empty domains."""
+    place = {row: i for i, row in enumerate(kept)}
+    found = {
+        domain: np.array([place[row] for row in rows if row in place], dtype=np.intp)
+        for domain, rows in members.items()
+    }
+    return {domain: rows for domain, rows in found.items() if len(rows)}

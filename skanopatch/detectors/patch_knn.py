@@ -12,7 +12,8 @@ from sklearn.utils._param_validation import Interval
 from tqdm.auto import tqdm
 
 from skanopatch.detectors.base import Members
-from skanopatch.detectors.maps import N_FOLDS, MapDetector, Space, split_clips
+from skanopatch.detectors.maps import MapDetector, Space
+from skanopatch.detectors.thresholds import MAX_FOLDS
 
 # Folds of clips that are left out in turn where the bank is chosen, which takes long.
 _N_FOLDS_OF_CHOICES = 5
@@ -39,14 +40,13 @@ class PatchKNNDetector(MapDetector):
         Tokens that the bank holds at most. Of more, a greedy choice keeps those that are farthest
         from what it has already [2]_, so that what is rare stays. None keeps all.
 
-    contamination : float, default=0.1
-        The false-alarm rate wanted on fresh normal clips, in (0, 0.5]; also how often a fresh
-        normal clip has a cell above 1.
+    false_alarm_rate : float, default=0.1
+        The share of new normal clips that may be called anomalies, in (0, 0.5]; also how many
+        have a cell above 1.
 
-    threshold : {"quantile", "gamma"}, default="quantile"
-        Place `offset_` and the 1 of maps at the `contamination` quantile of the training clips'
-        scores and highest cells, or at that of a gamma distribution with their mean, spread and
-        skewness, which needs fewer clips for a small `contamination`.
+    threshold : {"lognormal", "quantile", "gamma"}, default="lognormal"
+        How `offset_` and the 1 of maps are placed among the training clips' highest cells, see
+        `skanopatch.detectors.thresholds.place_threshold`.
 
     random_state : int, RandomState instance or None, default=None
         Where the greedy choice begins, and the projection in which it measures distances.
@@ -60,28 +60,33 @@ class PatchKNNDetector(MapDetector):
         The score below which a clip is an anomaly: -1, as the score is minus the highest cell.
 
     training_scores_ : ndarray of shape (n_clips,)
-        The score of each training clip, by a bank of the clips of other folds; NaN for one that
-        could not be read.
+        The score of each training clip when it is left out of the fit; NaN for one that could not
+        be read.
+
+    own_domain_scores_ : ndarray of shape (n_clips,)
+        The same, compared with the clip's own domain.
+
+    session_weights_ : ndarray of shape (n_clips,)
+        What each training clip counts: 1, or 1 over the clips of its session.
 
     bank_ : ndarray of shape (n_references, n_features)
         The tokens that are kept, where `metric` compares them.
 
-    term_centers_, term_spreads_ : ndarray of shape (1, n_freq)
+    band_median_, band_iqr_ : ndarray of shape (1, n_freq)
         Median and quartile range over normal clips of ``log(1 + d)``, of the distances d in each
         band.
 
     level_ : float
-        The oddness, in quartile ranges about the median, that is 1 in a map.
+        The anomaly, in quartile ranges about the median, that is 1 in a map.
 
     n_features_in_ : int
         Dimensions of a token.
 
     Notes
     -----
-    The search is exhaustive, in chunks that obey scikit-learn's `working_memory`. Without a clip a
-    greedy choice would be another one, so the training clips are scored in folds, each by the bank
-    of the others: in five where there is a choice to make, else in up to twenty. `domains` make no
-    difference.
+    The search is exhaustive, in chunks that obey scikit-learn's `working_memory`. A greedy choice
+    takes long, so training clips are left out in five folds where there is a choice to make, and
+    else in up to twenty. `domains` make no difference.
 
     References
     ----------
@@ -116,64 +121,49 @@ class PatchKNNDetector(MapDetector):
         *,
         metric: str = "mahalanobis",
         max_bank_size: int | None = 20_000,
-        contamination: float = 0.1,
-        threshold: str = "quantile",
+        false_alarm_rate: float = 0.1,
+        threshold: str = "lognormal",
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ):
-        super().__init__(n_freq, metric=metric, contamination=contamination, threshold=threshold)
+        super().__init__(
+            n_freq, metric=metric, false_alarm_rate=false_alarm_rate, threshold=threshold
+        )
         self.max_bank_size = max_bank_size
         self.random_state = random_state
         self.verbose = verbose
 
-    def _fit_terms(self, X: NDArray, members: Members) -> list[NDArray[np.float64]]:
-        n_clips, tokens_a_clip = len(X), X.shape[1] * X.shape[2]
-        # The same start and projection for each bank, whatever draws them.
-        seed = check_random_state(self.random_state).randint(2**31 - 1)
-        n_tokens = n_clips * tokens_a_clip
+    def _n_folds(self, X: NDArray) -> int:
+        n_tokens = X.shape[0] * X.shape[1] * X.shape[2]
         self._check_memory(n_tokens, X.shape[3], X.itemsize)
         is_chosen = self._bank_size(n_tokens) < n_tokens
-        folds = list(split_clips(n_clips, _N_FOLDS_OF_CHOICES if is_chosen else N_FOLDS))
-        sizes = [self._bank_size(len(rest) * tokens_a_clip) for rest, _ in folds]
-        cells = np.empty(X.shape[:3])
-        with tqdm(
-            total=sum(sizes) + self._bank_size(n_tokens),
-            desc="Choosing tokens",
-            unit="token",
-            disable=not (self.verbose and is_chosen),
-        ) as progress:
-            for rest, fold in folds:
-                space, bank = self._make_bank(X[rest], seed, progress)
-                cells[fold] = self._search(X[fold], space, bank)
-            self._space, self.bank_ = self._make_bank(X, seed, progress)
-        return [cells]
+        return _N_FOLDS_OF_CHOICES if is_chosen else MAX_FOLDS
 
-    def _terms(self, X: NDArray) -> list[NDArray[np.float64]]:
-        return [self._search(X, self._space, self.bank_)]
-
-    def _fit_scores(self, terms: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-        return -self._training_maps.max(axis=(1, 2))
-
-    def _score(self, X: NDArray) -> NDArray[np.float64]:
-        return -self._oddness(X).max(axis=(1, 2))
-
-    def _search(self, X: NDArray, space: Space, bank: NDArray) -> NDArray[np.float64]:
+    def _fit(self, X: NDArray, members: Members) -> None:
         tokens = X.reshape(-1, X.shape[3])
-        return self._nearest(self._project(tokens, space), bank).reshape(X.shape[:3])
+        self._space = self._fit_space(tokens)
+        tokens = self._project(tokens, self._space)
+        size = self._bank_size(len(tokens))
+        if size < len(tokens):
+            random_state = check_random_state(self.random_state)
+            with tqdm(
+                total=size, desc="Choosing tokens", unit="token", disable=not self.verbose
+            ) as progress:
+                tokens = tokens[_farthest_first(tokens, size, random_state, progress)]
+        self.bank_ = tokens
+
+    def _cells(self, X: NDArray) -> list[NDArray[np.float64]]:
+        tokens = X.reshape(-1, X.shape[3])
+        found = self._nearest(self._project(tokens, self._space), self.bank_)
+        return [found.reshape(X.shape[:3])]
+
+    def _clip_distances(
+        self, cells: list[NDArray[np.float64]], maps: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        return maps.max(axis=(1, 2))
 
     def _bank_size(self, n_tokens: int) -> int:
         return n_tokens if self.max_bank_size is None else min(n_tokens, self.max_bank_size)
-
-    def _make_bank(self, X: NDArray, seed: int, progress: tqdm) -> tuple[Space, NDArray]:
-        tokens = X.reshape(-1, X.shape[3])
-        space = self._fit_space(tokens)
-        tokens = self._project(tokens, space)
-        size = self._bank_size(len(tokens))
-        if size < len(tokens):
-            tokens = tokens[_farthest_first(tokens, size, seed, progress)]
-        else:
-            progress.update(size)
-        return space, tokens
 
     def _check_memory(self, n_tokens: int, n_dims: int, itemsize: int) -> None:
         """Say how much memory `fit` will take, and raise if there is less."""
@@ -209,9 +199,10 @@ def available_memory() -> int | None:
         return None
 
 
-def _farthest_first(tokens: NDArray, size: int, seed: int, progress: tqdm) -> NDArray[np.intp]:
+def _farthest_first(
+    tokens: NDArray, size: int, random_state: np.random.RandomState, progress: tqdm
+) -> NDArray[np.intp]:
     """Choose rows greedily, each the farthest from all before it."""
-    random_state = np.random.RandomState(seed)
     rows = tokens.astype(np.float32)
     if rows.shape[1] > _PROJECTED_DIMS:
         projection = GaussianRandomProjection(_PROJECTED_DIMS, random_state=random_state)

@@ -1,10 +1,12 @@
 """SubbandKNNDetector: one bank of normal tokens a frequency band."""
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import NDArray
 
 from skanopatch.detectors.base import Members
-from skanopatch.detectors.maps import N_FOLDS, MapDetector, split_clips
+from skanopatch.detectors.maps import MapDetector
 
 
 class SubbandKNNDetector(MapDetector):
@@ -28,14 +30,13 @@ class SubbandKNNDetector(MapDetector):
         shrunk covariance [2]_; Euclidean as they are; or cosine, BEAM's, which suits tokens of
         large networks.
 
-    contamination : float, default=0.1
-        The false-alarm rate wanted on fresh normal clips, in (0, 0.5]; also how often a fresh
-        normal clip has a cell above 1.
+    false_alarm_rate : float, default=0.1
+        The share of new normal clips that may be called anomalies, in (0, 0.5]; also how many
+        have a cell above 1.
 
-    threshold : {"quantile", "gamma"}, default="quantile"
-        Place `offset_` and the 1 of maps at the `contamination` quantile of the training clips'
-        scores and highest cells, or at that of a gamma distribution with their mean, spread and
-        skewness, which needs fewer clips for a small `contamination`.
+    threshold : {"lognormal", "quantile", "gamma"}, default="lognormal"
+        How `offset_` and the 1 of maps are placed among the training clips' scores and highest
+        cells, see `skanopatch.detectors.thresholds.place_threshold`.
 
     Attributes
     ----------
@@ -43,9 +44,16 @@ class SubbandKNNDetector(MapDetector):
         The score below which a clip is an anomaly.
 
     training_scores_ : ndarray of shape (n_clips,)
-        The leave-one-out score of each training clip; NaN for one that could not be read.
+        The score of each training clip when it is left out of the fit; NaN for one that could not
+        be read.
 
-    term_centers_, term_spreads_ : ndarray of shape (2, n_freq)
+    own_domain_scores_ : ndarray of shape (n_clips,)
+        The same, compared with the clip's own domain.
+
+    session_weights_ : ndarray of shape (n_clips,)
+        What each training clip counts: 1, or 1 over the clips of its session.
+
+    band_median_, band_iqr_ : ndarray of shape (2, n_freq)
         Median and quartile range over normal clips of ``log(1 + d)``, where d are the distances
         that a cell is made of: that of the band over the clip, and that of the token.
 
@@ -54,11 +62,6 @@ class SubbandKNNDetector(MapDetector):
 
     n_features_in_ : int
         Dimensions of a token.
-
-    Notes
-    -----
-    In the leave-one-out scores a clip is missing from the banks. From the covariances it is
-    missing as one of a fold: there are twenty, or as many as clips.
 
     References
     ----------
@@ -82,34 +85,11 @@ class SubbandKNNDetector(MapDetector):
     [2, 6]
     """
 
-    def _fit_terms(self, X: NDArray, members: Members) -> list[NDArray[np.float64]]:
-        self._check_domain_sizes(members, 2)
-        n_clips, n_time = X.shape[:2]
-        self._domain_of_clip = np.empty(n_clips, dtype=np.intp)
+    def _fit(self, X: NDArray, members: Members) -> None:
+        self._domain_of_clip = np.empty(len(X), dtype=np.intp)
         for domain, rows in enumerate(members.values()):
             self._domain_of_clip[rows] = domain
         pooled, flat = X.mean(axis=1), [_flat(X[:, :, f]) for f in range(X.shape[2])]
-        owners = np.repeat(np.arange(n_clips), n_time)
-
-        of_domains = np.empty((len(members), n_clips, X.shape[2]))
-        cells = np.empty(X.shape[:3])
-        n_folds = N_FOLDS if self.metric == "mahalanobis" else 1
-        for rest, fold in split_clips(n_clips, n_folds):
-            learnt = (
-                rest if len(rest) else fold
-            )  # one fold: nothing is learnt that could be left out
-            mine, its = np.isin(owners, fold), np.isin(owners, learnt)
-            for f, tokens in enumerate(flat):
-                space = self._fit_space(pooled[learnt, f])
-                bank = self._project(pooled[:, f], space)
-                for domain, rows in enumerate(members.values()):
-                    of_domains[domain, fold, f] = self._nearest(
-                        bank[fold], bank[rows], (fold, rows)
-                    )
-                bank = self._project(tokens, self._fit_space(tokens[its]))
-                found = self._nearest(bank[mine], bank, (owners[mine], owners))
-                cells[fold, :, f] = found.reshape(len(fold), n_time)
-
         self._clip_spaces, self._token_spaces = [], []
         self._clip_banks, self._token_banks = [], []
         for f, tokens in enumerate(flat):
@@ -117,9 +97,8 @@ class SubbandKNNDetector(MapDetector):
             self._clip_banks.append(self._project(pooled[:, f], self._clip_spaces[f]))
             self._token_spaces.append(self._fit_space(tokens))
             self._token_banks.append(self._project(tokens, self._token_spaces[f]))
-        return [_best_domain(of_domains), cells]
 
-    def _terms(self, X: NDArray) -> list[NDArray[np.float64]]:
+    def _cells(self, X: NDArray) -> list[NDArray[np.float64]]:
         cells = np.empty(X.shape[:3])
         for f, (space, bank) in enumerate(zip(self._token_spaces, self._token_banks, strict=True)):
             found = self._nearest(self._project(_flat(X[:, :, f]), space), bank)
@@ -138,11 +117,13 @@ class SubbandKNNDetector(MapDetector):
                 of_domains[domain, :, f] = self._nearest(queries, references)
         return _best_domain(of_domains)
 
-    def _fit_scores(self, terms: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-        return -terms[0].mean(axis=(1, 2))
+    def _distances(self, X: NDArray) -> NDArray[np.float64]:
+        return self._bands(X).mean(axis=(1, 2))[:, np.newaxis]  # without the cells, which take long
 
-    def _score(self, X: NDArray) -> NDArray[np.float64]:
-        return -self._bands(X).mean(axis=(1, 2))
+    def _clip_distances(
+        self, cells: list[NDArray[np.float64]], maps: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        return cells[0].mean(axis=(1, 2))
 
 
 def _flat(tokens: NDArray) -> NDArray:

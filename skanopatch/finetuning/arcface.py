@@ -12,8 +12,7 @@ from torch.nn import functional as F
 class ArcFace(nn.Module):
     """Cross-entropy on scaled cosines, with an angular margin on the target class only.
 
-    Deng et al. 2019 (CVPR), eq. 3; sub-centres after Deng et al. 2020 (ECCV): a class has several
-    centres and a clip is compared with the nearest.
+    Deng et al. 2019 (CVPR), eq. 3.
 
     Parameters
     ----------
@@ -21,8 +20,6 @@ class ArcFace(nn.Module):
         Dimensions of an embedding.
     n_classes : int
         Number of classes.
-    n_subcenters : int, default=1
-        Centres a class.
     scale : float, default=30.0
         Factor on the cosines.
     margin : float, default=0.2
@@ -34,12 +31,11 @@ class ArcFace(nn.Module):
         n_dims: int,
         n_classes: int,
         *,
-        n_subcenters: int = 1,
         scale: float = 30.0,
         margin: float = 0.2,
     ):
         super().__init__()
-        self.centers = nn.Parameter(torch.empty(n_classes, n_subcenters, n_dims))
+        self.centers = nn.Parameter(torch.empty(n_classes, n_dims))
         nn.init.normal_(self.centers)  # only directions count: uniform on the sphere
         self.scale = scale
         self.margin = margin
@@ -47,8 +43,7 @@ class ArcFace(nn.Module):
     def logits(self, embeddings: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return scaled cosines (n_clips, n_classes), those of the targets with the margin."""
         directions = F.normalize(embeddings, dim=1)
-        centers = F.normalize(self.centers, dim=2)
-        cosine = torch.einsum("bd,ckd->bck", directions, centers).amax(dim=2)
+        cosine = directions @ F.normalize(self.centers, dim=1).T
         own = cosine.gather(1, target[:, None])
         sine = (1 - own.square()).clamp_min(1e-12).sqrt()
         with_margin = own * math.cos(self.margin) - sine * math.sin(self.margin)
@@ -58,20 +53,6 @@ class ArcFace(nn.Module):
         )
         return self.scale * cosine.scatter(1, target[:, None], with_margin)
 
-    def forward(
-        self,
-        embeddings: torch.Tensor,
-        target: torch.Tensor | tuple[torch.Tensor, torch.Tensor, float],
-    ) -> torch.Tensor:
-        """Return the mean loss.
-
-        Parameters
-        ----------
-        embeddings : Tensor of shape (n_clips, n_dims)
-        target : Tensor of shape (n_clips,), or what `mixup` gives
-            Class indices; or two of them, and the weight of the first.
-        """
-        if isinstance(target, (tuple, list)):  # skorch makes lists of tuples
-            first, second, weight = target
-            return weight * self(embeddings, first) + (1 - weight) * self(embeddings, second)
+    def forward(self, embeddings: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the mean loss of embeddings (n_clips, n_dims) with class indices (n_clips,)."""
         return F.cross_entropy(self.logits(embeddings, target), target)

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torchaudio.functional import mask_along_axis_iid
 
-# A mask covers at most this share of its axis, so that short clips keep something to hear.
+# A mask covers at most this share of its axis, so that something is left of short clips.
 _MAX_MASKED = 0.5
 
-# The changes of `pretext="augmentation"`; which one was made is what the backbone has to hear.
+# The changes that `change` makes.
 CHANGES = ("none", "higher", "lower", "faster", "slower", "brighter", "darker")
 _SHIFT = 3  # mel bins
 _RATE = 1.25
@@ -36,23 +36,6 @@ def spec_augment(log_mel: torch.Tensor, *, time_mask: int, frequency_mask: int) 
     return log_mel
 
 
-def mixup(
-    patches: torch.Tensor, target: torch.Tensor, *, alpha: float
-) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, float]]:
-    """Mix each clip of a batch with another one.
-
-    Zhang et al. 2018 (ICLR), eq. 1: one weight a batch, drawn from Beta(alpha, alpha).
-
-    Returns
-    -------
-    mixed : Tensor of the shape of `patches`
-    target : tuple (target, target of the other clip, weight of the first)
-    """
-    weight = float(torch.distributions.Beta(alpha, alpha).sample())
-    other = torch.randperm(len(patches), device=patches.device)
-    return weight * patches + (1 - weight) * patches[other], (target, target[other], weight)
-
-
 def random_segment(log_mel: np.ndarray, n_frames: int, rate: float = 1.0) -> np.ndarray:
     """Take a stretch of a spectrogram at a random place, at another tempo if asked for.
 
@@ -75,19 +58,18 @@ def random_segment(log_mel: np.ndarray, n_frames: int, rate: float = 1.0) -> np.
     return (1 - weight) * log_mel[before] + weight * log_mel[(before + 1) % len(log_mel)]
 
 
-def change(log_mel: np.ndarray, kind: str, n_frames: int, *, log_unit: float = 1.0) -> np.ndarray:
+def change(log_mel: np.ndarray, kind: str, n_frames: int) -> np.ndarray:
     """Take a random segment, changed in one of the ways in which machines change.
 
     Parameters
     ----------
     log_mel : ndarray of shape (n_frames_of_clip, n_mels)
+        In natural logarithms of power.
     kind : str
         One of `CHANGES`: all moved by 3 mel bins, 1.25 times the tempo or one over that, or tilted
         by 2 (8.7 dB) from the lowest to the highest bin.
     n_frames : int
         Frames of the result.
-    log_unit : float, default=1.0
-        Nepers that a unit of the spectrogram is.
     """
     rate = {"faster": _RATE, "slower": 1 / _RATE}.get(kind, 1.0)
     segment = random_segment(log_mel, n_frames, rate)
@@ -97,6 +79,6 @@ def change(log_mel: np.ndarray, kind: str, n_frames: int, *, log_unit: float = 1
         bins = np.arange(segment.shape[1]) + shift
         segment = segment[:, bins.clip(0, segment.shape[1] - 1)]
     if kind in ("brighter", "darker"):
-        tilt = np.linspace(-_TILT, _TILT, segment.shape[1], dtype=segment.dtype) / log_unit
+        tilt = np.linspace(-_TILT, _TILT, segment.shape[1], dtype=segment.dtype)
         segment = segment + (tilt if kind == "brighter" else -tilt)
     return segment

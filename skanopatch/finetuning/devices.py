@@ -27,17 +27,13 @@ def choose_device(device: str) -> torch.device:
 
 
 def autocast_dtype(device: torch.device, precision: str) -> torch.dtype | None:
-    """Return bfloat16 where it was asked for, or is faster than float32; None is float32."""
-    if precision == "auto":
-        if device.type == "cuda":
-            is_native = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:
-            # Without these, bfloat16 is emulated: several times slower than float32.
-            is_native = device.type == "cpu" and torch.cpu.get_capabilities().get(
-                "avx512_bf16", False
-            )
-        precision = "bfloat16" if is_native else "float32"
-    return torch.bfloat16 if precision == "bfloat16" else None
+    """Return the dtype of the matrix products in training; None is float32.
+
+    "auto" is float32 on every CPU: the same clips give the same weights on all of them.
+    """
+    is_native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    is_bfloat16 = precision == "bfloat16" or (precision == "auto" and is_native)
+    return torch.bfloat16 if is_bfloat16 else None
 
 
 @contextmanager

@@ -1,56 +1,47 @@
-"""LoRA: low-rank updates of the projections of attention.
+"""LoRA: low-rank updates of the query and value projections of attention.
 
-The layers of a ViT hold query, key and value in one linear layer, `qkv`, and the update is of some
-of its rows. The `peft` package updates linear layers as a whole, so this is our own.
+The layers of a ViT hold query, key and value in one linear layer, `qkv`, and the update is of two
+thirds of its rows. The `peft` package updates linear layers as a whole, so this is our own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-_PARTS = ("q", "k", "v")
-_UPDATE = ".parametrizations.weight.0."
-_ORIGINAL = ".parametrizations.weight.original"
-
 
 class LowRankUpdate(nn.Module):
-    """What a `qkv` weight is with low-rank updates of some of its three parts.
+    """A `qkv` weight plus low-rank updates of its rows for query and value.
 
-    Hu et al. 2022 (ICLR), eq. 3, with alpha equal to the rank. The parts share the matrix that
-    reads the tokens, which saves a quarter of the parameters where two are updated.
+    Hu et al. 2022 (ICLR), eq. 3, with alpha equal to the rank. Both updates share the matrix that
+    reads the tokens, which saves a quarter of the parameters.
 
     Parameters
     ----------
     weight : Tensor of shape (3 * n_dims, n_dims)
-        What is updated.
+        The weight to update.
     rank : int
-        Rank of the update of each part.
-    targets : sequence of {"q", "k", "v"}
-        The parts.
+        Rank of either update.
     """
 
-    def __init__(self, weight: torch.Tensor, *, rank: int, targets: Sequence[str]):
+    def __init__(self, weight: torch.Tensor, *, rank: int):
         super().__init__()
         n_out, n_in = weight.shape
-        self.parts = [_PARTS.index(target) for target in targets]
         self.down = nn.Parameter(weight.new_empty(rank, n_in))
-        self.up = nn.Parameter(weight.new_zeros(len(targets), n_out // 3, rank))
+        self.up = nn.Parameter(weight.new_zeros(2, n_out // 3, rank))
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))  # as torch starts a linear layer
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """Return the updated weight."""
-        rows = list(weight.chunk(3))
-        for part, up in zip(self.parts, self.up, strict=True):
-            rows[part] = rows[part] + up @ self.down
-        return torch.cat(rows)
+        query, key, value = weight.chunk(3)
+        query_update, value_update = self.up @ self.down
+        return torch.cat([query + query_update, key, value + value_update])
 
 
-def add_lora(backbone: nn.Module, *, rank: int, targets: Sequence[str]) -> None:
+def add_lora(backbone: nn.Module, *, rank: int) -> None:
     """Freeze a backbone but for low-rank updates of all its `qkv` layers, which start at zero.
 
     Parameters
@@ -59,18 +50,12 @@ def add_lora(backbone: nn.Module, *, rank: int, targets: Sequence[str]) -> None:
         Changed in place.
     rank : int
         Rank of the updates.
-    targets : sequence of {"q", "k", "v"}
-        What is updated.
 
     Raises
     ------
     ValueError
-        If a target is none of these, or the backbone has no such layer.
+        If the backbone has no such layer.
     """
-    if not targets or not set(targets) <= set(_PARTS) or len(set(targets)) < len(targets):
-        raise ValueError(
-            f"lora_targets must be some of {_PARTS}, each once. Got {tuple(targets)!r} instead."
-        )
     backbone.requires_grad_(False)
     layers = [layer for name, layer in backbone.named_modules() if name.endswith(".attn.qkv")]
     if not layers:
@@ -79,20 +64,11 @@ def add_lora(backbone: nn.Module, *, rank: int, targets: Sequence[str]) -> None:
             "'attn.qkv' for LoRA. Got 'lora' instead."
         )
     for layer in layers:
-        update = LowRankUpdate(layer.weight, rank=rank, targets=targets)
+        update = LowRankUpdate(layer.weight, rank=rank)
         parametrize.register_parametrization(layer, "weight", update)
 
 
-def merged_state(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the state of a module as if its updates were part of the weights they update."""
-    state = {name: t for name, t in module.state_dict().items() if not is_update(name)}
-    for name in [name for name in state if name.endswith(_ORIGINAL)]:
-        del state[name]
-        parametrization = module.get_submodule(name.removesuffix(".original"))
-        state[f"{name.removesuffix(_ORIGINAL)}.weight"] = parametrization().detach()
-    return state
-
-
-def is_update(name: str) -> bool:
-    """Tell whether a tensor of that name in a state is part of an update."""
-    return _UPDATE in name
+def merge_lora(backbone: nn.Module) -> None:
+    """Make the updates part of the weights that they update, if there are any."""
+    for layer in [layer for layer in backbone.modules() if parametrize.is_parametrized(layer)]:
+        parametrize.remove_parametrizations(layer, "weight")

@@ -25,7 +25,7 @@ class PatchEmbedding(nn.Module):
         A name that `create_backbone` knows.
     config : dict or None, default=None
         The backbone's architecture, where it was built before; see `create_backbone`.
-    grid : PatchGrid
+    grid : PatchGrid or tuple
         The patches of a clip.
     normalization : tuple of float or None
         Mean and deviation; None takes the backbone's own.
@@ -42,14 +42,12 @@ class PatchEmbedding(nn.Module):
         Dimensions of the embedding, behind a linear head. None leaves what is pooled as it is.
     time_mask, frequency_mask : int, default=0
         SpecAugment's largest masks, in training mode.
-    patch_dropout : float or "auto", default=0.0
-        Share of the patches that are left out in training mode; "auto" is the backbone's own.
+    patch_dropout : float, default=0.0
+        Share of the patches that are left out in training mode.
     tuning : {"full", "lora", "head", "frozen"}, default="full"
         What of the backbone learns: all, low-rank updates, or nothing.
     lora_rank : int, default=16
         Rank of the updates.
-    lora_targets : sequence of {"q", "k", "v"}, default=("q", "v")
-        What they update.
     pretrained : bool, default=True
         Whether to get the weights that the backbone's name stands for; not needed where a state
         dict follows.
@@ -63,7 +61,7 @@ class PatchEmbedding(nn.Module):
         backbone: str,
         *,
         config: dict[str, Any] | None = None,
-        grid: PatchGrid,
+        grid: tuple[int, int, int, int],
         normalization: tuple[float, float] | None = None,
         measured: tuple[float, float] = (0.0, 1.0),
         layers: str | int | Sequence[int] | None = None,
@@ -72,29 +70,22 @@ class PatchEmbedding(nn.Module):
         n_dims: int | None = None,
         time_mask: int = 0,
         frequency_mask: int = 0,
-        patch_dropout: float | str = 0.0,
+        patch_dropout: float = 0.0,
         tuning: str = "full",
         lora_rank: int = 16,
-        lora_targets: Sequence[str] = ("q", "v"),
         pretrained: bool = True,
     ):
         super().__init__()
-        self.name = backbone
-        self.grid = grid
-        self.backbone = create_backbone(backbone, grid, pretrained=pretrained, config=config)
-        if patch_dropout == "auto":
-            patch_dropout = 0.0 if keep_bands else self.backbone.patch_dropout
-        share = float(patch_dropout)
-        if not 0 <= share < 1:
-            raise ValueError(f"patch_dropout must be in [0, 1). Got {patch_dropout!r} instead.")
-        if keep_bands and share:
+        self.grid = PatchGrid(*grid)
+        self.backbone = create_backbone(backbone, self.grid, pretrained=pretrained, config=config)
+        if keep_bands and patch_dropout:
             raise ValueError(
-                "patch_dropout must be 0 or 'auto' with keep_bands=True, which needs the same "
-                f"patches of every band. Got {share} instead."
+                "patch_dropout must be 0 with keep_bands=True, which needs the same patches of "
+                f"every band. Got {patch_dropout} instead."
             )
-        self.backbone.drop_patches(share)
+        self.backbone.drop_patches(float(patch_dropout))
         if tuning == "lora":
-            add_lora(self.backbone, rank=lora_rank, targets=lora_targets)
+            add_lora(self.backbone, rank=lora_rank)
         elif tuning != "full":
             self.backbone.requires_grad_(False)
         self.layers = _layer_indices(layers, self.backbone.n_layers)
@@ -110,37 +101,15 @@ class PatchEmbedding(nn.Module):
         self.pooling = POOLINGS[pooling](self.backbone.n_dims)
         self.n_dims: int = self.backbone.n_dims * self.pooling.n_statistics  # type: ignore
         if keep_bands:
-            self.n_dims *= self.backbone.token_grid(grid.n_frames, grid.n_mels)[1]
+            self.n_dims *= self.backbone.token_grid(self.grid.n_frames, self.grid.n_mels)[1]
         self.head: nn.Module = nn.Identity()
         if n_dims is not None:
             self.head = nn.Linear(self.n_dims, n_dims)
             self.n_dims = n_dims
 
-    def check_tokens_are_patches(self, statistics: bool | str) -> None:
-        """Refuse to have statistics of patches beside tokens that are not of the same patches."""
-        grid = self.grid
-        n_time, n_freq = self.backbone.token_grid(grid.n_frames, grid.n_mels)
-        if (n_time, n_freq) != grid[:2]:
-            raise ValueError(
-                "statistics must be False or 'auto' with output='patches' and a backbone whose "
-                f"tokens are not those of the patches. Got statistics={statistics} for "
-                f"{self.name!r}, which has {n_time} x {n_freq} tokens for {grid.n_time} x "
-                f"{grid.n_freq} patches."
-            )
-
-    @torch.no_grad()
-    def project(self, directions: torch.Tensor) -> None:
-        """Let the head give the coordinates along directions (n_kept, n_dims) of what it gave."""
-        weight, bias = self.head.get_parameter("weight"), self.head.get_parameter("bias")
-        self.n_dims = len(directions)
-        head = nn.Linear(weight.shape[1], self.n_dims, device=weight.device)
-        head.weight.copy_(directions @ weight)
-        head.bias.copy_(directions @ bias)
-        self.head = head
-
     @torch.no_grad()
     def standardize(self, mean: torch.Tensor, scale: torch.Tensor) -> None:
-        """Let the head see pooled features (n_features,) less their mean, over their scale."""
+        """Let the head take pooled features (n_features,) less their mean, over their scale."""
         weight, bias = self.head.get_parameter("weight"), self.head.get_parameter("bias")
         weight.div_(scale)
         bias.sub_(weight @ mean)
@@ -169,7 +138,7 @@ class PatchEmbedding(nn.Module):
         return tokens @ self.layer_logits.softmax(dim=0)
 
     def pooled(self, patches: torch.Tensor) -> torch.Tensor:
-        """Return what the head sees of patches (n_clips, n_patches, patch_area)."""
+        """Return what the head takes of patches (n_clips, n_patches, patch_area)."""
         tokens = self.tokens(patches)
         if not self.keep_bands:
             return self.pooling(tokens)

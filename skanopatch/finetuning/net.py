@@ -1,25 +1,22 @@
-"""The skorch net that fine-tunes a backbone: precision, mixup, checkpoints, resuming."""
+"""The skorch net that fine-tunes a backbone: precision, rates, checkpoints, resuming."""
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import skorch.callbacks
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import Callback, EarlyStopping, LRScheduler
-from skorch.dataset import unpack_data
+from skorch.callbacks import Callback, LRScheduler
 from skorch.history import History
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 
-from skanopatch.finetuning.augmentation import change, mixup
+from skanopatch.finetuning.augmentation import change
 from skanopatch.finetuning.layers import rate_factors
 from skanopatch.patches import cut_into_patches, patch_grid, unpatchify
 
@@ -41,8 +38,6 @@ class PatchDataset(Dataset):
         is taken from a random frame on, and around its end. None takes clips as they are.
     changes : sequence of str, default=("none",)
         Of these one is made at random each time, and the class is that of clip and change.
-    log_unit : float, default=1.0
-        Nepers that a unit of the patches is.
     """
 
     def __init__(
@@ -54,7 +49,6 @@ class PatchDataset(Dataset):
         n_freq: int = 8,
         segment: int | None = None,
         changes: Sequence[str] = ("none",),
-        log_unit: float = 1.0,
     ):
         self.patches = patches
         self.target = target
@@ -63,7 +57,6 @@ class PatchDataset(Dataset):
         self.segment = segment
         self.n_frames = min(segment or self.grid.n_frames, self.grid.n_frames)
         self.changes = changes
-        self.log_unit = log_unit
         self.epoch_seed = 0  # `EpochSeed` sets it
 
     def __len__(self) -> int:
@@ -89,7 +82,7 @@ class PatchDataset(Dataset):
                         [np.roll(x, -s, axis=0) for x, s in zip(log_mel, starts, strict=True)]
                     )
                 segments = [
-                    change(clip, self.changes[kind], self.n_frames, log_unit=self.log_unit)
+                    change(clip, self.changes[kind], self.n_frames)
                     for clip, kind in zip(log_mel, kinds, strict=True)
                 ]
             patches = cut_into_patches(np.stack(segments), self.grid.height, self.grid.width)
@@ -98,7 +91,7 @@ class PatchDataset(Dataset):
 
 
 class FineTuningNet(NeuralNet):
-    """A skorch net with mixed precision and mixup that lets an interruption through.
+    """A skorch net with mixed precision and a learning rate for each layer.
 
     Parameters
     ----------
@@ -106,8 +99,6 @@ class FineTuningNet(NeuralNet):
         As for `skorch.NeuralNet`.
     autocast_dtype : torch.dtype or None, default=None
         Precision of the matrix products in training; None is float32.
-    mixup_alpha : float, default=0.0
-        Parameter of `mixup`; 0 leaves it out.
     layer_decay : float, default=1.0
         Learning rate of a layer over that of the one above it, see `rate_factors`.
     """
@@ -116,12 +107,10 @@ class FineTuningNet(NeuralNet):
         self,
         *args: Any,
         autocast_dtype: torch.dtype | None = None,
-        mixup_alpha: float = 0.0,
         layer_decay: float = 1.0,
         **kwargs: Any,
     ):
         self.autocast_dtype = autocast_dtype
-        self.mixup_alpha = mixup_alpha
         self.layer_decay = layer_decay
         super().__init__(*args, **kwargs)
 
@@ -130,7 +119,7 @@ class FineTuningNet(NeuralNet):
     ) -> tuple[tuple[list[dict[str, Any]]], dict[str, Any]]:
         """Put the parameters that learn into groups, one a learning rate.
 
-        The first group has the full rate, which is the one that the history tells.
+        The first group has the full rate, which is the one in the history.
         """
         parameters = {name: p for name, p in named_parameters if p.requires_grad}
         args, kwargs = super().get_params_for_optimizer(prefix, parameters.items())
@@ -152,24 +141,13 @@ class FineTuningNet(NeuralNet):
         ):
             return super().infer(x, **fit_params).float()
 
-    def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, torch.Tensor]:
-        """Mix the clips of the batch first, if that was asked for."""
-        if self.mixup_alpha > 0:
-            patches, target = unpack_data(batch)
-            batch = mixup(patches, target, alpha=self.mixup_alpha)
-        return super().train_step_single(batch, **fit_params)
-
     def train_on(self, dataset: Dataset) -> None:
         """Train until `max_epochs`, counting those that a checkpoint brought.
 
         Unlike `skorch.NeuralNet.fit`, ctrl-C is not taken for the end of training.
         """
         self.notify("on_train_begin", X=dataset, y=None)
-        try:
-            self.fit_loop(dataset, epochs=self.max_epochs - len(self.history))
-        except KeyboardInterrupt:  # also skorch's way to stop early
-            if not any(_has_stopped(callback) for _, callback in self.callbacks_):
-                raise
+        self.fit_loop(dataset, epochs=self.max_epochs - len(self.history))
         self.notify("on_train_end", X=dataset, y=None)
 
 
@@ -246,8 +224,6 @@ class ResumableCheckpoint(Callback):
         net.criterion_.load_state_dict(state["criterion"])
         net.optimizer_.load_state_dict(state["optimizer"])
         net.history = History(state["history"])
-        for callback, saved in zip(_early_stoppings(net), state["early_stopping"], strict=True):
-            callback.restored_state = saved
         return state["is_finished"]
 
     def on_epoch_end(self, net: FineTuningNet, **kwargs: Any) -> None:
@@ -255,7 +231,7 @@ class ResumableCheckpoint(Callback):
         self._save(net, is_finished=False)
 
     def on_train_end(self, net: FineTuningNet, **kwargs: Any) -> None:
-        """Save the final weights, which early stopping may have set back."""
+        """Save the final weights."""
         self._save(net, is_finished=True)
 
     def _save(self, net: FineTuningNet, *, is_finished: bool) -> None:
@@ -264,43 +240,12 @@ class ResumableCheckpoint(Callback):
             "criterion": net.criterion_.state_dict(),
             "optimizer": net.optimizer_.state_dict(),
             "history": _plain(net.history.to_list()),
-            "early_stopping": [callback.state() for callback in _early_stoppings(net)],
             "is_finished": is_finished,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(f".{os.getpid()}.partial")
         torch.save(state, partial)
         os.replace(partial, self.path)
-
-
-class ResumableEarlyStopping(EarlyStopping):
-    """skorch's early stopping, whose memory survives in a checkpoint."""
-
-    restored_state: dict[str, Any] | None = None
-
-    def on_train_begin(self, net: NeuralNet, **kwargs: Any) -> None:
-        """Start afresh, or from what a checkpoint restored."""
-        super().on_train_begin(net, **kwargs)
-        if self.restored_state is not None:
-            self.__dict__.update(self.restored_state)
-            self.restored_state = None
-
-    def state(self) -> dict[str, Any]:
-        """Return what has been seen so far, in plain types."""
-        return {
-            "misses_": self.misses_,
-            "dynamic_threshold_": float(self.dynamic_threshold_),
-            "best_epoch_": self.best_epoch_,
-            "best_model_weights_": self.best_model_weights_,
-        }
-
-
-def _has_stopped(callback: Callback) -> bool:
-    return isinstance(callback, EarlyStopping) and callback.misses_ == callback.patience
-
-
-def _early_stoppings(net: NeuralNet) -> Iterator[ResumableEarlyStopping]:
-    return (cb for _, cb in net.callbacks_ if isinstance(cb, ResumableEarlyStopping))
 
 
 def _plain(record: Any) -> Any:
@@ -310,25 +255,6 @@ def _plain(record: Any) -> Any:
     if isinstance(record, (list, tuple)):
         return [_plain(value) for value in record]
     return record.item() if isinstance(record, np.generic) else record
-
-
-def callback_by_name(name: str) -> Callback:
-    """Make a callback from its name in `skorch.callbacks`, or from ``"module:Class"``.
-
-    Raises
-    ------
-    ValueError
-        If there is no such class, or it needs arguments.
-    """
-    module_name, _, class_name = name.rpartition(":")
-    try:
-        module = importlib.import_module(module_name) if module_name else skorch.callbacks
-        return getattr(module, class_name)()
-    except (ImportError, AttributeError, TypeError) as error:
-        raise ValueError(
-            "callbacks must be names in skorch.callbacks, such as 'EpochTimer', or "
-            f"'module:Class', of classes that need no arguments. Got {name!r} instead ({error})."
-        ) from error
 
 
 def optimizer_by_name(name: str) -> type[torch.optim.Optimizer]:

@@ -1,0 +1,222 @@
+"""JoinedDetector: one score from several detectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, _fit_context, clone
+from sklearn.pipeline import Pipeline
+from sklearn.utils import Bunch, get_tags
+from sklearn.utils.metaestimators import _BaseComposition
+from sklearn.utils.validation import _num_samples, check_is_fitted
+
+from skanopatch.detectors.base import THRESHOLD_CONSTRAINTS
+from skanopatch.detectors.calibrated import calibrated
+from skanopatch.detectors.metadata import call_with_groups, fit_with, last_step, list_metadata
+from skanopatch.detectors.thresholds import JointDistance, ThresholdMixin
+
+
+class JoinedDetector(ThresholdMixin, _BaseComposition):
+    """Join the scores of several detectors, as `VotingClassifier` joins classifiers.
+
+    Each member is a detector, or a pipeline of the features that it sees and a detector. The
+    distances of a member are standardized by those of training clips that were left out of its
+    fit, and the joint distance is their geometric mean. A member's last step leaves clips out by
+    itself, or is put into a `CalibratedDetector`; the steps before it are fitted once.
+
+    Parameters
+    ----------
+    detectors : list of (str, estimator)
+        Names and members. All are fitted on the same `X`.
+
+    false_alarm_rate : float, default=0.1
+        The share of new normal clips that may be called anomalies, in (0, 0.5].
+
+    threshold : {"lognormal", "quantile", "gamma"}, default="lognormal"
+        How `offset_` is placed among the training scores, see
+        `skanopatch.detectors.thresholds.place_threshold`.
+
+    Attributes
+    ----------
+    detectors_ : list of estimators
+        The fitted members.
+
+    named_detectors_ : Bunch
+        The fitted members by name.
+
+    weights_ : ndarray of shape (n_detectors,)
+        The share of each member in the logarithm of the joint distance.
+
+    offset_ : float
+        The score below which a clip is an anomaly.
+
+    training_scores_ : ndarray of shape (n_clips,)
+        The joint score of each training clip when it is left out.
+
+    session_weights_ : ndarray of shape (n_clips,)
+        What each training clip counts: 1, or 1 over the clips of its session.
+
+    See Also
+    --------
+    sklearn.ensemble.VotingClassifier : The same for classifiers.
+    sklearn.compose.ColumnTransformer : A first step for members that see some columns only.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skanopatch import JoinedDetector, KNNDetector, MahalanobisDetector
+    >>> normal = np.random.default_rng(0).normal(size=(60, 4))
+    >>> members = [("spread", MahalanobisDetector()), ("near", KNNDetector(metric="euclidean"))]
+    >>> JoinedDetector(members).fit(normal).predict([[0, 0, 0, 0], [5, 0, 0, 0]])
+    array([ 1, -1])
+    """
+
+    _parameter_constraints = {"detectors": [list], **THRESHOLD_CONSTRAINTS}
+
+    # As in scikit-learn's group splitters: who asks for groups need not ask for their routing.
+    __metadata_request__fit = {"groups": True}
+    __metadata_request__decision_function = {"groups": True}
+    __metadata_request__predict = {"groups": True}
+
+    def __init__(
+        self,
+        detectors: Sequence[tuple[str, BaseEstimator]],
+        *,
+        false_alarm_rate: float = 0.1,
+        threshold: str = "lognormal",
+    ):
+        self.detectors = detectors
+        self.false_alarm_rate = false_alarm_rate
+        self.threshold = threshold
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters, and those of the members by their names.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Whether to return those of the members.
+
+        Returns
+        -------
+        params : dict
+        """
+        return self._get_params("detectors", deep=deep)
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, members, and parameters of members.
+
+        Parameters
+        ----------
+        **params : dict
+            Such as ``network=None`` or ``network__n_neighbors=2``.
+
+        Returns
+        -------
+        self : object
+        """
+        self._set_params("detectors", **params)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        labels: Iterable | None = None,
+        domains: Iterable | None = None,
+        groups: Iterable | None = None,
+        sessions: Iterable | None = None,
+    ) -> Self:
+        """Fit each member, and standardize its distances.
+
+        Parameters
+        ----------
+        X : array-like
+            What all members take.
+
+        y : Ignored
+            Not used, present for API consistency.
+
+        labels, domains, groups, sessions : iterable of hashables of length n_clips, default=None
+            Metadata. A member gets what the `fit` of one of its steps takes.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If there are no members, two have one name, or metadata has another length than `X`.
+        """
+        names = [name for name, _ in self.detectors]
+        if not names:
+            raise ValueError("detectors must have at least one member. Got [] instead.")
+        self._validate_names(names)
+        n_clips = _num_samples(X)
+        metadata = list_metadata(
+            n_clips, labels=labels, domains=domains, groups=groups, sessions=sessions
+        )
+        self.detectors_ = [
+            fit_with(_with_calibrated_end(member), X, metadata) for _, member in self.detectors
+        ]
+        self.named_detectors_ = Bunch(**dict(zip(names, self.detectors_, strict=True)))
+        ends = [last_step(member) for member in self.detectors_]
+        distances = np.stack([-end.training_scores_ for end in ends], axis=1)
+        self.session_weights_ = np.max([end.session_weights_ for end in ends], axis=0)
+        self._joint = JointDistance(distances, self.session_weights_)
+        self.weights_ = self._joint.weights
+        self.training_scores_ = -self._joint(distances)
+        self._place_offset()
+        return self
+
+    def score_samples(self, X: Any, *, groups: Iterable | None = None) -> NDArray[np.float64]:
+        """Return minus the joint distance of each clip; 1 is the distance of a typical normal one.
+
+        Parameters
+        ----------
+        X : array-like
+            What all members take.
+
+        groups : iterable of hashables of length n_clips, default=None
+            The group of each clip, for members that end in a `GroupedDetector`.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_clips,)
+            Float64, higher = more normal; NaN where a member's is NaN.
+        """
+        check_is_fitted(self)
+        scores = [
+            call_with_groups(member, "score_samples", X, groups) for member in self.detectors_
+        ]
+        return -self._joint(-np.stack(scores, axis=1))
+
+    @property
+    def n_features_in_(self) -> int:
+        """Number of features seen during `fit`, where the members count them."""
+        return self.detectors_[0].n_features_in_
+
+    @property
+    def feature_names_in_(self) -> NDArray:
+        """Names of the features seen during `fit`, where the members keep them."""
+        return self.detectors_[0].feature_names_in_
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        if self.detectors:
+            tags.input_tags = get_tags(self.detectors[0][1]).input_tags
+        return tags
+
+
+def _with_calibrated_end(member: BaseEstimator) -> BaseEstimator:
+    """Return a clone of a member whose last step places its threshold by itself."""
+    if not isinstance(member, Pipeline):
+        return calibrated(member)
+    *first, (name, end) = clone(member).steps
+    return Pipeline([*first, (name, _with_calibrated_end(end))])

@@ -1,0 +1,60 @@
+"""Metadata of clips, handed to the estimators that ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn import config_context
+from sklearn.base import BaseEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import has_fit_parameter
+
+from skanopatch.detectors.base import label_list
+
+
+def list_metadata(n_clips: int, **metadata: Iterable | None) -> dict[str, list[Hashable]]:
+    """Return the metadata that are given as lists, after checking their lengths."""
+    return {
+        name: label_list(values, n_clips, name)
+        for name, values in metadata.items()
+        if values is not None
+    }
+
+
+def rows_of(metadata: Mapping[str, list], rows: NDArray[np.intp]) -> dict[str, list]:
+    """Return the metadata of some clips."""
+    return {name: [values[row] for row in rows] for name, values in metadata.items()}
+
+
+def fit_with(estimator: BaseEstimator, X: Any, metadata: Mapping[str, list]) -> Any:
+    """Fit an estimator, or a pipeline, on clips and on the metadata that its `fit` takes."""
+    with config_context(enable_metadata_routing=False):
+        return estimator.fit(X, **_accepted(estimator, metadata))
+
+
+def _accepted(estimator: Any, metadata: Mapping[str, list]) -> dict[str, list]:
+    if isinstance(estimator, Pipeline):
+        return {
+            f"{name}__{key}": values
+            for name, step in estimator.steps
+            for key, values in _accepted(step, metadata).items()
+        }
+    return {key: v for key, v in metadata.items() if has_fit_parameter(estimator, key)}
+
+
+def last_step(estimator: Any) -> Any:
+    """Return the last step of a pipeline, of pipelines in it too; other estimators themselves."""
+    while isinstance(estimator, Pipeline):
+        estimator = estimator[-1]
+    return estimator
+
+
+def call_with_groups(estimator: Any, method: str, X: Any, groups: Iterable | None) -> Any:
+    """Call a method of an estimator, or of the end of a pipeline, with the groups it takes."""
+    while isinstance(estimator, Pipeline):
+        X, estimator = estimator[:-1].transform(X), estimator[-1]
+    takes_groups = groups is not None and has_fit_parameter(estimator, "groups")
+    return getattr(estimator, method)(X, **({"groups": groups} if takes_groups else {}))

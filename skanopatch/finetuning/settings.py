@@ -1,0 +1,134 @@
+"""FineTuning: how a backbone is fine-tuned."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from pathlib import Path
+
+from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import Interval, StrOptions
+
+
+class FineTuning(BaseEstimator):
+    """Settings of the training that `AnoPatchEmbedder.fit` does where labels are given.
+
+    Parameters
+    ----------
+    tuning : {"full", "lora", "head", "frozen"}, default="full"
+        What is trained beside pooling and head: the whole backbone, low-rank updates of the query
+        and value projections of its attention (LoRA [1]_), or nothing of it. "frozen" trains
+        nothing at all, as if there were no labels.
+    lora_rank : int, default=16
+        Rank of LoRA's updates; 64 is usual for backbones of 768 dimensions.
+    layer_decay : float, default=1.0
+        Learning rate of a layer of the backbone over that of the layer above it.
+    gradient_checkpointing : bool, default=False
+        Compute the layers twice in training, instead of keeping their activations in memory.
+    n_dims : int, default=192
+        Dimensions of the embedding.
+    scale, margin : float, default=30.0 and 0.2
+        ArcFace's factor on the cosines, and its angle in radians for the target class.
+    time_mask, frequency_mask : int, default=40 and 60
+        SpecAugment's largest masks in frames and mel bins; at most half of either axis.
+    patch_dropout : float, default=0.0
+        Share of the patches that training leaves out, others each time. It takes less time.
+    optimizer : str, default="AdamW"
+        Name of a class in `torch.optim`.
+    lr : float, default=5e-4
+        Learning rate after the warm-up.
+    weight_decay : float, default=0.05
+        Weight decay of the optimizer.
+    max_epochs : int or "auto", default="auto"
+        Passes over the training clips. "auto" are as many as make 28,000 clips, but at least 5
+        and at most 100.
+    warmup : float, default=0.1
+        Share of the steps in which the learning rate rises linearly; then it falls along a cosine.
+    checkpoint_dir : str, Path or None, default=None
+        Folder where each epoch is saved. A fit with the same parameters and clips resumes from
+        there and ends with the same weights, also in another process.
+    n_workers : int, default=0
+        Processes that compute lazy patches ahead of the training.
+    precision : {"auto", "float32", "bfloat16"}, default="auto"
+        Precision of training; embeddings are always computed in float32. "auto" is float32 on
+        every CPU, and bfloat16 on a CUDA device that multiplies it natively.
+
+    See Also
+    --------
+    AnoPatchEmbedder : The estimator that takes these settings.
+
+    References
+    ----------
+    .. [1] E. Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022,
+       arXiv 2106.09685.
+
+    Examples
+    --------
+    >>> from skanopatch import AnoPatchEmbedder, FineTuning
+    >>> AnoPatchEmbedder(fine_tuning=FineTuning(max_epochs=10))
+    AnoPatchEmbedder(fine_tuning=FineTuning(max_epochs=10))
+    >>> AnoPatchEmbedder().set_params(fine_tuning__tuning="head")
+    AnoPatchEmbedder(fine_tuning=FineTuning(tuning='head'))
+    """
+
+    _parameter_constraints: dict = {
+        "tuning": [StrOptions({"full", "lora", "head", "frozen"})],
+        "lora_rank": [Interval(Integral, 1, None, closed="left")],
+        "layer_decay": [Interval(Real, 0, 1, closed="right")],
+        "gradient_checkpointing": ["boolean"],
+        "n_dims": [Interval(Integral, 1, None, closed="left")],
+        "scale": [Interval(Real, 0, None, closed="neither")],
+        "margin": [Interval(Real, 0, math.pi / 2, closed="left")],
+        "time_mask": [Interval(Integral, 0, None, closed="left")],
+        "frequency_mask": [Interval(Integral, 0, None, closed="left")],
+        "patch_dropout": [Interval(Real, 0, 1, closed="left")],
+        "optimizer": [str],
+        "lr": [Interval(Real, 0, None, closed="neither")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "warmup": [Interval(Real, 0, 1, closed="left")],
+        "checkpoint_dir": [str, Path, None],
+        "n_workers": [Interval(Integral, 0, None, closed="left")],
+        "precision": [StrOptions({"auto", "float32", "bfloat16"})],
+    }
+
+    def __init__(
+        self,
+        tuning="full",
+        *,
+        lora_rank=16,
+        layer_decay=1.0,
+        gradient_checkpointing=False,
+        n_dims=192,
+        scale=30.0,
+        margin=0.2,
+        time_mask=40,
+        frequency_mask=60,
+        patch_dropout=0.0,
+        optimizer="AdamW",
+        lr=5e-4,
+        weight_decay=0.05,
+        max_epochs="auto",
+        warmup=0.1,
+        checkpoint_dir=None,
+        n_workers=0,
+        precision="auto",
+    ):
+        self.tuning = tuning
+        self.lora_rank = lora_rank
+        self.layer_decay = layer_decay
+        self.gradient_checkpointing = gradient_checkpointing
+        self.n_dims = n_dims
+        self.scale = scale
+        self.margin = margin
+        self.time_mask = time_mask
+        self.frequency_mask = frequency_mask
+        self.patch_dropout = patch_dropout
+        self.optimizer = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.max_epochs = max_epochs
+        self.warmup = warmup
+        self.checkpoint_dir = checkpoint_dir
+        self.n_workers = n_workers
+        self.precision = precision

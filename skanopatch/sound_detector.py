@@ -1,0 +1,539 @@
+"""AnomalousSoundDetector: the whole recipe, from clips to decisions, as one estimator."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Hashable, Iterable
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, _fit_context, clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import HasMethods, StrOptions
+from sklearn.utils.validation import _num_samples, check_is_fitted, has_fit_parameter
+
+from skanopatch.audio import as_clip_list, is_path
+from skanopatch.band_statistics import BandStatistics
+from skanopatch.detectors import (
+    GroupedDetector,
+    JoinedDetector,
+    KNNDetector,
+    MahalanobisDetector,
+    SubbandKNNDetector,
+)
+from skanopatch.detectors.base import THRESHOLD_CONSTRAINTS
+from skanopatch.detectors.calibrated import calibrated
+from skanopatch.detectors.metadata import (
+    call_with_groups,
+    fit_with,
+    last_step,
+    list_metadata,
+    rows_of,
+)
+from skanopatch.detectors.thresholds import ThresholdMixin, split_folds
+from skanopatch.labels import are_separable, encode_labels
+from skanopatch.patch_statistics import PatchStatistics
+from skanopatch.patches import LazyPatches
+from skanopatch.patching import MelPatcher
+
+_LEAST_TO_TRAIN = 64  # clips: a network learns fewer by heart
+_LEAST_SHARE_FREE = 0.25  # of clips beyond the first of their domain, that say how clips vary
+_HELD_OUT_FOLDS = 10  # of which one is held out of a network's training
+_MOST_FOR_MAPS = 100  # clips: 0.3 s and 0.1 MB for each of 10 s
+_BATCH_SIZE = 64  # clips whose maps are computed at a time
+
+
+class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
+    """Detect recordings that sound wrong, having been fitted on normal ones.
+
+    The statistics of a clip's spectrum go to a detector. With `labels`, a network that is
+    fine-tuned to separate them joins, if it separates clips that it was not trained on better than
+    the statistics do. A second detector maps where in time and frequency a clip is odd.
+
+    Parameters
+    ----------
+    patcher : MelPatcher, "passthrough" or None, default=None
+        What makes patches of clips. None is ``MelPatcher()``, with the mel settings of the
+        embedder's backbone. "passthrough" takes patches made elsewhere, see `patchify`.
+    embedder : transformer or None, default=None
+        What embeds patches. None is ``AnoPatchEmbedder()``. An `AnoPatchEmbedder` of a small ViT of
+        this package is the network that may join the statistics; any other embedder stands alone.
+    detector : outlier detector or None, default=None
+        What scores statistics and embeddings. None is ``MahalanobisDetector()``. It is cloned.
+    map_detector : detector with `anomaly_map`, "drop" or None, default=None
+        What maps patches. None is ``SubbandKNNDetector()``; "drop" leaves out maps.
+    false_alarm_rate : float, default=0.1
+        The share of new normal clips that may be called anomalies, in (0, 0.5].
+    threshold : {"lognormal", "quantile", "gamma"}, default="lognormal"
+        How `offset_` is placed among the training scores, see
+        `skanopatch.detectors.thresholds.place_threshold`.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the network's training.
+    verbose : int, default=0
+        1 shows progress bars.
+
+    Attributes
+    ----------
+    patcher_ : MelPatcher or None
+        Fitted; None with "passthrough".
+    detector_ : Pipeline or JoinedDetector
+        From patches to scores.
+    map_pipeline_ : Pipeline or None
+        From patches to maps.
+    members_ : list of str
+        What scores a clip: "statistics", "network" or "embedder".
+    separation_ : dict or None
+        Where a network was trained: how many deviations clips that it was not trained on lie
+        nearer to their own class than to others, by the "network" and by the "statistics".
+    clip_names_ : list of str
+        The files of `fit`; "" for clips that are no files.
+    normal_statistics_ : ndarray of shape (n_clips, n_statistics), float32
+        The `BandStatistics` of the clips of `fit`, by which a report finds the nearest one.
+    offset_ : float
+        The score below which a clip is an anomaly. Scores are minus distances: the distance of a
+        clip over that of the threshold is ``score / offset_``.
+    training_scores_ : ndarray of shape (n_clips,)
+        The score of each training clip when it is left out; NaN for one that could not be read.
+    session_weights_ : ndarray of shape (n_clips,)
+        What each training clip counts: 1, or 1 over the clips of its session.
+    n_features_in_ : int
+        Samples a clip, when `fit` saw a 2-D array; patch area with "passthrough".
+
+    Notes
+    -----
+    A network is trained on labels from 64 clips on, if a linear classifier of the statistics finds
+    the labels of clips that it was not trained on: it would learn other labels by heart. A tenth
+    of the clips is held out of its training. It joins if the held-out clips are further from other
+    classes than from their own, in deviations, than by the statistics.
+
+    Labels also serve as domains where no `domains` are given, if there are 2 clips of each and
+    fewer labels than three quarters of the clips. With labels or domains, the groups share a
+    covariance (`GroupedDetector` with ``pooled=True``); else each group has a detector of its own.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skanopatch import AnomalousSoundDetector, MelPatcher
+    >>> clips = np.random.default_rng(0).normal(size=(12, 16000))
+    >>> detector = AnomalousSoundDetector(MelPatcher(duration=1.0)).fit(clips)
+    >>> detector.predict([clips[0], 9 * clips[1]])
+    array([ 1, -1])
+    >>> detector.anomaly_map(clips[:2]).shape
+    (2, 6, 8)
+    """
+
+    _parameter_constraints: dict = {
+        "patcher": [HasMethods(["fit", "transform"]), StrOptions({"passthrough"}), None],
+        "embedder": [HasMethods(["fit", "transform"]), None],
+        "detector": [HasMethods(["fit", "score_samples"]), None],
+        "map_detector": [HasMethods(["fit", "anomaly_map"]), StrOptions({"drop"}), None],
+        **THRESHOLD_CONSTRAINTS,
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    # As in scikit-learn's group splitters: who asks for groups need not ask for their routing.
+    __metadata_request__fit = {"groups": True}
+    __metadata_request__decision_function = {"groups": True}
+    __metadata_request__predict = {"groups": True}
+
+    def __init__(
+        self,
+        patcher=None,
+        *,
+        embedder=None,
+        detector=None,
+        map_detector=None,
+        false_alarm_rate=0.1,
+        threshold="lognormal",
+        random_state=None,
+        verbose=0,
+    ):
+        self.patcher = patcher
+        self.embedder = embedder
+        self.detector = detector
+        self.map_detector = map_detector
+        self.false_alarm_rate = false_alarm_rate
+        self.threshold = threshold
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        labels: Iterable | None = None,
+        domains: Iterable | None = None,
+        sessions: Iterable | None = None,
+        groups: Iterable | None = None,
+    ) -> Self:
+        """Learn what normal clips are like, and where to put the threshold.
+
+        Parameters
+        ----------
+        X : sequence of clips, or array-like of shape (n_clips, n_samples)
+            Normal clips. A clip is a path, a 1-D array at the patcher's `sample_rate` or a pair
+            (array, sample_rate). With "passthrough", patches (n_clips, n_patches, patch_area).
+        y : None
+            Ignored; drop anomalous clips with `FitOnNormal`.
+        labels : iterable of hashables of length n_clips, default=None
+            What a network is fine-tuned to separate: the unit, the operating state.
+        domains : iterable of hashables of length n_clips, default=None
+            Classes of clips, of which a new clip's is unknown, such as source and target.
+        sessions : iterable of hashables of length n_clips, default=None
+            Which recording, shift or day each clip is from: whole sessions are left out to place
+            the threshold.
+        groups : iterable of hashables of length n_clips, default=None
+            The machine of each clip, where that of a new clip is known too.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If clips cannot be read, or there are too few, or metadata of another length than `X`.
+
+        Warns
+        -----
+        UserWarning
+            If labels cannot serve as domains, or clips of one session are much nearer to each
+            other than to those of others.
+        """
+        patches = self._fit_patcher(X)
+        n_clips = _num_samples(patches)
+        metadata = list_metadata(
+            n_clips, labels=labels, domains=domains, sessions=sessions, groups=groups
+        )
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        self.clip_names_ = _clip_names(X, n_clips)
+        embedder = self._embedder(seed)
+        self.separation_ = None
+        statistics = BandStatistics(embedder.get_params().get("n_freq", self._n_freq()))
+        statistics.set_output(transform="default")
+        self.normal_statistics_ = statistics.fit_transform(patches)
+        domains = _domains(metadata)
+        end = self._make_end(metadata, domains)
+        if not _may_join(embedder):
+            members = [("embedder", _member(embedder, end))]
+        else:
+            members = [("statistics", _member(statistics, _with_scale(end)))]
+            network = self._train(embedder, patches, metadata)
+            if network is not None:
+                members.append(("network", _member(FrozenEstimator(network), end)))
+        self.members_ = [name for name, _ in members]
+        metadata = {**metadata, **({} if domains is None else {"domains": domains})}
+        if len(members) == 1:
+            self.detector_ = fit_with(members[0][1], patches, metadata)
+        else:
+            joined = JoinedDetector(
+                members, false_alarm_rate=self.false_alarm_rate, threshold=self.threshold
+            )
+            self.detector_ = fit_with(joined, patches, metadata)
+        self._take_threshold()
+        self._fit_maps(patches, metadata)
+        return self
+
+    def _fit_patcher(self, X: Any) -> Any:
+        """Return the patches of clips."""
+        self.patcher_ = None
+        if isinstance(self.patcher, str):
+            return X
+        if self.patcher is None:
+            from skanopatch.embedding import AnoPatchEmbedder
+
+            is_network = isinstance(self.embedder, AnoPatchEmbedder)
+            self.patcher_ = (
+                MelPatcher.for_backbone(self.embedder.backbone) if is_network else MelPatcher()
+            )
+        else:
+            self.patcher_ = clone(self.patcher)
+        return self.patcher_.fit(X).transform(X)
+
+    def _patches(self, X: Any) -> Any:
+        check_is_fitted(self)
+        return X if self.patcher_ is None else self.patcher_.transform(X)
+
+    def _n_freq(self) -> int:
+        if self.patcher_ is None:
+            return BandStatistics().n_freq
+        return self.patcher_.n_mels // self.patcher_.patch_size
+
+    def _embedder(self, seed: int) -> Any:
+        from skanopatch.embedding import AnoPatchEmbedder
+
+        if self.embedder is None:
+            embedder = AnoPatchEmbedder(n_freq=self._n_freq(), verbose=self.verbose)
+        else:
+            embedder = clone(self.embedder)
+        if "random_state" in embedder.get_params() and embedder.random_state is None:
+            embedder.set_params(random_state=seed)
+        return embedder
+
+    def _make_end(self, metadata: dict[str, list], domains: list | None) -> BaseEstimator:
+        detector = calibrated(MahalanobisDetector() if self.detector is None else self.detector)
+        last_step(detector).set_params(
+            false_alarm_rate=self.false_alarm_rate, threshold=self.threshold
+        )
+        if "groups" not in metadata:
+            return detector
+        can_pool = has_fit_parameter(last_step(detector), "domains")
+        return GroupedDetector(detector, pooled=domains is not None and can_pool)
+
+    def _train(self, embedder: Any, patches: Any, metadata: dict[str, list]) -> Any:
+        """Return a network that was trained on labels, or None where it does not pay."""
+        labels = metadata.get("labels")
+        usable = np.isfinite(self.normal_statistics_).all(axis=1)
+        if labels is None or usable.sum() < _LEAST_TO_TRAIN:
+            return None
+        settings = embedder.fine_tuning
+        if settings is not None and settings.tuning == "frozen":
+            return None
+        classes, target = encode_labels(labels, len(labels))
+        rows = np.flatnonzero(usable)
+        if not are_separable(target[rows], self.normal_statistics_[rows]):
+            return None
+        sessions = metadata.get("sessions")
+        folds = split_folds(
+            len(rows),
+            domains=target[rows].tolist(),
+            sessions=None if sessions is None else [sessions[row] for row in rows],
+            n_folds=_HELD_OUT_FOLDS,
+        )
+        kept, held_out = (rows[part] for part in next(iter(folds)))
+        if not set(target[held_out]) <= set(target[kept]):
+            return None
+        embedder.set_output(transform="default")
+        embedder.fit(patches[kept], labels=[labels[row] for row in kept])
+        features = {
+            "statistics": (self.normal_statistics_[kept], self.normal_statistics_[held_out]),
+            "network": (embedder.transform(patches[kept]), embedder.transform(patches[held_out])),
+        }
+        self.separation_ = {
+            name: _separation(seen, new, target[kept], target[held_out])
+            for name, (seen, new) in features.items()
+        }
+        joins = self.separation_["network"] > self.separation_["statistics"]
+        return embedder if joins else None
+
+    def _fit_maps(self, patches: Any, metadata: dict[str, list]) -> None:
+        self.map_pipeline_ = None
+        if isinstance(self.map_detector, str):
+            return
+        detector = (
+            SubbandKNNDetector(self._n_freq()) if self.map_detector is None else self.map_detector
+        )
+        detector = clone(detector).set_params(
+            false_alarm_rate=self.false_alarm_rate, threshold=self.threshold
+        )
+        metadata = {name: values for name, values in metadata.items() if name != "domains"}
+        rows = np.arange(len(self.clip_names_))[:: -(-len(self.clip_names_) // _MOST_FOR_MAPS)]
+        if "groups" in metadata:
+            rows = _some_of_each(metadata["groups"], _MOST_FOR_MAPS)
+            detector = GroupedDetector(detector)
+        tokens = PatchStatistics(self._n_freq())
+        self.map_pipeline_ = Pipeline([("patchstatistics", tokens), ("detector", detector)])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Clips of one session")  # said before
+            warnings.filterwarnings("ignore", message="sessions are all the same")
+            fit_with(self.map_pipeline_, patches[rows], rows_of(metadata, rows))
+
+    def _take_threshold(self) -> None:
+        end = last_step(self.detector_)
+        self.offset_ = end.offset_
+        self.training_scores_ = end.training_scores_
+        self.session_weights_ = end.session_weights_
+
+    def set_false_alarm_rate(self, rate: float) -> Self:
+        """Move the threshold of scores and maps to another false-alarm rate, without a new fit.
+
+        Parameters
+        ----------
+        rate : float
+            The share of new normal clips that may be called anomalies, in (0, 0.5].
+
+        Returns
+        -------
+        self : object
+        """
+        check_is_fitted(self)
+        self.set_params(false_alarm_rate=rate)
+        self._validate_params()
+        last_step(self.detector_).set_false_alarm_rate(rate)
+        if self.map_pipeline_ is not None:
+            last_step(self.map_pipeline_).set_false_alarm_rate(rate)
+        self._take_threshold()
+        return self
+
+    def score_samples(self, X: Any, *, groups: Iterable | None = None) -> NDArray[np.float64]:
+        """Return how normal each clip is: minus its distance.
+
+        Parameters
+        ----------
+        X : sequence of clips, or array-like of shape (n_clips, n_samples)
+            As for `fit`.
+        groups : iterable of hashables of length n_clips, default=None
+            The machine of each clip, where `fit` was given groups. None takes the one that finds
+            the clip most normal.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_clips,)
+            Float64, higher = more normal; NaN for clips that cannot be read, if the patcher has
+            ``on_error="nan"``.
+        """
+        return call_with_groups(self.detector_, "score_samples", self._patches(X), groups)
+
+    def p_values(self, X: Any, *, groups: Iterable | None = None) -> NDArray[np.float64]:
+        """Return conformal p-values: the share of normal clips that are as odd.
+
+        Parameters
+        ----------
+        X : sequence of clips, or array-like of shape (n_clips, n_samples)
+            As for `fit`.
+        groups : iterable of hashables of length n_clips, default=None
+            The machine of each clip, where `fit` was given groups.
+
+        Returns
+        -------
+        p_values : ndarray of shape (n_clips,)
+            Float64 in (0, 1]; NaN for clips that cannot be read.
+        """
+        return call_with_groups(self.detector_, "p_values", self._patches(X), groups)
+
+    def anomaly_map(self, X: Any, *, groups: Iterable | None = None) -> NDArray[np.float64]:
+        """Return where in time and frequency clips are odd.
+
+        Parameters
+        ----------
+        X : sequence of clips, or array-like of shape (n_clips, n_samples)
+            As for `fit`.
+        groups : iterable of hashables of length n_clips, default=None
+            The machine of each clip, where `fit` was given groups.
+
+        Returns
+        -------
+        maps : ndarray of shape (n_clips, n_time, n_freq)
+            Float64, higher = more odd, 1 is the threshold; NaN for clips that cannot be read.
+
+        Raises
+        ------
+        AttributeError
+            If `fit` left out maps, ``map_detector="drop"``.
+        """
+        patches = self._patches(X)
+        if self.map_pipeline_ is None:
+            raise AttributeError(
+                "anomaly_map needs maps. Got map_detector='drop'; fit with map_detector=None."
+            )
+        n_clips = _num_samples(patches)
+        listed = list_metadata(n_clips, groups=groups)
+        maps, start = [], 0
+        for batch in _batches(patches):
+            own = listed["groups"][start : start + len(batch)] if listed else None
+            maps.append(call_with_groups(self.map_pipeline_, "anomaly_map", batch, own))
+            start += len(batch)
+        return np.concatenate(maps)
+
+    @property
+    def n_features_in_(self) -> int:
+        """Samples a clip, when `fit` saw a 2-D array; patch area with "passthrough"."""
+        if self.patcher_ is not None:
+            return self.patcher_.n_features_in_
+        return self.detector_.n_features_in_
+
+
+def _may_join(embedder: Any) -> bool:
+    """Return whether an embedder is a network that joins the statistics."""
+    from skanopatch.backbones import joins_statistics
+    from skanopatch.embedding import AnoPatchEmbedder
+
+    return (
+        isinstance(embedder, AnoPatchEmbedder)
+        and embedder.statistics
+        and embedder.output == "clip"
+        and joins_statistics(embedder.backbone)
+    )
+
+
+def _member(features: Any, end: BaseEstimator) -> Pipeline:
+    return Pipeline([("features", features), ("detector", clone(end))])
+
+
+def _with_scale(end: BaseEstimator) -> BaseEstimator:
+    """Let a detector that takes features as they are divide them by their spread."""
+    end = clone(end)
+    inner = end.detector if isinstance(end, GroupedDetector) else end
+    if isinstance(inner, KNNDetector):
+        inner.set_params(standardize=True)
+    return end
+
+
+def _domains(metadata: dict[str, list]) -> list[Hashable] | None:
+    """Return the domains, or the labels where these can serve as such."""
+    if "domains" in metadata or "labels" not in metadata:
+        return metadata.get("domains")
+    classes, target = encode_labels(metadata["labels"], len(metadata["labels"]))
+    counts = np.bincount(target)
+    if len(classes) > (1 - _LEAST_SHARE_FREE) * len(target) or counts.min() < 2:
+        warnings.warn(
+            f"labels have {len(classes)} values for {len(target)} clips, and one has "
+            f"{counts.min()} clip(s): clips of one label hardly show how they vary, so that the "
+            "statistics are modelled without labels. Give labels that more clips share, such as "
+            "the unit.",
+            UserWarning,
+            stacklevel=4,
+        )
+        return None
+    return [classes[index] for index in target]
+
+
+def _separation(seen: NDArray, new: NDArray, target: NDArray, new_target: NDArray) -> float:
+    """Return how many deviations new clips lie nearer to their own class than to others.
+
+    Parameters
+    ----------
+    seen : ndarray of shape (n_seen, n_features)
+    new : ndarray of shape (n_new, n_features)
+    target, new_target : ndarray of int
+        The classes of the clips.
+    """
+    detector = MahalanobisDetector().fit(seen, domains=target.tolist())
+    classes = detector.domains_
+    logs = np.stack(
+        [np.log(-detector.score_samples(new, domains=[c] * len(new))) for c in classes], axis=1
+    )
+    is_own = new_target[:, np.newaxis] == np.array(classes)
+    own, other = logs[is_own], np.where(is_own, np.inf, logs).min(axis=1)
+    return float((other.mean() - own.mean()) / max(own.std(), 1e-6))
+
+
+def _some_of_each(groups: list[Hashable], n_most: int) -> NDArray[np.intp]:
+    """Return rows of at most so many clips, but of three of each group at least."""
+    rows: dict[Hashable, list[int]] = {}
+    for row, group in enumerate(groups):
+        rows.setdefault(group, []).append(row)
+    n_each = max(3, n_most // len(rows))
+    chosen = [own[:: -(-len(own) // n_each)] if len(own) > n_each else own for own in rows.values()]
+    return np.sort(np.concatenate(chosen))
+
+
+def _batches(patches: Any) -> Any:
+    if isinstance(patches, LazyPatches):
+        return patches.batches(_BATCH_SIZE)
+    patches = np.asarray(patches)
+    return (patches[start : start + _BATCH_SIZE] for start in range(0, len(patches), _BATCH_SIZE))
+
+
+def _clip_names(X: Any, n_clips: int) -> list[str]:
+    clips = as_clip_list(X) if not hasattr(X, "ndim") or getattr(X, "ndim", 0) < 3 else None
+    if clips is None:
+        return [""] * n_clips
+    return [os.path.abspath(os.fspath(clip)) if is_path(clip) else "" for clip in clips]
