@@ -12,7 +12,7 @@ share of (normal clip of the domain, anomalous clip) that a fold's model ranks r
 seeds. Intervals are of a bootstrap over clips (normal clips of each domain, anomalous clips), and
 so are those of the paired differences from the first row of a table; the models are held fixed.
 Seeds draw folds, target clips and SMOTE. The false alarms of the two domains, at
-``contamination=0.1``, tell how unequally one threshold treats them.
+``false_alarm_rate=0.1``, tell how unequally one threshold treats them.
 
 The nearest of all clips is the nearest of the best bank: for one neighbour and plain distances,
 banks by domain are no other detector than one bank, and are left out.

@@ -15,7 +15,7 @@ means over the units of a machine that have five cells with the fault or more. "
 the cells of each anomalous clip by themselves. "Hits": how often the highest cell of an anomalous
 clip with the fault holds it; "by chance" is the share of its cells that do. "Clips" is the AUC of
 clips by ``score_samples``; "false alarms" how many normal test clips have a cell above 1 at
-``contamination=0.1`` (half of them are of the target domain, of which training has a tenth).
+``false_alarm_rate=0.1`` (half of them are of the target domain, of which training has a tenth).
 
 What is compared: the two detectors with the statistics of patches (the default of
 `make_map_pipeline` is the first), the same with the frozen tokens of the network, and per-cell

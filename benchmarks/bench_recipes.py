@@ -14,10 +14,12 @@ Beside them, simulated machines (labels: the unit), new ones for each seed: two 
 their own with 48 clips each to fit on, and four siblings in one room with 20, whose faults are half
 as strong again; with a detector a unit.
 
-Five folds over the normal clips (whole flights of the propellers): a pipeline is fitted on four
+Five folds over the normal clips (whole flights of the propellers): a detector is fitted on four
 and tested on the fifth with all anomalous clips; AUC and pAUC are means over folds. A seed sets
 folds, noise, weights and order. The features of PyOD come from its audio encoder, which needs
-``pip install pyod==3.6.7 librosa``; they are left out where it is not there.
+``pip install pyod==3.6.7 librosa``; they are left out where it is not there. Where units have
+recordings, each has a threshold of its own. With labels, `AnomalousSoundDetector` may train a
+network; "statistics, labels" is the same without one.
 
 Each result is appended to FILE (JSON lines), and what is in it is not computed again, so that an
 interrupted run goes on.
@@ -27,7 +29,7 @@ import argparse
 import json
 import re
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
 
@@ -35,18 +37,17 @@ import numpy as np
 import pandas as pd
 from environment import print_environment
 from sklearn.model_selection import GroupKFold
-from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skanopatch import (
+    AnomalousSoundDetector,
     AnoPatchEmbedder,
-    BandStatistics,
     GMMDetector,
+    GroupedDetector,
     KNNDetector,
     MahalanobisDetector,
     MelPatcher,
     MelStatistics,
-    SharedSubspace,
 )
 from skanopatch.audio import load_clip
 from skanopatch.datasets import make_machine_sounds
@@ -163,46 +164,45 @@ def make_sets(folder):
     return real | simulated | siblings
 
 
-@dataclass
-class Recipe:
-    """Features of clips, learnt from some of them, and detectors on top."""
-
-    detectors: dict
-    embedder: object = None  # None stands for PyOD's audio encoder
-    with_labels: bool = False
-    pools_units: bool = False  # one detector, to which units are domains
-
-
 def make_recipes(seed):
-    """Return name -> Recipe; the quick ones first."""
-    mahalanobis = {"Mahalanobis": MahalanobisDetector()}
-    ours = {"Mahalanobis": MahalanobisDetector(), "KNN": KNNDetector()}
-    embedder = partial(AnoPatchEmbedder, random_state=seed)
-    network = partial(embedder, statistics=False)
-    recipes = {
-        "MelStatistics": Recipe(ours | {"GMM": GMMDetector(random_state=seed)}, MelStatistics()),
-        "default, no labels": Recipe(ours, embedder()),
-        "ViT frozen": Recipe(mahalanobis, network()),
-        "default, no labels, pooled covariance": Recipe(mahalanobis, embedder(), pools_units=True),
-        "statistics alone, labels": Recipe(
-            mahalanobis, make_pipeline(BandStatistics(), SharedSubspace()), True
+    """Return name -> (features, detector, which metadata `fit` takes); the quick ones first.
+
+    Features are of patches; None stands for PyOD's audio encoder. A detector of None is the whole
+    recipe, from patches to scores.
+    """
+    grouped = {
+        "Mahalanobis": GroupedDetector(MahalanobisDetector()),
+        "KNN, cosine": GroupedDetector(KNNDetector()),
+        "KNN, Euclidean": GroupedDetector(KNNDetector(metric="euclidean")),
+        "GMM": GroupedDetector(GMMDetector(random_state=seed)),
+    }
+    detect = partial(AnomalousSoundDetector, "passthrough", map_detector="drop", random_state=seed)
+    recipes = {("MelStatistics", name): (MelStatistics(), d, ()) for name, d in grouped.items()}
+    # The embedder's statistics without labels, on one scale.
+    recipes |= {
+        ("default, no labels", name): (AnoPatchEmbedder(), d, ()) for name, d in grouped.items()
+    }
+    recipes |= {
+        ("AnomalousSoundDetector", "no labels"): (detect(), None, ()),
+        ("AnomalousSoundDetector", "statistics, labels"): (
+            detect(embedder="drop"),
+            None,
+            ("labels",),
         ),
-        "default, labels": Recipe(mahalanobis, embedder(), True),
-        # The network alone, to see what its first weights are worth.
-        "ViT, labels, 10 epochs": Recipe(mahalanobis, network(max_epochs=10), True),
-        "ViT from scratch, labels, 30 epochs": Recipe(
-            mahalanobis, network("vit_tiny", max_epochs=30), True
-        ),
+        ("AnomalousSoundDetector", "labels"): (detect(), None, ("labels",)),
     }
     if AudioFeatureEncoder is not None:
         pyod = {
-            "KNN": PyODDetector(KNN()),
-            "LOF": PyODDetector(LOF()),
-            "GMM": PyODDetector(GMM(random_state=seed)),
-            "ECOD": PyODDetector(ECOD()),
-            "IForest": PyODDetector(IForest(random_state=seed)),
+            "KNN": KNN(),
+            "LOF": LOF(),
+            "GMM": GMM(random_state=seed),
+            "ECOD": ECOD(),
+            "IForest": IForest(random_state=seed),
         }
-        recipes["PyOD audio features"] = Recipe(pyod)
+        recipes |= {
+            ("PyOD audio features", name): (None, PyODDetector(detector), ())
+            for name, detector in pyod.items()
+        }
     return recipes
 
 
@@ -223,47 +223,52 @@ class PyODDetector:
         return self.detector.decision_function(self.scaler.transform(X))
 
 
-def compute_features(recordings, recipe):
+def compute_features(recordings, of_pyod):
     """Return what needs no fit: patches, or PyOD's features."""
     is_array = isinstance(recordings.clips[0], np.ndarray)
-    if recipe.embedder is not None:
-        return MelPatcher(duration=None if is_array else 10.0).fit_transform(recordings.clips)
+    if not of_pyod:
+        patcher = MelPatcher(duration=None if is_array else 10.0)
+        return np.asarray(patcher.fit_transform(recordings.clips))
     clips = recordings.clips if is_array else [load_clip(path) for path in recordings.clips]
     return AudioFeatureEncoder().encode(clips, show_progress=False)
 
 
-def measure(recordings, recipe, seed):
-    """Return detector -> (AUC, pAUC), means over folds and units, and the seconds of a fit."""
+def measure(recordings, X, recipe, seed):
+    """Return AUC and pAUC, means over folds and units, and the seconds of a fit."""
+    features, detector, asked = recipe
     normal = np.flatnonzero(recordings.is_normal)
     anomalous = np.flatnonzero(~recordings.is_normal)
     units = np.zeros(len(recordings.is_normal)) if recordings.units is None else recordings.units
-    features = compute_features(recordings, recipe)
     folds = GroupKFold(N_FOLDS, shuffle=True, random_state=seed)
-    results, seconds = {name: [] for name in recipe.detectors}, []
+    results, seconds = [], []
     for train, test in folds.split(normal, groups=recordings.groups[normal]):
         train, test = normal[train], np.concatenate([normal[test], anomalous])
         start = perf_counter()
-        embedded, tested = features[train], features[test]
-        if recipe.embedder is not None:
-            labels = [recordings.labels[i] for i in train] if recipe.with_labels else None
-            is_pipeline = isinstance(recipe.embedder, Pipeline)
-            told = "sharedsubspace__labels" if is_pipeline else "labels"
-            recipe.embedder.fit(embedded, **({told: labels} if labels else {}))
-            embedded = recipe.embedder.transform(embedded)
-            seconds.append(perf_counter() - start)
-            tested = recipe.embedder.transform(tested)
-        for name, detector in recipe.detectors.items():
-            if recipe.pools_units:
-                detector.fit(embedded, domains=units[train])
-            for unit in np.unique(units):
-                of_unit = units[test] == unit
-                y = np.where(recordings.is_normal[test], 1, -1)[of_unit]
-                if not recipe.pools_units:
-                    detector.fit(embedded[units[train] == unit])
-                score = detector.anomaly_score(tested[of_unit])
-                results[name].append((auc_score(y, score), pauc_score(y, score)))
-    means = {name: np.mean(values, axis=0).tolist() for name, values in results.items()}
-    return means, float(np.mean(seconds)) if seconds else None
+        metadata = {"labels": [recordings.labels[i] for i in train]} if asked else {}
+        if recordings.units is not None:
+            metadata["groups"] = units[train]
+        if detector is None:
+            features.fit(X[train], **metadata)
+            score = features.anomaly_score
+            tested = X[test]
+        elif features is None:
+            score, tested = None, X[test]
+        else:
+            embedder = features.fit(X[train])
+            detector.fit(embedder.transform(X[train]), **metadata)
+            score, tested = detector.anomaly_score, embedder.transform(X[test])
+        seconds.append(perf_counter() - start)
+        for unit in np.unique(units):
+            of_unit = units[test] == unit
+            y = np.where(recordings.is_normal[test], 1, -1)[of_unit]
+            if score is None:  # PyOD knows no groups
+                detector.fit(X[train][units[train] == unit])
+                scores = detector.anomaly_score(tested[of_unit])
+            else:
+                groups = {} if recordings.units is None else {"groups": units[test][of_unit]}
+                scores = score(tested[of_unit], **groups)
+            results.append((auc_score(y, scores), pauc_score(y, scores)))
+    return (*np.mean(results, axis=0).tolist(), float(np.mean(seconds)))
 
 
 def table(results):
@@ -278,7 +283,8 @@ def table(results):
     mean, std = grouped.mean(), grouped.std(ddof=1)
     rows = {
         metric: [f"{m:.3f} ± {s:.3f}" for m, s in zip(mean[metric], std[metric], strict=True)]
-        for metric in ("auc", "pauc")
+        for metric in ("auc", "pauc", "false_alarms")
+        if metric in mean
     }
     return pd.DataFrame(rows, index=mean.index).reset_index()
 
@@ -296,36 +302,24 @@ def main():
     results = []
     if arguments.results.exists():
         results = [json.loads(line) for line in arguments.results.read_text().splitlines()]
-    done = {(row["recordings"], row["recipe"], row["seed"]) for row in results}
-    names = [arguments.only] if arguments.only else list(make_recipes(0))
+    done = {(r["recordings"], r["recipe"], r["detector"], r["seed"]) for r in results}
+    names = [name for name in make_recipes(0) if arguments.only is None or arguments.only in name]
     on = [arguments.on] if arguments.on else list(sets)
-    todo = [(recipe, name, seed) for recipe in names for name in on for seed in SEEDS]
-    for name, set_name, seed in todo:
-        if (set_name, name, seed) in done:
-            continue
-        recordings, recipe = sets[set_name](seed=seed), make_recipes(seed)[name]
-        if (recipe.with_labels and recordings.labels is None) or (
-            recipe.pools_units and recordings.units is None
-        ):
-            continue
-        means, seconds = measure(recordings, recipe, seed)
-        rows = [
-            {
-                "recordings": set_name,
-                "recipe": name,
-                "detector": detector,
-                "seed": seed,
-                "auc": auc,
-                "pauc": pauc,
-                "seconds": seconds,
-            }
-            for detector, (auc, pauc) in means.items()
-        ]
-        with arguments.results.open("a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-        results += rows
-        scores = (f"{row['detector']} {row['auc']:.3f} {row['pauc']:.3f}" for row in rows)
-        print(set_name, name, seed, *scores, flush=True)
+    for set_name, seed in ((s, seed) for s in on for seed in SEEDS):
+        todo = [name for name in names if (set_name, *name, seed) not in done]
+        recordings = sets[set_name](seed=seed) if todo else None
+        features = cache(partial(compute_features, recordings))
+        for name in todo:
+            recipe = make_recipes(seed)[name]
+            if recipe[2] and recordings.labels is None:
+                continue
+            auc, pauc, seconds = measure(recordings, features(recipe[0] is None), recipe, seed)
+            row = {"recordings": set_name, "recipe": name[0], "detector": name[1], "seed": seed}
+            row |= {"auc": auc, "pauc": pauc, "seconds": seconds}
+            with arguments.results.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            results.append(row)
+            print(*row.values(), flush=True)
     print(table(results).sort_values("recordings", kind="stable").to_markdown(index=False))
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from environment import print_environment
 
-from skanopatch import KNNDetector, evaluate_dcase, make_anopatch_pipeline
+from skanopatch import FineTuning, KNNDetector, evaluate_dcase, make_anopatch_pipeline
 
 SECONDS, N_DIMS = 10.0, 128
 LEARNING_RATE = {"full": 1e-4, "lora": 5e-4}
@@ -58,20 +58,22 @@ def make_pipeline(options):
     embedder = {
         "statistics": False,
         "pooling": "attentive",
-        "tuning": options.tuning,
-        "lora_rank": 64,
-        "n_dims": N_DIMS,
-        "scale": 30.0,
-        "margin": 0.2,
-        "time_mask": 80,
-        "frequency_mask": 80,
-        "optimizer": "AdamW",
-        "lr": LEARNING_RATE[options.tuning],
-        "warmup": 0.1,
-        "max_epochs": options.epochs,
+        "fine_tuning": FineTuning(
+            options.tuning,
+            lora_rank=64,
+            n_dims=N_DIMS,
+            scale=30.0,
+            margin=0.2,
+            time_mask=80,
+            frequency_mask=80,
+            optimizer="AdamW",
+            lr=LEARNING_RATE[options.tuning],
+            warmup=0.1,
+            max_epochs=options.epochs,
+            checkpoint_dir=options.work / "checkpoints",
+            n_workers=options.workers,
+        ),
         "batch_size": 32,
-        "checkpoint_dir": options.work / "checkpoints",
-        "n_workers": options.workers,
         "random_state": options.seed,
         "device": options.device,
         "verbose": 1,

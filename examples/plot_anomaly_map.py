@@ -11,11 +11,13 @@ simulation can give.
 # %%
 # Fit on normal clips
 # -------------------
-# :func:`~skanopatch.make_map_pipeline` makes a pipeline that keeps the token of each patch instead
-# of one embedding a clip: :class:`~skanopatch.MelPatcher`, :class:`~skanopatch.AnoPatchEmbedder`
-# and a detector that compares tokens. Its default, :class:`~skanopatch.SubbandKNNDetector`, judges
-# a cell together with its band over the whole clip, which finds faint faults and tells the band;
-# :class:`~skanopatch.PatchKNNDetector` judges each cell for itself, which tells the moment.
+# :class:`~skanopatch.AnomalousSoundDetector` learns maps beside its scores. Here maps are all that
+# is wanted: :func:`~skanopatch.make_map_pipeline` makes a pipeline that keeps the token of each
+# patch instead of one embedding a clip: :class:`~skanopatch.MelPatcher`,
+# :class:`~skanopatch.AnoPatchEmbedder` and a detector that compares tokens. Its default,
+# :class:`~skanopatch.SubbandKNNDetector`, judges a cell together with its band over the whole clip,
+# which finds faint faults and shows the band; :class:`~skanopatch.PatchKNNDetector` judges each
+# cell for itself, which shows the moment.
 
 import numpy as np
 
@@ -43,7 +45,7 @@ moments.fit(sounds.clips[is_train])
 # --------------
 # :func:`~skanopatch.anomaly_map` gives an array: stretches of time, then bands of frequency. 1 is
 # the threshold. It is placed so that a normal clip has a cell above 1 with a chance of
-# ``contamination``, 0.1 unless something else is asked for.
+# ``false_alarm_rate``, 0.1 unless something else is asked for.
 
 is_test = (sounds.split == "test") & (sounds.domain == "source")
 band_maps, moment_maps = (anomaly_map(pipe, sounds.clips[is_test]) for pipe in (bands, moments))
@@ -86,7 +88,7 @@ without_fault = make_machine_sounds(**settings, severity=0.0)
 patches = moments[0].transform([sounds.clips[clip] - without_fault.clips[clip]])
 map_of_clip = anomaly_map(moments, sounds.clips[[clip]])[0]
 display = AnomalyMapDisplay.from_predictions(
-    unpatchify(patches)[0], map_of_clip, front_end=patches.front_end
+    unpatchify(patches)[0], map_of_clip, front_end=moments[0].front_end
 )
 display.ax_.set_title("the damage alone, with the map of the whole clip")
 plt.show()

@@ -12,8 +12,8 @@ figure, and ``ax_`` and ``figure_`` are matplotlib's own, to change what you lik
 # Machines and a pipeline
 # -----------------------
 # Three simulated machines, each with two domains: other speeds and another hall. One detector a
-# machine makes scores that compare across machines; it has to be told the machine of each clip,
-# which takes scikit-learn's metadata routing through a pipeline.
+# machine makes scores that compare across machines. It needs the machine of each clip, which takes
+# scikit-learn's metadata routing through a pipeline.
 
 import sklearn
 from sklearn.pipeline import make_pipeline
@@ -93,7 +93,7 @@ plt.show()
 # ----------------
 # A recording of two minutes, in which the rail is damaged from 1:00 to 1:30. Two simulations with
 # one seed give it with and without the damage. It is cut into windows of the length that the
-# pipeline hears, here with one second between their starts.
+# pipeline uses of a clip, here with one second between their starts.
 
 import numpy as np
 

@@ -29,9 +29,9 @@ X, y = sounds.clips[search_rows], sounds.y[search_rows]
 # ----------
 # :class:`~skanopatch.FitOnNormal` drops the anomalous clips wherever ``fit`` is called: in each
 # fold, and in the final ``refit`` on all clips, where a splitter could not do so.
-# :func:`~skanopatch.make_anomaly_scorer` knows which label is the anomalous one. ``memory`` keeps
-# what the first steps computed: detectors of different settings share the mel spectrograms of a
-# fold.
+# :func:`~skanopatch.make_anomaly_scorer` takes the label that is the anomalous one. ``memory``
+# keeps what the first steps computed: detectors of different settings share the mel spectrograms of
+# a fold.
 #
 # The folds are stratified, so that each holds clips of both kinds.
 
@@ -91,9 +91,9 @@ for name, search in [("normals only", right), ("naive", naive)]:
 from sklearn.metrics import get_scorer
 
 is_anomaly = (fresh_y == -1).astype(int)
-told = make_anomaly_scorer("auc", pos_label=1)
+right_scorer = make_anomaly_scorer("auc", pos_label=1)
 print(f"scoring='roc_auc':                {get_scorer('roc_auc')(right, fresh_X, is_anomaly):.3f}")
-print(f"make_anomaly_scorer(pos_label=1): {told(right, fresh_X, is_anomaly):.3f}")
+print(f"make_anomaly_scorer(pos_label=1): {right_scorer(right, fresh_X, is_anomaly):.3f}")
 
 # %%
 import matplotlib.pyplot as plt

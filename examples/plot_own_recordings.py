@@ -49,39 +49,32 @@ for file in new_files[:3]:
 # %%
 # Fit on paths
 # ------------
-# All clips are heard at ``sample_rate``, on their first channel and for ``duration`` seconds:
+# All clips are used at ``sample_rate``, on their first channel and for ``duration`` seconds:
 # longer ones are cut and shorter ones repeated. With ``on_error="nan"`` a file that cannot be read
 # gets the score NaN and is called an anomaly, and one warning names all such files; the default is
 # an error.
 
 import warnings
 
-from sklearn.pipeline import make_pipeline
+from skanopatch import AnomalousSoundDetector, MelPatcher
 
-from skanopatch import MahalanobisDetector, MelPatcher, MelStatistics
-
-pipe = make_pipeline(
-    MelPatcher(duration=2.0, on_error="nan"),
-    MelStatistics(),
-    MahalanobisDetector(contamination=0.05),
-)
-pipe.fit(normal_files)
+model = AnomalousSoundDetector(MelPatcher(duration=2.0, on_error="nan"), false_alarm_rate=0.05)
+model.fit(normal_files)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    decision = pipe.decision_function(new_files)
-    predicted = pipe.predict(new_files)
+    scores = model.score_samples(new_files)
+    predicted = model.predict(new_files)
 print(str(caught[0].message).replace(str(folder), "<folder>"))
 
 # %%
 # The ranked list
 # ---------------
-# A Mahalanobis distance over that of the threshold reads well: above 1 is an anomaly. ``offset_``
-# is the threshold on ``score_samples``, which is minus the distance.
+# A distance over that of the threshold reads well: above 1 is an anomaly. ``offset_`` is the
+# threshold on ``score_samples``, which is minus the distance.
 
 import matplotlib.pyplot as plt
 
-detector = pipe[-1]
-distance = (decision + detector.offset_) / detector.offset_
+distance = scores / model.offset_
 order = np.argsort(-distance)  # NaN comes last
 
 fig, ax = plt.subplots(figsize=(7.5, 5), layout="constrained")

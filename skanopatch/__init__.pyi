@@ -22,14 +22,13 @@ from .evaluation import evaluate_dcase
 from .finetuning.settings import FineTuning
 from .mel_statistics import MelStatistics
 from .metrics import make_anomaly_scorer
-from .persistence import load_model, save_model
 from .model_selection import FitOnNormal
 from .patch_statistics import PatchStatistics
 from .patches import patchify, unpatchify
 from .patching import MelPatcher
+from .persistence import load_model, save_model
 from .pipelines import anomaly_map, make_anopatch_pipeline, make_map_pipeline
 from .pseudo_anomalies import make_pseudo_anomalies
-
 from .sound_detector import AnomalousSoundDetector
 
 __version__: str

@@ -16,24 +16,24 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils import Bunch
 
 from skanopatch.audio import clip_duration
 from skanopatch.datasets import make_machine_sounds
 from skanopatch.datasets.folder import find_recordings as find_in_folder
-from skanopatch.detectors import GroupedDetector, MahalanobisDetector
+from skanopatch.decisions import decision_table, relative_scores
 from skanopatch.display._style import BLUE, VERMILION
-from skanopatch.embedding import AnoPatchEmbedder
 from skanopatch.files import atomic_write
 from skanopatch.mel_statistics import MelStatistics
 from skanopatch.metrics import auc_score, pauc_score
 from skanopatch.patching import MelPatcher
+from skanopatch.sound_detector import AnomalousSoundDetector
 
 PICTURE = Path("demo_scores.png")
-CONTAMINATION = 0.1  # the false-alarm rate that is asked for
-LONGEST = 10.0  # seconds of a recording of one's own that are heard
+FALSE_ALARM_RATE = 0.1
+LONGEST = 10.0  # seconds of a recording of one's own that are used
 MOST_BARS = 30
+WORDS = {"anomaly": "ANOMALY", "normal": "normal", "unreadable": "not readable"}
 WIDTH = 92  # of the table and of the sentences below it
 
 NORMAL_STYLE: dict[str, Any] = {"color": BLUE, "marker": "o"}
@@ -44,22 +44,19 @@ class InputError(Exception):
     """What is wrong with the folders, in one sentence."""
 
 
-def default_pipeline(duration: float) -> Pipeline:
-    """Return the recommended pipeline without labels, with a detector a unit."""
-    return make_pipeline(
+def default_model(duration: float) -> AnomalousSoundDetector:
+    """Return the default without labels."""
+    return AnomalousSoundDetector(
         MelPatcher(duration=duration),
-        AnoPatchEmbedder(random_state=0),
-        GroupedDetector(MahalanobisDetector(contamination=CONTAMINATION)),
+        map_detector="drop",
+        false_alarm_rate=FALSE_ALARM_RATE,
+        random_state=0,
     )
 
 
-def baseline_pipeline(duration: float) -> Pipeline:
-    """Return the same pipeline with mel statistics in place of the embedder."""
-    return make_pipeline(
-        MelPatcher(duration=duration),
-        MelStatistics(),
-        GroupedDetector(MahalanobisDetector(contamination=CONTAMINATION)),
-    )
+def baseline_model(duration: float) -> AnomalousSoundDetector:
+    """Return the same with mel statistics in place of what it computes of clips."""
+    return default_model(duration).set_params(embedder=MelStatistics())
 
 
 def unit_names(sounds: Bunch) -> np.ndarray:
@@ -67,29 +64,27 @@ def unit_names(sounds: Bunch) -> np.ndarray:
     return np.array([f"{m} {s}" for m, s in zip(sounds.machine, sounds.section, strict=True)])
 
 
-def fit_park(pipeline: Pipeline, sounds: Bunch) -> Pipeline:
-    """Fit a pipeline on the training clips of a park; units are its groups."""
+def fit_park(model: AnomalousSoundDetector, sounds: Bunch) -> AnomalousSoundDetector:
+    """Fit a model on the training clips of a park; units are its groups."""
     is_train = sounds.split == "train"
-    groups = {f"{pipeline.steps[-1][0]}__groups": unit_names(sounds)[is_train]}
-    return pipeline.fit(sounds.clips[is_train], **groups)
+    return model.fit(sounds.clips[is_train], groups=unit_names(sounds)[is_train])
 
 
-def score_park(pipeline: Pipeline, sounds: Bunch) -> pd.DataFrame:
+def score_park(model: AnomalousSoundDetector, sounds: Bunch) -> pd.DataFrame:
     """Score the test clips of a park.
 
     Returns
     -------
     clips : DataFrame
-        One row a test clip: machine, unit, y, `score` (anomaly score in spreads above its unit's
-        threshold), prediction and the seconds it took.
+        One row a test clip: machine, unit, y, `score` (distance from normal over that of the
+        threshold: above 1 is an anomaly), prediction and the seconds it took.
     """
     units = unit_names(sounds)
     tables = []
     for machine in dict.fromkeys(sounds.machine):
         rows = (sounds.split == "test") & (sounds.machine == machine)
         start = perf_counter()
-        embeddings = pipeline[:-1].transform(sounds.clips[rows])
-        score = pipeline[-1].anomaly_score(embeddings, groups=units[rows])
+        scores = model.score_samples(sounds.clips[rows], groups=units[rows])
         seconds = (perf_counter() - start) / rows.sum()
         tables.append(
             pd.DataFrame(
@@ -97,8 +92,8 @@ def score_park(pipeline: Pipeline, sounds: Bunch) -> pd.DataFrame:
                     "machine": machine,
                     "unit": units[rows],
                     "y": sounds.y[rows],
-                    "score": score,
-                    "prediction": np.where(score > 0, -1, 1),
+                    "score": relative_scores(scores, model.offset_),
+                    "prediction": np.where(scores < model.offset_, -1, 1),
                     "seconds": seconds,
                 }
             )
@@ -128,7 +123,7 @@ def summarise(clips: pd.DataFrame) -> pd.DataFrame:
 
 
 def format_tables(summaries: dict[str, pd.DataFrame]) -> str:
-    """Put the summaries of several pipelines side by side, aligned."""
+    """Put the summaries of several models side by side, aligned."""
     formats = {"AUC": "8.3f", "pAUC": "8.3f", "false alarms": "14.2f", "s/clip": "9.4f"}
     header = "".join(f"{name:>{form.split('.')[0]}}" for name, form in formats.items())
     gap = " |"
@@ -149,7 +144,7 @@ def format_tables(summaries: dict[str, pd.DataFrame]) -> str:
 
 
 def plot_park(scored: dict[str, pd.DataFrame]) -> Figure:
-    """Draw the scores of normal and anomalous clips: a column a machine, a row a pipeline."""
+    """Draw the scores of normal and anomalous clips: a column a machine, a row a model."""
     machines = list(dict.fromkeys(next(iter(scored.values())).machine))
     figure = Figure(figsize=(2.1 * len(machines) + 0.9, 1.9 * len(scored) + 1.0))
     axes = figure.subplots(len(scored), len(machines), sharex="row", sharey=True, squeeze=False)
@@ -160,13 +155,15 @@ def plot_park(scored: dict[str, pd.DataFrame]) -> Figure:
                 score = clips.score[(clips.machine == machine) & (clips.y == y)]
                 height = place + rng.uniform(-0.25, 0.25, len(score))
                 ax.scatter(score, height, s=14, alpha=0.7, linewidths=1.0, **style)
-            ax.axvline(0, color="0.2", linestyle="--", linewidth=1)
+            ax.axvline(1, color="0.2", linestyle="--", linewidth=1)
             ax.set(yticks=[1, 0], yticklabels=["normal", "anomalous"], ylim=(-0.5, 1.5))
+            ax.set_xscale("log", base=2)
+            ax.xaxis.set_major_formatter("{x:g}")
             ax.spines[["top", "right"]].set_visible(False)
         row[0].set_ylabel(name)
     for ax, machine in zip(axes[0], machines, strict=True):
         ax.set_title(machine)
-    figure.supxlabel("anomaly score (standard deviations above the unit's threshold)", fontsize=10)
+    figure.supxlabel("distance from the normal clips of the unit (1 = threshold)", fontsize=10)
     handles = [
         Line2D([], [], linestyle="", label="normal clip", **NORMAL_STYLE),
         Line2D([], [], linestyle="", label="clip with a fault", **ANOMALY_STYLE),
@@ -186,12 +183,12 @@ def run_park(
     duration: float = 2.0,
     severity: float = 2.0,
 ) -> dict[str, pd.DataFrame]:
-    """Simulate a park of machines, score it by two pipelines, and say how it went.
+    """Simulate a park of machines, score it by two models, and print how it went.
 
     Returns
     -------
     summaries : dict of DataFrame
-        What is printed, by the name of the pipeline.
+        What is printed, by the name of the model.
     """
     _say("[1/4] Simulating the sounds of the park ...")
     sounds = make_machine_sounds(
@@ -210,17 +207,17 @@ def run_park(
         f"normal clips of {duration:g} s to fit on,\n      {n_test} normal ones and {n_test} with "
         f"a fault of severity {severity:g} to test with."
     )
-    pipelines = {
-        "skanopatch": default_pipeline(duration),
-        "mel statistics": baseline_pipeline(duration),
+    models = {
+        "skanopatch": default_model(duration),
+        "mel statistics": baseline_model(duration),
     }
     scored, summaries = {}, {}
-    for step, (name, pipeline) in enumerate(pipelines.items(), start=2):
+    for step, (name, model) in enumerate(models.items(), start=2):
         _say(f"[{step}/4] {name}: fitting on {n_fit} clips, then scoring ...")
         start = perf_counter()
-        fit_park(pipeline, sounds)
+        fit_park(model, sounds)
         seconds = perf_counter() - start
-        scored[name] = score_park(pipeline, sounds)
+        scored[name] = score_park(model, sounds)
         summaries[name] = summarise(scored[name])
         _say(f"      fitted in {seconds:.1f} s")
     _say(f"[4/4] Drawing {picture} ...\n")
@@ -239,10 +236,10 @@ def _explain(summaries: dict[str, pd.DataFrame]) -> str:
         for paragraph in (
             "AUC is the chance that a clip with a fault scores higher than a normal clip of its "
             "unit (0.5 is guessing), pAUC the same where false alarms are below 10 %. False alarms "
-            f"are the share of normal clips called anomalous: {CONTAMINATION:.2f} was asked for. "
-            "Half of the test clips are of another hall and other speeds, which are rare in "
-            "training.",
-            f"The default pipeline has the higher AUC on {n_better} of {len(default)} machines. "
+            "are the share of normal clips called anomalous, for which "
+            f"{FALSE_ALARM_RATE:.2f} was asked. Half of the test clips are of another hall and "
+            "other speeds, which are rare in training.",
+            f"The default has the higher AUC on {n_better} of {len(default)} machines. "
             "Mel statistics are what five lines without it would do. Given labels as well, it "
             "fine-tunes a network, which takes minutes: docs/recipes.rst says where that pays.",
         )
@@ -265,7 +262,7 @@ def find_recordings(folder: Path, option: str) -> list[Path]:
         raise InputError(f"{option}: {error}") from error
 
 
-def fit_recordings(files: Sequence[Path]) -> Pipeline:
+def fit_recordings(files: Sequence[Path]) -> AnomalousSoundDetector:
     """Fit on recordings of one machine that runs well.
 
     Raises
@@ -283,35 +280,22 @@ def fit_recordings(files: Sequence[Path]) -> Pipeline:
             raise InputError(f"--clips: '{file}' cannot be used, since {error}.") from error
         if lengths[-1] == 0:
             raise InputError(f"--clips: '{file}' cannot be used, since it has no samples.")
-    pipeline = make_pipeline(
-        MelPatcher(duration=min(LONGEST, max(lengths))),
-        AnoPatchEmbedder(random_state=0),
-        MahalanobisDetector(contamination=CONTAMINATION),
-    )
     try:
-        pipeline.fit(list(files))
-    except ValueError as error:  # what the header did not tell
+        return default_model(min(LONGEST, max(lengths))).fit(list(files))
+    except ValueError as error:  # what the header does not say
         raise InputError("--clips: " + " ".join(str(error).split())) from error
-    return pipeline
 
 
-def rank_recordings(pipeline: Pipeline, files: Sequence[Path]) -> pd.DataFrame:
+def rank_recordings(model: AnomalousSoundDetector, files: Sequence[Path]) -> pd.DataFrame:
     """Score recordings, the most anomalous first; those that cannot be read come last.
 
     Returns
     -------
     ranked : DataFrame
-        `file`, `score` (distance from normal over that of the threshold: above 1 is an anomaly)
-        and `verdict`.
+        `file`, and the columns of `decision_table`: `score` is the distance from normal over that
+        of the threshold.
     """
-    pipeline.set_params(melpatcher__on_error="nan")
-    with warnings.catch_warnings():
-        # The list names them, one a line.
-        warnings.filterwarnings("ignore", message=".*clips cannot be used", category=UserWarning)
-        distance = -pipeline.score_samples(list(files))
-    score = distance / -pipeline[-1].offset_
-    verdict = np.select([np.isnan(score), score > 1], ["not readable", "ANOMALY"], "normal")
-    ranked = pd.DataFrame({"file": list(files), "score": score, "verdict": verdict})
+    ranked = decision_table(model, list(files)).assign(file=list(files))
     return ranked.sort_values("score", ascending=False, na_position="last", ignore_index=True)
 
 
@@ -320,7 +304,7 @@ def plot_ranking(ranked: pd.DataFrame, folder: Path) -> Figure:
     shown = ranked.dropna(subset="score").head(MOST_BARS)
     figure = Figure(figsize=(7, 1.2 + 0.24 * len(shown)), layout="constrained")
     ax = figure.subplots()
-    is_anomaly = shown.verdict == "ANOMALY"
+    is_anomaly = shown.decision == "anomaly"
     for rows, style, label, hatch in [
         (is_anomaly, ANOMALY_STYLE, "anomaly", "///"),
         (~is_anomaly, NORMAL_STYLE, "normal", None),
@@ -357,28 +341,28 @@ def run_recordings(clips: Path, test: Path, picture: Path = PICTURE) -> pd.DataF
     _say(f"[1/3] Fitting on {len(normal_files)} normal recordings in {clips} ...")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        pipeline = fit_recordings(normal_files)
+        model = fit_recordings(normal_files)
     for warning in caught:
         _say(f"      Note: {warning.message}")
-    duration = pipeline[0].duration_
-    _say(f"      The first {duration:.3g} s of each are heard; shorter ones are repeated.")
+    duration = model.patcher.duration
+    _say(f"      The first {duration:.3g} s of each are used; shorter ones are repeated.")
     _say(f"[2/3] Scoring {len(test_files)} recordings in {test} ...")
-    ranked = rank_recordings(pipeline, test_files)
+    ranked = rank_recordings(model, test_files)
     if ranked.score.notna().any():
         _say(f"[3/3] Drawing {picture} ...")
         _save(plot_ranking(ranked, test), picture)
-    _say(f"\n{'rank':>4}  {'score':>7}  {'verdict':12}  file")
+    _say(f"\n{'rank':>4}  {'score':>7}  {'decision':12}  file")
     for rank, row in enumerate(ranked.itertuples(), start=1):
         score = "-" if np.isnan(row.score) else f"{row.score:.2f}"
-        _say(f"{rank:4}  {score:>7}  {row.verdict:12}  {row.file.relative_to(test)}")
-    n_anomalies = int((ranked.verdict == "ANOMALY").sum())
+        _say(f"{rank:4}  {score:>7}  {WORDS[row.decision]:12}  {row.file.relative_to(test)}")
+    n_anomalies = int((ranked.decision == "anomaly").sum())
     explanation = (
         f"{n_anomalies} of {len(ranked)} recordings are further from the normal ones than the "
         "threshold. The score is the distance over that of the threshold, which is set so that "
-        f"about {CONTAMINATION:.0%} of new normal recordings exceed it."
+        f"about {FALSE_ALARM_RATE:.0%} of new normal recordings exceed it."
     )
     _say("\n" + textwrap.fill(explanation, WIDTH))
-    n_unreadable = int((ranked.verdict == "not readable").sum())
+    n_unreadable = int((ranked.decision == "unreadable").sum())
     if n_unreadable:
         _say(f"{n_unreadable} could not be read.")
     return ranked
@@ -399,7 +383,7 @@ def run(clips: Path | None, test: Path | None, picture: Path = PICTURE) -> None:
     Raises
     ------
     InputError
-        If one folder is given without the other, or `run_recordings` cannot use them.
+        If one folder is given without the other, or they cannot be used.
     """
     if clips is None and test is None:
         run_park(picture)

@@ -356,7 +356,9 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             values = np.concatenate([self._statistics.transform(batch) for batch in batches])
             if np.isnan(values).all():
                 raise ValueError(NO_USABLE_CLIP)
-            self._scaler = StandardScaler(with_mean=False).set_output(transform="default").fit(values)
+            self._scaler = (
+                StandardScaler(with_mean=False).set_output(transform="default").fit(values)
+            )
             self._n_features_out = values.shape[1]
 
     def _describe(self, batch: np.ndarray) -> np.ndarray:

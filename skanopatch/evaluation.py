@@ -243,7 +243,7 @@ def _embed(
             continue
         if embedder is None:
             embedder = _fit(steps, data.paths[is_train], labels, folder)
-        parts.append((rows, embedder.transform(data.paths[rows])))
+        parts.append((rows, np.asarray(embedder.transform(data.paths[rows]))))
         if kept is not None:
             with atomic_write(kept) as file:
                 joblib.dump(parts[-1][1], file)

@@ -17,7 +17,9 @@ from sklearn.utils.metadata_routing import (
     process_routing,
 )
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import _num_samples, check_is_fitted
+from sklearn.utils.validation import _num_samples, check_is_fitted, has_fit_parameter
+
+from skanopatch.detectors.metadata import last_step
 
 # The methods, besides fit, to which scikit-learn can route metadata.
 _ROUTED = ("predict", "decision_function")
@@ -137,9 +139,14 @@ class FitOnNormal(MetaEstimatorMixin, BaseEstimator):
         Returns
         -------
         y_pred : ndarray of shape (n_clips,)
-            +1 normal, -1 anomaly.
+            +1 normal, -1 anomaly. Clips are judged by their groups, where `fit_params` has them.
         """
-        return self.fit(X, y, **fit_params).predict(X)
+        self.fit(X, y, **fit_params)
+        groups = [
+            value for name, value in fit_params.items() if name.rpartition("__")[2] == "groups"
+        ]
+        takes_groups = has_fit_parameter(last_step(self.estimator_), "groups")
+        return self.predict(X, **({"groups": groups[0]} if groups and takes_groups else {}))
 
     @available_if(_estimator_has("predict"))
     def predict(self, X, **params):

@@ -420,6 +420,32 @@ def measure_log_unit(X: np.ndarray | LazyPatches, grid: PatchGrid) -> float:
     return measured
 
 
+def given_patches(X: Any) -> Any:
+    """Return patches that were made elsewhere, after a look at their shape."""
+    patches = X if isinstance(X, LazyPatches) else np.asarray(X)
+    if patches.ndim != 3 or math.isqrt(patches.shape[2]) ** 2 != patches.shape[2]:
+        raise ValueError(
+            "With patcher='passthrough' X must be patches of shape (n_clips, n_patches, "
+            f"patch_size ** 2). Got an array of shape {patches.shape} instead; patchify makes "
+            "patches of spectrograms, and patcher=None takes clips."
+        )
+    return patches
+
+
+def take_clips(X: np.ndarray | LazyPatches, rows: np.ndarray) -> np.ndarray | LazyPatches:
+    """Return the patches of some clips, lazy ones as lazy ones."""
+    if not isinstance(X, LazyPatches):
+        return X[rows]
+    return LazyPatches(
+        [X.clips[row] for row in rows],
+        front_end=X.front_end,
+        channel=X.channel,
+        n_samples=X.n_samples,
+        on_error=X.on_error,
+        n_jobs=X.n_jobs,
+    )
+
+
 def iterate_batches(X: np.ndarray | LazyPatches, batch_size: int) -> Iterator[np.ndarray]:
     """Go through patches batch by batch; whole clips may be NaN, parts of a clip may not."""
     if isinstance(X, LazyPatches):

@@ -45,6 +45,7 @@ _CLASSES = {
     **dict.fromkeys(("EmpiricalCovariance", "LedoitWolf"), "sklearn.covariance"),
     "PCA": "sklearn.decomposition",
     "VarianceThreshold": "sklearn.feature_selection",
+    "FrozenEstimator": "sklearn.frozen",
     "GaussianMixture": "sklearn.mixture",
     **dict.fromkeys(("FeatureUnion", "Pipeline"), "sklearn.pipeline"),
     **dict.fromkeys(

@@ -72,7 +72,7 @@ def make_anopatch_pipeline(backbone="anopatch-tiny", *, detector=None, memory=No
             f"of {patcher.patch_size}. Got {embedder.n_freq} instead."
         )
     embedder.set_params(n_freq=n_freq)
-    check_front_end(embedder.backbone, patcher._front_end())
+    check_front_end(embedder.backbone, patcher.front_end)
     return pipeline
 
 
@@ -129,7 +129,7 @@ def anomaly_map(pipeline, X):
 
     Parameters
     ----------
-    pipeline : Pipeline
+    pipeline : Pipeline or AnomalousSoundDetector
         A fitted one, whose last step has `anomaly_map`, such as that of `make_map_pipeline`.
     X : sequence of clips
         What `pipeline.predict` takes.
@@ -161,6 +161,8 @@ def anomaly_map(pipeline, X):
     >>> anomaly_map(pipe, clips).shape
     (12, 6, 8)
     """
+    if hasattr(pipeline, "anomaly_map"):
+        return pipeline.anomaly_map(X)
     detector = pipeline[-1]
     if not hasattr(detector, "anomaly_map"):
         raise TypeError(

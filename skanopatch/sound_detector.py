@@ -14,18 +14,17 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, StrOptions
-from sklearn.utils.validation import _num_samples, check_is_fitted, has_fit_parameter
+from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from skanopatch.audio import as_clip_list, is_path
 from skanopatch.band_statistics import BandStatistics
 from skanopatch.detectors import (
     GroupedDetector,
     JoinedDetector,
-    KNNDetector,
     MahalanobisDetector,
     SubbandKNNDetector,
 )
-from skanopatch.detectors.base import THRESHOLD_CONSTRAINTS
+from skanopatch.detectors.base import THRESHOLD_CONSTRAINTS, rows_by_label
 from skanopatch.detectors.calibrated import calibrated
 from skanopatch.detectors.metadata import (
     call_with_groups,
@@ -34,15 +33,19 @@ from skanopatch.detectors.metadata import (
     list_metadata,
     rows_of,
 )
-from skanopatch.detectors.thresholds import ThresholdMixin, split_folds
-from skanopatch.labels import are_separable, encode_labels
+from skanopatch.detectors.thresholds import ThresholdMixin
 from skanopatch.patch_statistics import PatchStatistics
-from skanopatch.patches import LazyPatches
+from skanopatch.patches import given_patches, iterate_batches
 from skanopatch.patching import MelPatcher
+from skanopatch.policy import (
+    domains_of,
+    may_join,
+    some_of_each,
+    train_network,
+    with_bands,
+    with_scale,
+)
 
-_LEAST_TO_TRAIN = 64  # clips: a network learns fewer by heart
-_LEAST_SHARE_FREE = 0.25  # of clips beyond the first of their domain, that say how clips vary
-_HELD_OUT_FOLDS = 10  # of which one is held out of a network's training
 _MOST_FOR_MAPS = 100  # clips: 0.3 s and 0.1 MB for each of 10 s
 _BATCH_SIZE = 64  # clips whose maps are computed at a time
 
@@ -59,9 +62,10 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
     patcher : MelPatcher, "passthrough" or None, default=None
         What makes patches of clips. None is ``MelPatcher()``, with the mel settings of the
         embedder's backbone. "passthrough" takes patches made elsewhere, see `patchify`.
-    embedder : transformer or None, default=None
+    embedder : transformer, "drop" or None, default=None
         What embeds patches. None is ``AnoPatchEmbedder()``. An `AnoPatchEmbedder` of a small ViT of
         this package is the network that may join the statistics; any other embedder stands alone.
+        "drop" leaves the statistics alone.
     detector : outlier detector or None, default=None
         What scores statistics and embeddings. None is ``MahalanobisDetector()``. It is cloned.
     map_detector : detector with `anomaly_map`, "drop" or None, default=None
@@ -93,6 +97,10 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
         The files of `fit`; "" for clips that are no files.
     normal_statistics_ : ndarray of shape (n_clips, n_statistics), float32
         The `BandStatistics` of the clips of `fit`, by which a report finds the nearest one.
+    statistics_ : BandStatistics
+        What computed them, fitted.
+    groups_ : list of hashables
+        The groups of `fit`, in the order of first appearance.
     offset_ : float
         The score below which a clip is an anomaly. Scores are minus distances: the distance of a
         clip over that of the threshold is ``score / offset_``.
@@ -128,7 +136,7 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
 
     _parameter_constraints: dict = {
         "patcher": [HasMethods(["fit", "transform"]), StrOptions({"passthrough"}), None],
-        "embedder": [HasMethods(["fit", "transform"]), None],
+        "embedder": [HasMethods(["fit", "transform"]), StrOptions({"drop"}), None],
         "detector": [HasMethods(["fit", "score_samples"]), None],
         "map_detector": [HasMethods(["fit", "anomaly_map"]), StrOptions({"drop"}), None],
         **THRESHOLD_CONSTRAINTS,
@@ -161,6 +169,45 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
         self.threshold = threshold
         self.random_state = random_state
         self.verbose = verbose
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, also those of parts that are None, which become their defaults.
+
+        Parameters
+        ----------
+        **params : dict
+            Such as ``detector__shrinkage=0.1`` or ``embedder__fine_tuning__max_epochs=5``.
+
+        Returns
+        -------
+        self : object
+        """
+        for part in {name.partition("__")[0] for name in params if "__" in name}:
+            if (
+                part in self.get_params(deep=False)
+                and params.get(part, getattr(self, part)) is None
+            ):
+                params[part] = self._default(part, params.get("embedder", self.embedder))
+        return super().set_params(**params)
+
+    def _part(self, name: str) -> Any:
+        """Return a new estimator for a part: a clone of the parameter, or the default."""
+        given = getattr(self, name)
+        return self._default(name, self.embedder) if given is None else clone(given)
+
+    def _default(self, name: str, embedder: Any) -> Any:
+        """Return what a part is that is None."""
+        from skanopatch.embedding import AnoPatchEmbedder  # not above: it imports torch
+
+        if name == "patcher" and isinstance(embedder, AnoPatchEmbedder):
+            return MelPatcher.for_backbone(embedder.backbone)
+        defaults = {
+            "patcher": MelPatcher,
+            "embedder": AnoPatchEmbedder,
+            "detector": MahalanobisDetector,
+            "map_detector": SubbandKNNDetector,
+        }
+        return defaults[name]() if name in defaults else None
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(
@@ -212,20 +259,25 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
         metadata = list_metadata(
             n_clips, labels=labels, domains=domains, sessions=sessions, groups=groups
         )
+        self._check_numbers(n_clips, metadata.get("groups"))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.clip_names_ = _clip_names(X, n_clips)
-        embedder = self._embedder(seed)
-        self.separation_ = None
-        statistics = BandStatistics(embedder.get_params().get("n_freq", self._n_freq()))
+        embedder = None if isinstance(self.embedder, str) else self._embedder(seed)
+        self.separation_: dict[str, float] | None = None
+        statistics = BandStatistics(self._n_freq())
         statistics.set_output(transform="default")
         self.normal_statistics_ = statistics.fit_transform(patches)
-        domains = _domains(metadata)
+        self.statistics_ = statistics
+        self.groups_ = list(dict.fromkeys(metadata.get("groups", [])))
+        domains = domains_of(metadata)
         end = self._make_end(metadata, domains)
-        if not _may_join(embedder):
+        members = [("statistics", _member(statistics, with_scale(end)))]
+        if embedder is not None and not may_join(embedder):
             members = [("embedder", _member(embedder, end))]
-        else:
-            members = [("statistics", _member(statistics, _with_scale(end)))]
-            network = self._train(embedder, patches, metadata)
+        elif embedder is not None and "labels" in metadata:
+            network, self.separation_ = train_network(
+                embedder, patches, self.normal_statistics_, metadata
+            )
             if network is not None:
                 members.append(("network", _member(FrozenEstimator(network), end)))
         self.members_ = [name for name, _ in members]
@@ -241,102 +293,74 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
         self._fit_maps(patches, metadata)
         return self
 
+    def _check_numbers(self, n_clips: int, groups: list[Hashable] | None) -> None:
+        """Refuse too few clips before any work is done."""
+        least = 3 if self.map_detector is None else 2
+        for group, rows in rows_by_label(groups, n_clips).items():
+            if len(rows) < least:
+                of_groups = "" if groups is None else " of each group"
+                place = "X" if groups is None else f"Group {group!r}"
+                raise ValueError(
+                    f"AnomalousSoundDetector needs at least {least} normal clips{of_groups}, since "
+                    "each is left out once to place the threshold"
+                    + (" (2 with map_detector='drop')" if least == 3 else "")
+                    + f". {place} has {len(rows)} sample(s)."
+                )
+
     def _fit_patcher(self, X: Any) -> Any:
         """Return the patches of clips."""
         self.patcher_ = None
         if isinstance(self.patcher, str):
-            return X
-        if self.patcher is None:
-            from skanopatch.embedding import AnoPatchEmbedder
-
-            is_network = isinstance(self.embedder, AnoPatchEmbedder)
-            self.patcher_ = (
-                MelPatcher.for_backbone(self.embedder.backbone) if is_network else MelPatcher()
-            )
-        else:
-            self.patcher_ = clone(self.patcher)
+            return given_patches(X)
+        self.patcher_ = self._part("patcher")
         return self.patcher_.fit(X).transform(X)
 
     def _patches(self, X: Any) -> Any:
-        check_is_fitted(self)
-        return X if self.patcher_ is None else self.patcher_.transform(X)
+        return given_patches(X) if self.patcher_ is None else self.patcher_.transform(X)
 
     def _n_freq(self) -> int:
-        if self.patcher_ is None:
-            return BandStatistics().n_freq
-        return self.patcher_.n_mels // self.patcher_.patch_size
+        if self.patcher_ is not None:
+            return self.patcher_.n_mels // self.patcher_.patch_size
+        has_params = isinstance(self.embedder, BaseEstimator)
+        params = self.embedder.get_params() if has_params else {}
+        return params.get("n_freq", BandStatistics().n_freq)
 
     def _embedder(self, seed: int) -> Any:
-        from skanopatch.embedding import AnoPatchEmbedder
+        from skanopatch.backbones import check_front_end
 
-        if self.embedder is None:
-            embedder = AnoPatchEmbedder(n_freq=self._n_freq(), verbose=self.verbose)
-        else:
-            embedder = clone(self.embedder)
-        if "random_state" in embedder.get_params() and embedder.random_state is None:
+        embedder = with_bands(self._part("embedder"), self._n_freq())
+        params = embedder.get_params()
+        if self.patcher_ is not None and "backbone" in params:
+            check_front_end(embedder.backbone, self.patcher_.front_end)
+        if "random_state" in params and embedder.random_state is None:
             embedder.set_params(random_state=seed)
+        if self.embedder is None:
+            embedder.set_params(verbose=self.verbose)
+        if hasattr(embedder, "set_output"):  # arrays, also where scikit-learn is set to pandas
+            embedder.set_output(transform="default")
         return embedder
 
     def _make_end(self, metadata: dict[str, list], domains: list | None) -> BaseEstimator:
-        detector = calibrated(MahalanobisDetector() if self.detector is None else self.detector)
+        detector = calibrated(self._part("detector"))
         last_step(detector).set_params(
             false_alarm_rate=self.false_alarm_rate, threshold=self.threshold
         )
         if "groups" not in metadata:
             return detector
-        can_pool = has_fit_parameter(last_step(detector), "domains")
+        can_pool = getattr(last_step(detector), "_compares_domains", False)
         return GroupedDetector(detector, pooled=domains is not None and can_pool)
-
-    def _train(self, embedder: Any, patches: Any, metadata: dict[str, list]) -> Any:
-        """Return a network that was trained on labels, or None where it does not pay."""
-        labels = metadata.get("labels")
-        usable = np.isfinite(self.normal_statistics_).all(axis=1)
-        if labels is None or usable.sum() < _LEAST_TO_TRAIN:
-            return None
-        settings = embedder.fine_tuning
-        if settings is not None and settings.tuning == "frozen":
-            return None
-        classes, target = encode_labels(labels, len(labels))
-        rows = np.flatnonzero(usable)
-        if not are_separable(target[rows], self.normal_statistics_[rows]):
-            return None
-        sessions = metadata.get("sessions")
-        folds = split_folds(
-            len(rows),
-            domains=target[rows].tolist(),
-            sessions=None if sessions is None else [sessions[row] for row in rows],
-            n_folds=_HELD_OUT_FOLDS,
-        )
-        kept, held_out = (rows[part] for part in next(iter(folds)))
-        if not set(target[held_out]) <= set(target[kept]):
-            return None
-        embedder.set_output(transform="default")
-        embedder.fit(patches[kept], labels=[labels[row] for row in kept])
-        features = {
-            "statistics": (self.normal_statistics_[kept], self.normal_statistics_[held_out]),
-            "network": (embedder.transform(patches[kept]), embedder.transform(patches[held_out])),
-        }
-        self.separation_ = {
-            name: _separation(seen, new, target[kept], target[held_out])
-            for name, (seen, new) in features.items()
-        }
-        joins = self.separation_["network"] > self.separation_["statistics"]
-        return embedder if joins else None
 
     def _fit_maps(self, patches: Any, metadata: dict[str, list]) -> None:
         self.map_pipeline_ = None
         if isinstance(self.map_detector, str):
             return
-        detector = (
-            SubbandKNNDetector(self._n_freq()) if self.map_detector is None else self.map_detector
-        )
-        detector = clone(detector).set_params(
+        detector = with_bands(self._part("map_detector"), self._n_freq()).set_params(
             false_alarm_rate=self.false_alarm_rate, threshold=self.threshold
         )
         metadata = {name: values for name, values in metadata.items() if name != "domains"}
         rows = np.arange(len(self.clip_names_))[:: -(-len(self.clip_names_) // _MOST_FOR_MAPS)]
         if "groups" in metadata:
-            rows = _some_of_each(metadata["groups"], _MOST_FOR_MAPS)
+            rows = some_of_each(metadata["groups"], _MOST_FOR_MAPS)
             detector = GroupedDetector(detector)
         tokens = PatchStatistics(self._n_freq())
         self.map_pipeline_ = Pipeline([("patchstatistics", tokens), ("detector", detector)])
@@ -364,8 +388,8 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
         self : object
         """
         check_is_fitted(self)
+        clone(self).set_params(false_alarm_rate=rate)._validate_params()
         self.set_params(false_alarm_rate=rate)
-        self._validate_params()
         last_step(self.detector_).set_false_alarm_rate(rate)
         if self.map_pipeline_ is not None:
             last_step(self.map_pipeline_).set_false_alarm_rate(rate)
@@ -389,9 +413,11 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
             Float64, higher = more normal; NaN for clips that cannot be read, if the patcher has
             ``on_error="nan"``.
         """
-        return call_with_groups(self.detector_, "score_samples", self._patches(X), groups)
+        return self._call("score_samples", X, groups)
 
-    def p_values(self, X: Any, *, groups: Iterable | None = None) -> NDArray[np.float64]:
+    def p_values(  # type: ignore[override]
+        self, X: Any, *, groups: Iterable | None = None
+    ) -> NDArray[np.float64]:
         """Return conformal p-values: the share of normal clips that are as odd.
 
         Parameters
@@ -406,7 +432,7 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
         p_values : ndarray of shape (n_clips,)
             Float64 in (0, 1]; NaN for clips that cannot be read.
         """
-        return call_with_groups(self.detector_, "p_values", self._patches(X), groups)
+        return self._call("p_values", X, groups)
 
     def anomaly_map(self, X: Any, *, groups: Iterable | None = None) -> NDArray[np.float64]:
         """Return where in time and frequency clips are odd.
@@ -428,19 +454,35 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
         AttributeError
             If `fit` left out maps, ``map_detector="drop"``.
         """
-        patches = self._patches(X)
+        check_is_fitted(self)
         if self.map_pipeline_ is None:
             raise AttributeError(
-                "anomaly_map needs maps. Got map_detector='drop'; fit with map_detector=None."
+                "anomaly_map needs maps, and map_detector='drop' left them out of fit. Fit with "
+                "map_detector=None."
             )
-        n_clips = _num_samples(patches)
-        listed = list_metadata(n_clips, groups=groups)
+        patches = self._patches(X)
+        listed = self._list_groups(patches, groups)
         maps, start = [], 0
-        for batch in _batches(patches):
-            own = listed["groups"][start : start + len(batch)] if listed else None
+        for batch in iterate_batches(patches, _BATCH_SIZE):
+            own = None if listed is None else listed[start : start + len(batch)]
             maps.append(call_with_groups(self.map_pipeline_, "anomaly_map", batch, own))
             start += len(batch)
         return np.concatenate(maps)
+
+    def _call(self, method: str, X: Any, groups: Iterable | None) -> NDArray[np.float64]:
+        check_is_fitted(self)
+        patches = self._patches(X)
+        listed = self._list_groups(patches, groups)
+        return call_with_groups(self.detector_, method, patches, listed)
+
+    def _list_groups(self, patches: Any, groups: Iterable | None) -> list[Hashable] | None:
+        listed = list_metadata(_num_samples(patches), groups=groups).get("groups")
+        if listed and not self.groups_:
+            raise ValueError(
+                f"groups were not given in fit, so that {listed[0]!r} is not known. Leave them "
+                "out, or fit with groups."
+            )
+        return listed
 
     @property
     def n_features_in_(self) -> int:
@@ -450,86 +492,8 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
         return self.detector_.n_features_in_
 
 
-def _may_join(embedder: Any) -> bool:
-    """Return whether an embedder is a network that joins the statistics."""
-    from skanopatch.backbones import joins_statistics
-    from skanopatch.embedding import AnoPatchEmbedder
-
-    return (
-        isinstance(embedder, AnoPatchEmbedder)
-        and embedder.statistics
-        and embedder.output == "clip"
-        and joins_statistics(embedder.backbone)
-    )
-
-
 def _member(features: Any, end: BaseEstimator) -> Pipeline:
     return Pipeline([("features", features), ("detector", clone(end))])
-
-
-def _with_scale(end: BaseEstimator) -> BaseEstimator:
-    """Let a detector that takes features as they are divide them by their spread."""
-    end = clone(end)
-    inner = end.detector if isinstance(end, GroupedDetector) else end
-    if isinstance(inner, KNNDetector):
-        inner.set_params(standardize=True)
-    return end
-
-
-def _domains(metadata: dict[str, list]) -> list[Hashable] | None:
-    """Return the domains, or the labels where these can serve as such."""
-    if "domains" in metadata or "labels" not in metadata:
-        return metadata.get("domains")
-    classes, target = encode_labels(metadata["labels"], len(metadata["labels"]))
-    counts = np.bincount(target)
-    if len(classes) > (1 - _LEAST_SHARE_FREE) * len(target) or counts.min() < 2:
-        warnings.warn(
-            f"labels have {len(classes)} values for {len(target)} clips, and one has "
-            f"{counts.min()} clip(s): clips of one label hardly show how they vary, so that the "
-            "statistics are modelled without labels. Give labels that more clips share, such as "
-            "the unit.",
-            UserWarning,
-            stacklevel=4,
-        )
-        return None
-    return [classes[index] for index in target]
-
-
-def _separation(seen: NDArray, new: NDArray, target: NDArray, new_target: NDArray) -> float:
-    """Return how many deviations new clips lie nearer to their own class than to others.
-
-    Parameters
-    ----------
-    seen : ndarray of shape (n_seen, n_features)
-    new : ndarray of shape (n_new, n_features)
-    target, new_target : ndarray of int
-        The classes of the clips.
-    """
-    detector = MahalanobisDetector().fit(seen, domains=target.tolist())
-    classes = detector.domains_
-    logs = np.stack(
-        [np.log(-detector.score_samples(new, domains=[c] * len(new))) for c in classes], axis=1
-    )
-    is_own = new_target[:, np.newaxis] == np.array(classes)
-    own, other = logs[is_own], np.where(is_own, np.inf, logs).min(axis=1)
-    return float((other.mean() - own.mean()) / max(own.std(), 1e-6))
-
-
-def _some_of_each(groups: list[Hashable], n_most: int) -> NDArray[np.intp]:
-    """Return rows of at most so many clips, but of three of each group at least."""
-    rows: dict[Hashable, list[int]] = {}
-    for row, group in enumerate(groups):
-        rows.setdefault(group, []).append(row)
-    n_each = max(3, n_most // len(rows))
-    chosen = [own[:: -(-len(own) // n_each)] if len(own) > n_each else own for own in rows.values()]
-    return np.sort(np.concatenate(chosen))
-
-
-def _batches(patches: Any) -> Any:
-    if isinstance(patches, LazyPatches):
-        return patches.batches(_BATCH_SIZE)
-    patches = np.asarray(patches)
-    return (patches[start : start + _BATCH_SIZE] for start in range(0, len(patches), _BATCH_SIZE))
 
 
 def _clip_names(X: Any, n_clips: int) -> list[str]:

@@ -1,59 +1,34 @@
-"""The command line with models: fit, score, report, info, demo and backbones."""
+"""The command line with models: fit and score."""
 
 import io
 import json
-import os
 import re
-import shlex
 import shutil
-import signal
-import subprocess
-import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from click.testing import CliRunner
-from safetensors.numpy import load_file
+from command_line import DAYS, FAST, fit_model, make_workspace, run, scores_of
+from numpy.testing import assert_array_equal
+from sklearn.pipeline import make_pipeline
 
-from skanopatch import GroupedDetector, __version__, load_model
-from skanopatch.backbones import list_backbones
-from skanopatch.backbones.anopatch_tiny import WEIGHTS
-from skanopatch.cli import main
-from skanopatch.datasets import layout, make_miniature_dcase
-
-FAST = ["--embedder", "mel-statistics", "--no-maps"]
-FIT = "fit recordings/new -o m.skano"
-SCORE = "score model.skano recordings/new"
-COMMANDS = ["fit", "score", "report", "evaluate", "demo", "info", "backbones"]
+from skanopatch import (
+    AnomalousSoundDetector,
+    KNNDetector,
+    MelPatcher,
+    MelStatistics,
+    load_model,
+    save_model,
+)
+from skanopatch.cli.fit import _describe_fit, _one_warning_of_each_kind
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    """Hum of one machine; two of the new clips have a whine on top. A data set of DCASE."""
-    folder = tmp_path_factory.mktemp("workspace")
-    rng = np.random.default_rng(0)
-    seconds = np.arange(16000) / 16000
-
-    def write(name, whine=0.0):
-        path = folder / name
-        path.parent.mkdir(exist_ok=True, parents=True)
-        hum = 0.1 * np.sin(2 * np.pi * rng.uniform(98, 102) * seconds)
-        sound = hum + 0.02 * rng.normal(size=16000) + whine * np.sin(2 * np.pi * 3000 * seconds)
-        soundfile.write(path, sound, 16000)
-
-    for i in range(12):
-        write(f"recordings/normal/{'monday' if i < 6 else 'tuesday'}/{i:02}.wav")
-    for name, whine in [("a", 0.0), ("b", 0.1), ("c", 0.0), ("d", 0.3)]:
-        write(f"recordings/new/{name}.wav", whine)
-    (folder / "broken").mkdir()
-    (folder / "broken" / "text.wav").write_text("no sound at all")
-    soundfile.write(folder / "broken" / "empty.wav", np.zeros(0), 16000)
-    (folder / "nothing").mkdir()
-    make_miniature_dcase(folder / "dcase", year=2023, machines=["valve"], random_state=0)
-    return folder
+    return make_workspace(tmp_path_factory.mktemp("workspace"))
 
 
 @pytest.fixture(autouse=True)
@@ -63,81 +38,20 @@ def stand_in_workspace(workspace, monkeypatch):
 
 @pytest.fixture(scope="module")
 def model(workspace):
-    """A model that is fast to fit and to load."""
-    path = workspace / "model.skano"
-    result = run("fit", workspace / "recordings/normal", "-o", path, *FAST)
-    assert result.exit_code == 0, result.output
-    return path
+    return fit_model(workspace)
 
 
-def run(*arguments, stdin=None):
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
-
-
-def scores_of(result):
-    return {row["file"]: row["score"] for row in map(json.loads, result.stdout.splitlines())}
-
-
-# --- Help -----------------------------------------------------------------------------------
-
-
-def test_every_command_is_tried_here():
-    assert sorted(main.commands) == sorted(COMMANDS)
-
-
-@pytest.mark.slow
-def test_the_example_of_each_help_runs(workspace):
-    for command in COMMANDS:
-        text = run(command, "--help").output
-        (example,) = re.findall(r"Example:\n +(skanopatch .*)", text)
-        _, *arguments = shlex.split(example)
-        assert arguments[0] == command
-        result = run(*arguments)
-        assert result.exit_code == 0, f"{example}: {result.output}"
-    assert load_model("fan.skano").map_pipeline is not None
-    assert "a.wav" in (workspace / "report.html").read_text()
-    assert (workspace / "demo_scores.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_help_does_not_wait_for_torch():
-    code = (
-        "import sys; from skanopatch.cli import main\n"
-        "try: main(['--help'])\n"
-        "finally: print(sorted({'torch', 'sklearn', 'pandas'} & set(sys.modules)))"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.stdout.endswith("[]\n")
-    assert "score" in result.stdout
-
-
-def test_python_m_is_the_command():
-    command = [sys.executable, "-m", "skanopatch", "--version"]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert result.stdout == f"skanopatch, version {__version__}\n"
-
-
-def test_what_evaluate_offers_is_what_there_is():
-    offered = {option.name: option.type for option in main.commands["evaluate"].params}
-    years = range(offered["year"].min, offered["year"].max + 1)
-    assert list(years) == list(layout.CHALLENGES)
-    assert tuple(offered["subset"].choices) == layout.SUBSETS
-
-
-# --- Fit and score --------------------------------------------------------------------------
-
-
-def test_scores_are_those_of_the_pipeline_relative_to_the_threshold(model):
+def test_scores_are_those_of_the_model_relative_to_the_threshold(model):
     files = sorted(map(str, Path("recordings/new").glob("*.wav")))
     loaded = load_model(model)
-    offset = loaded.pipeline[-1].offset_
-    expected = loaded.pipeline.score_samples(files) / offset  # both are minus a distance
+    expected = loaded.score_samples(files) / loaded.offset_  # both are minus a distance
     result = run("score", model, "recordings/new", "--csv", "-")
     assert result.exit_code == 0
     table = pd.read_csv(io.StringIO(result.stdout))
     assert table.columns.tolist() == ["file", "score", "anomaly"]
     assert table.file.tolist() == files
-    np.testing.assert_allclose(table.score, expected, rtol=1e-6)
-    is_anomaly = loaded.pipeline.predict(files) == -1
+    np.testing.assert_allclose(table.score, expected, rtol=1e-12)
+    is_anomaly = loaded.predict(files) == -1
     assert table.anomaly.tolist() == np.where(is_anomaly, "yes", "no").tolist()
     assert table.anomaly[[1, 3]].tolist() == ["yes", "yes"]
     lines = run("score", model, "recordings/new", "--json", "-").stdout.splitlines()
@@ -150,6 +64,91 @@ def test_scores_are_those_of_the_pipeline_relative_to_the_threshold(model):
         }
 
 
+@pytest.mark.parametrize(
+    ("options", "metadata"),
+    [
+        ([], {}),
+        (["--labels-from-folder"], {"labels": DAYS, "groups": DAYS}),
+        (["--sessions", "folder"], {"sessions": DAYS}),
+    ],
+    ids=["plain", "labels", "sessions"],
+)
+def test_command_line_and_python_agree_to_the_bit(tmp_path, options, metadata):
+    normal = sorted(map(str, Path("recordings/normal").rglob("*.wav")))
+    new = sorted(map(str, Path("recordings/new").glob("*.wav")))
+    detector = AnomalousSoundDetector(MelPatcher(duration=1.0), random_state=0)
+    fitted = detector.fit(normal, **metadata)
+    output = tmp_path / "m.skano"
+    assert run("fit", "recordings/normal", "-o", output, *options).exit_code == 0
+    loaded = load_model(output)
+    assert loaded.offset_ == fitted.offset_
+    assert_array_equal(loaded.training_scores_, fitted.training_scores_)
+    assert_array_equal(loaded.score_samples(new), fitted.score_samples(new))
+    assert_array_equal(loaded.anomaly_map(new[:1]), fitted.anomaly_map(new[:1]))
+    scores = scores_of(run("score", output, *new, "--json", "-"))
+    assert_array_equal(list(scores.values()), fitted.score_samples(new) / fitted.offset_)
+    group = metadata.get("groups", [None])[-1]
+    if group is not None:
+        result = run("score", output, *new, "--json", "-", "--group", group)
+        expected = fitted.score_samples(new, groups=[group] * 4) / fitted.offset_
+        assert_array_equal(list(scores_of(result).values()), expected)
+
+
+@pytest.mark.parametrize("detector", ["mahalanobis", "knn", "gmm"])
+def test_a_clip_scores_the_same_alone_and_among_others(tmp_path, detector):
+    output = tmp_path / "m.skano"
+    run("fit", "recordings/normal", "-o", output, *FAST, "--detector", detector)
+    among = scores_of(run("score", output, "recordings", "--json", "-"))
+    for file in ("recordings/new/a.wav", "recordings/normal/monday/03.wav"):
+        (alone,) = scores_of(run("score", output, file, "--json", "-")).values()
+        assert alone == pytest.approx(among[file], rel=1e-5)  # float32 features
+
+
+def test_the_false_alarm_rate_moves_the_threshold_as_a_new_fit_does(model, tmp_path):
+    output = tmp_path / "m.skano"
+    run("fit", "recordings/normal", "-o", output, *FAST, "--false-alarm-rate", 0.3)
+    refitted = scores_of(run("score", output, "recordings/new", "--json", "-"))
+    command = ["score", model, "recordings/new", "--json", "-"]
+    moved = scores_of(run(*command, "--false-alarm-rate", 0.3))
+    assert moved == refitted
+    strict = scores_of(run(*command, "--false-alarm-rate", 0.01))
+    before = scores_of(run(*command))
+    assert all(moved[file] > before[file] > strict[file] for file in before)
+
+
+def test_p_values_are_a_column_and_a_key(model):
+    files = sorted(map(str, Path("recordings/new").glob("*.wav")))
+    expected = load_model(model).p_values(files)
+    command = ["score", model, "recordings/new", "--p-values"]
+    table = pd.read_csv(io.StringIO(run(*command, "--csv", "-").stdout))
+    assert table.columns.tolist() == ["file", "score", "anomaly", "p_value"]
+    np.testing.assert_allclose(table.p_value, expected)
+    assert table.p_value[3] == pytest.approx(1 / 13)  # no normal clip is as odd
+    rows = map(json.loads, run(*command, "--json", "-").stdout.splitlines())
+    assert [row["p_value"] for row in rows] == expected.tolist()
+    lines = run(*command).stdout.splitlines()
+    assert lines[0].split() == ["score", "p_value", "anomaly", "file"]
+    assert lines[1].split()[1:] == ["0.0769", "yes", "recordings/new/d.wav"]
+    line = run("score", model, "broken/text.wav", "--p-values", "--json", "-").stdout
+    assert json.loads(line)["p_value"] is None
+
+
+def test_a_model_of_any_estimator_scores(tmp_path):
+    normal = sorted(map(str, Path("recordings/normal").rglob("*.wav")))
+    new = sorted(map(str, Path("recordings/new").glob("*.wav")))
+    pipe = make_pipeline(MelPatcher(duration=1.0), MelStatistics(), KNNDetector()).fit(normal)
+    save_model(tmp_path / "pipe.skano", pipe)
+    scores = scores_of(run("score", tmp_path / "pipe.skano", *new, "--json", "-"))
+    assert_array_equal(list(scores.values()), pipe.score_samples(new) / pipe[-1].offset_)
+    result = run("report", tmp_path / "pipe.skano", *new, "-o", tmp_path / "page.html")
+    assert result.exit_code == 1
+    assert "Error: model must be an AnomalousSoundDetector. Got Pipeline" in result.stderr
+    save_model(tmp_path / "detector.skano", KNNDetector().fit(np.eye(4)))
+    result = run("score", tmp_path / "detector.skano", *new)
+    assert result.exit_code == 1
+    assert "Error: The model must be an AnomalousSoundDetector of clips" in result.stderr
+
+
 def test_the_table_begins_with_the_most_anomalous_clip(model):
     lines = run("score", model, "recordings/new").stdout.splitlines()
     rows = [line.split() for line in lines[1:5]]
@@ -158,13 +157,11 @@ def test_the_table_begins_with_the_most_anomalous_clip(model):
     assert re.fullmatch(r"[234] of 4 clips are anomalies \(score above 1\)\.", lines[-1])
 
 
-def test_a_model_keeps_the_normal_clips_and_their_embeddings(model, workspace):
+def test_a_model_keeps_the_names_and_statistics_of_normal_clips(model, workspace):
     loaded = load_model(model)
-    assert len(loaded.clips) == 12
-    assert loaded.clips[0] == str(workspace / "recordings/normal/monday/00.wav")
-    expected = loaded.pipeline[:-1].transform(loaded.clips)
-    np.testing.assert_array_equal(loaded.embeddings, expected)
-    assert loaded.pipeline[0].duration == 1.0
+    assert len(loaded.clip_names_) == len(loaded.normal_statistics_) == 12
+    assert loaded.clip_names_[0] == str(workspace / "recordings/normal/monday/00.wav")
+    assert loaded.patcher_.duration_ == 1.0
 
 
 def test_clips_are_files_folders_patterns_and_lists(model, workspace):
@@ -229,7 +226,7 @@ def test_fit_names_clips_that_cannot_be_used(tmp_path):
     assert not output.exists()
     result = run("fit", "recordings/normal", "broken", "-o", output, *FAST, "--skip-unreadable")
     assert result.exit_code == 0
-    assert len(load_model(output).clips) == 12
+    assert len(load_model(output).clip_names_) == 12
 
 
 def test_a_clip_with_nan_is_skipped_where_that_is_asked_for(tmp_path):
@@ -240,26 +237,24 @@ def test_a_clip_with_nan_is_skipped_where_that_is_asked_for(tmp_path):
     assert re.search(r"Error: 1 of 13 clips .*nan.wav'\): it contains NaN", result.stderr)
     assert run("fit", *arguments, "--skip-unreadable").exit_code == 0
     loaded = load_model(tmp_path / "m.skano")
-    assert len(loaded.clips) == len(loaded.embeddings) == 12
-    assert loaded.pipeline[0].on_error == "raise"
+    assert loaded.patcher.on_error == loaded.patcher_.on_error == "raise"
     facts = json.loads(run("info", tmp_path / "m.skano", "--json").stdout)
     assert facts["normal clips"] == len(facts["clips"]) == 12
 
 
-def test_labels_give_each_machine_a_detector(tmp_path, workspace):
+def test_labels_give_each_machine_a_threshold(tmp_path, workspace):
     by_folder, by_table = tmp_path / "folder.skano", tmp_path / "table.skano"
-    run("fit", "recordings/normal", "-o", by_folder, *FAST, "--labels-from-folder")
-    days = ["monday"] * 6 + ["tuesday"] * 6
-    files = [f"normal/{day}/{i:02}.wav" for i, day in enumerate(days)]
+    result = run("fit", "recordings/normal", "-o", by_folder, *FAST, "--labels-from-folder")
+    assert "Learnt from 12 clips of 2 machines. No network was trained" in result.stderr
+    files = [f"normal/{day}/{i:02}.wav" for i, day in enumerate(DAYS)]
     table = workspace / "recordings/labels.csv"  # whose folder the files are seen from
-    pd.DataFrame({"file": files, "label": days}).to_csv(table)
+    pd.DataFrame({"file": files, "label": DAYS}).to_csv(table)
     result = run("fit", "recordings/normal", "-o", by_table, *FAST, "--labels", table)
     assert result.exit_code == 0, result.output
-    detectors = [load_model(path).pipeline[-1] for path in (by_folder, by_table)]
-    for detector in detectors:
-        assert isinstance(detector, GroupedDetector)
-        assert list(detector.detectors_) == ["monday", "tuesday"]
-    assert detectors[0].spreads_ == detectors[1].spreads_
+    models = [load_model(path) for path in (by_folder, by_table)]
+    for fitted in models:
+        assert fitted.groups_ == ["monday", "tuesday"]
+    assert_array_equal(models[0].training_scores_, models[1].training_scores_)
 
     lenient = scores_of(run("score", by_folder, "recordings/new", "--json", "-"))
     strict = {
@@ -279,7 +274,62 @@ def test_machines_of_one_folder_name_are_told_apart(tmp_path, workspace):
     output = tmp_path / "m.skano"
     result = run("fit", tmp_path / "all", "-o", output, *FAST, "--labels-from-folder")
     assert result.exit_code == 0, result.output
-    assert list(load_model(output).pipeline[-1].detectors_) == ["fan/id_00", "pump/id_00"]
+    assert load_model(output).groups_ == ["fan/id_00", "pump/id_00"]
+
+
+def test_sessions_are_left_out_as_a_whole(tmp_path, workspace):
+    rng = np.random.default_rng(0)
+    rows = []
+    for shift in range(5):  # in each, the noise is something of its own
+        noise = rng.normal(size=16000)
+        for part in range(3):
+            path = tmp_path / f"shift {shift}" / f"{part}.wav"
+            path.parent.mkdir(exist_ok=True)
+            soundfile.write(path, 0.1 * (1 + shift) * noise + 1e-3 * rng.normal(size=16000), 16000)
+            rows.append({"file": f"shift {shift}/{part}.wav", "session": shift})
+    pd.DataFrame(rows).to_csv(tmp_path / "sessions.csv")
+    by_folder, by_table = tmp_path / "folder.skano", tmp_path / "table.skano"
+    result = run("fit", tmp_path, "-o", by_folder, *FAST, "--sessions", "folder")
+    _, warning, learnt, _ = result.stderr.splitlines()
+    assert warning.startswith("Warning: Clips of one session are much nearer to each other (")
+    assert "rests on 5 sessions, not on 15 clips" in warning
+    assert learnt.startswith("Learnt from 15 clips, 5 sessions.")
+    table = tmp_path / "sessions.csv"
+    assert run("fit", tmp_path, "-o", by_table, *FAST, "--sessions", table).exit_code == 0
+    models = [load_model(path) for path in (by_folder, by_table)]
+    assert_array_equal(models[0].training_scores_, models[1].training_scores_)
+    assert models[0].session_weights_.sum() == pytest.approx(5)
+
+
+def test_a_warning_of_each_detector_is_shown_once():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        with _one_warning_of_each_kind():
+            for distance in ("1.2", "3.4e-05"):
+                warnings.warn(f"Clips are near ({distance}).", UserWarning, stacklevel=1)
+            warnings.warn("Another thing.", UserWarning, stacklevel=1)
+    assert [str(warning.message) for warning in caught] == [
+        "Clips are near (1.2).",
+        "Another thing.",
+    ]
+
+
+def test_what_was_learnt_is_said():
+    learnt = AnomalousSoundDetector()
+    learnt.training_scores_ = np.zeros(90)
+    learnt.members_ = ["statistics", "network"]
+    learnt.separation_ = {"network": 3.14159, "statistics": 2.0}
+    metadata = {"labels": ["fan", "pump"] * 45, "sessions": list("abc") * 30}
+    assert _describe_fit(learnt, metadata) == (
+        "Learnt from 90 clips of 2 machines, 3 sessions. A network was trained and joins the "
+        "statistics: clips that were held out of its training are 3.14 deviations nearer to their "
+        "own label than to others by the network, 2.00 by the statistics."
+    )
+    learnt.members_ = ["statistics"]
+    assert "and does not join the statistics: " in _describe_fit(learnt, metadata)
+    learnt.separation_ = None
+    assert "No network was trained (it takes 64 clips" in _describe_fit(learnt, metadata)
+    assert "No network was trained (there are no labels)" in _describe_fit(learnt, {})
 
 
 def test_what_is_too_few_is_said_before_the_work(tmp_path, workspace):
@@ -294,178 +344,26 @@ def test_what_is_too_few_is_said_before_the_work(tmp_path, workspace):
     assert result.exit_code == 1
     assert "Each machine needs 2 clips, and 'mnoday' has one" in result.stderr
     assert "Fitting" not in result.stderr
+    labels = ["monday"] * 10 + ["tuesday"] * 2
+    pd.DataFrame({"file": list(map(str, clips)), "label": labels}).to_csv(table)
+    result = run("fit", *clips, "-o", tmp_path / "m.skano", "--labels", table)
+    assert "Maps need 3 normal clips of each machine. Got 2; leave maps" in result.stderr
+    both = ["--labels-from-folder", "--sessions", "folder"]
+    result = run("fit", "recordings/normal", "-o", tmp_path / "m.skano", *both)
+    assert result.exit_code == 1
+    assert "Each machine needs 2 sessions, and " in result.stderr
 
 
-def test_the_score_of_a_mixture_is_its_height_above_the_threshold(tmp_path):
+def test_options_of_fit_reach_the_model(tmp_path):
     output = tmp_path / "m.skano"
-    run("fit", "recordings/normal", "-o", output, *FAST, "--detector", "gmm")
-    result = run("score", output, "recordings/new", "--json", "-")
-    pipeline = load_model(output).pipeline
-    assert pipeline[-1].offset_ < 0  # which once made it a ratio
-    for file, score in scores_of(result).items():
-        assert score == pytest.approx(-pipeline.decision_function([file])[0], rel=1e-6)
-
-
-def test_options_of_fit_reach_the_pipeline(tmp_path):
-    output = tmp_path / "m.skano"
-    options = ["--duration", 0.5, "--contamination", 0.2, "--detector", "gmm", "--seed", 3]
-    run("fit", "recordings/normal", "-o", output, *FAST, *options)
-    patcher, _, detector = load_model(output).pipeline
-    assert patcher.duration == 0.5
-    assert detector.contamination == 0.2
-    assert detector.random_state == 3
-    assert type(detector).__name__ == "GMMDetector"
-
-
-# --- Report, info, backbones, demo ----------------------------------------------------------
-
-
-def test_a_report_knows_labels_from_a_table_and_from_folders(model, tmp_path, workspace):
-    page = tmp_path / "page.html"
-    table = tmp_path / "labels.csv"
-    files = [str(path) for path in sorted((workspace / "recordings/new").glob("*.wav"))]
-    labels = ["normal", "whine", "normal", "whine"]
-    pd.DataFrame({"file": files, "label": labels}).to_csv(table, index=False)
-    result = run("report", model, "recordings/new", "-o", page, "--labels", table, "--title", "Hi")
-    assert result.exit_code == 0, result.output
-    assert "<title>Hi" in page.read_text()
-    assert "<dt>AUC</dt>" in page.read_text()
-    assert "has no maps" in result.stderr
-    for of_normal in ("1", "+1", "Normal"):
-        labels = [of_normal, "-1", of_normal, "whine"]
-        pd.DataFrame({"file": files, "label": labels}).to_csv(table, index=False)
-        result = run("report", model, "recordings/new", "-o", page, "--labels", table)
-        assert "<dt>AUC</dt><dd>1.000</dd>" in page.read_text()
-        assert "Warning: no label" not in result.stderr
-    pd.DataFrame({"file": files, "label": ["ok", "whine"] * 2}).to_csv(table, index=False)
-    result = run("report", model, "recordings/new", "-o", page, "--labels", table)
-    assert "Warning: no label in" in result.stderr
-    run("report", model, "recordings/new", "-o", page, "--players", 1)
-    assert "<dt>AUC</dt>" not in page.read_text()
-    assert page.read_text().count('data-media="clip-') == 1
-    for kind, name in [("normal", "a"), ("Anomaly", "b")]:
-        (tmp_path / kind).mkdir()
-        sound = (workspace / f"recordings/new/{name}.wav").read_bytes()
-        (tmp_path / kind / f"{name}.wav").write_bytes(sound)
-    run("report", model, tmp_path, "-o", page)
-    assert "<dt>AUC</dt><dd>1.000</dd>" in page.read_text()
-
-
-def test_info_says_what_is_in_a_model(model, workspace):
-    facts = json.loads(run("info", model, "--json").stdout)
-    assert facts["normal clips"] == len(facts["clips"]) == 12
-    assert facts["seconds heard"] == 1.0
-    assert facts["pipeline"][1:] == ["MelStatistics()", "MahalanobisDetector()"]
-    assert facts["maps"] is False
-    table = run("info", model).stdout
-    assert re.search(r"^maps +no$", table, re.M)
-    assert f"skanopatch {__version__}" in table
-
-
-def test_backbones_lists_them_all():
-    rows = json.loads(run("backbones", "--json").stdout)
-    assert [row["name"] for row in rows] == list_backbones()
-    shipped = load_file(WEIGHTS)
-    assert rows[0]["n_parameters"] == sum(weight.size for weight in shipped.values())
-    assert {row["name"]: row["sample_rate"] for row in rows}["beats:<file>"] == 16000
-    table = run("backbones").stdout.splitlines()
-    assert [line.split("  ")[0].split()[0] for line in table[1:]] == [
-        name.split()[0] for name in list_backbones()
-    ]
-
-
-def test_demo_draws_into_a_folder(tmp_path):
-    folder = tmp_path / "new" / "folder"
-    options = ["--clips", "recordings/normal", "--test", "recordings/new"]
-    assert run("demo", *options, "-o", folder).exit_code == 0
-    assert [path.name for path in folder.iterdir()] == ["demo_scores.png"]
-
-
-# --- What goes wrong ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("command", "code", "sentence"),
-    [
-        ("fit gone -o m.skano", 1, "Error: There is no file or folder 'gone'."),
-        ("fit gone/*.wav -o m.skano", 1, "Error: No file or folder matches 'gone/*.wav'."),
-        ("fit nothing -o m.skano", 1, "Error: The folder 'nothing' holds no recording (.aif, "),
-        ("fit - -o m.skano", 1, "Error: There is no recording to work on: standard input is"),
-        ("fit recordings/new/a.wav -o m.skano", 1, "At least 2 normal clips are needed. Got 1."),
-        ("fit recordings/new", 2, "Error: Missing option '-o' / '--output'."),
-        ("fit -o m.skano", 2, "Error: Missing argument 'NORMAL...'."),
-        ("fit recordings/new -o gone/m.skano", 2, "There is no folder '"),
-        ("fit recordings/new -o recordings", 2, "'recordings' is a directory."),
-        (f"{FIT} --backbone beats:gone.pt", 1, "Error: There is no file or folder 'gone.pt'"),
-        (f"{FIT} --backbone anopatch", 1, "Did you mean 'anopatch-tiny'?"),
-        (f"{FIT} --duration 0.01", 1, "Error: duration=0.01 is too short"),
-        (f"{FIT} --detector lof", 2, "'lof' is not one of"),
-        (f"{FIT} --labels one.csv", 1, "must have the columns file and label. Got ['name', 'y']"),
-        (f"{FIT} --labels two.csv", 1, "no label for 'recordings/new/b.wav', nor for 2 others."),
-        (f"{FIT} --labels broken/text.wav", 1, "must have the columns file and label"),
-        (f"{FIT} --labels nothing.csv", 1, "Error: 'nothing.csv' cannot be read as CSV: No col"),
-        (f"{FIT} --labels two.csv --labels-from-folder", 2, "exclude each other."),
-        ("score gone.skano recordings/new", 2, "File 'gone.skano' does not exist."),
-        ("score recordings/new/a.wav recordings", 1, "'recordings/new/a.wav' is not a model file"),
-        ("score model.skano", 2, "Error: Missing argument 'CLIPS...'."),
-        ("score model.skano gone.wav", 1, "Error: There is no file or folder 'gone.wav'."),
-        (f"{SCORE} --csv - --json -", 2, "Error: --csv and --json cannot both"),
-        (f"{SCORE} --csv gone/x.csv", 2, "There is no folder '"),
-        (f"{SCORE} --group fan", 1, "a machine that the model knows (none). Got 'fan'."),
-        ("report model.skano recordings/new", 2, "Error: Missing option '-o' / '--output'."),
-        ("report model.skano recordings -o x.html --labels one.csv", 1, "'one.csv' must have"),
-        ("info recordings/new/a.wav", 1, "is not a model file of skanopatch"),
-        ("info nothing", 2, "'nothing' is a directory."),
-        ("demo --clips recordings/normal", 1, "Error: --clips needs --test, a folder of record"),
-        ("demo --clips gone --test gone", 1, "Error: --clips: there is no folder 'gone'."),
-        ("evaluate nothing --year 2023", 1, "Error: "),
-        ("scor", 2, "Error: No such command 'scor'."),
-    ],
-    ids=lambda value: value if isinstance(value, str) and " " in value else "",
-)
-def test_wrong_input_is_one_sentence(workspace, model, command, code, sentence):
-    (workspace / "one.csv").write_text("name,y\na.wav,1\n")
-    (workspace / "two.csv").write_text("file,label\nrecordings/new/a.wav,fan\n")
-    (workspace / "nothing.csv").write_text("")
-    result = run(*shlex.split(command), stdin="")
-    assert result.exit_code == code
-    assert isinstance(result.exception, SystemExit)  # and no other, which would be a traceback
-    assert sentence in result.stderr
-    *_, last = result.stderr.splitlines()
-    assert last.startswith("Error: ")
-    assert not (workspace / "m.skano").exists()
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("fit", "recordings/normal", *FAST, "-o"),
-        ("score", "model.skano", "recordings/new", "--csv"),
-        ("score", "model.skano", "recordings/new", "--json"),
-        ("report", "model.skano", "recordings/new", "-o"),
-    ],
-)
-def test_ctrl_c_leaves_no_half_written_file(model, tmp_path, monkeypatch, arguments):
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Path, "replace", interrupt)
-    result = run(*arguments, tmp_path / "output")
-    assert result.exit_code == 130
-    assert result.stderr.splitlines()[-1] == "Interrupted."
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(os.name != "posix", reason="Windows cannot send SIGINT to a child process")
-def test_ctrl_c_in_a_shell_ends_without_a_traceback(tmp_path):
-    arguments = ["fit", "recordings/normal", "-o", str(tmp_path / "m.skano")]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "skanopatch", *arguments], stderr=subprocess.PIPE, text=True
-    )
-    first = process.stderr.readline()  # then there are seconds of work to be done
-    process.send_signal(signal.SIGINT)
-    _, rest = process.communicate(timeout=120)
-    assert first == "Fitting on 12 clips ...\n"
-    assert (process.returncode, rest) == (130, "Interrupted.\n")
-    assert list(tmp_path.iterdir()) == []
+    options = ["--duration", 0.5, "--false-alarm-rate", 0.2, "--detector", "gmm", "--seed", 3]
+    options += ["--embedder", "mel-statistics"]
+    result = run("fit", "recordings/normal", "-o", output, *FAST, *options)
+    assert "Scores are by MelStatistics alone, which was not trained." in result.stderr
+    loaded = load_model(output)
+    assert loaded.patcher_.duration_ == 0.5
+    assert loaded.false_alarm_rate == 0.2
+    assert loaded.random_state == 3
+    assert repr(loaded.detector_[0]) == "MelStatistics()"
+    assert repr(loaded.detector_[1]).startswith("GMMDetector(false_alarm_rate=0.2, random_state=3")
+    assert loaded.map_pipeline_ is None

@@ -7,6 +7,7 @@ import soundfile
 from sklearn.metrics import roc_auc_score
 
 from skanopatch import demo
+from skanopatch.datasets import make_machine_sounds
 
 
 @pytest.fixture(scope="module")
@@ -50,29 +51,29 @@ def test_park_is_summarised_by_machine_and_drawn(small_park):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("pipeline", ["skanopatch", "mel statistics"])
-def test_pipelines_beat_chance_on_a_fault_of_severity_two(small_park, pipeline):
+@pytest.mark.parametrize("model", ["skanopatch", "mel statistics"])
+def test_models_beat_chance_on_a_fault_of_severity_two(small_park, model):
     _, summaries = small_park
-    assert summaries[pipeline].loc["mean", "AUC"] > 0.6
+    assert summaries[model].loc["mean", "AUC"] > 0.6
 
 
 def test_summary_averages_the_units_of_a_machine():
     y = np.tile([1, 1, -1, -1], 2)
-    score = np.array([0.1, -0.4, 0.3, 0.0, -5.0, -6.0, -7.0, -1.0])
+    score = np.array([1.1, 0.6, 1.3, 1.0, 0.5, 0.4, 0.3, 0.9])
     clips = pd.DataFrame(
         {
             "machine": "fan",
             "unit": np.repeat(["fan 0", "fan 1"], 4),
             "y": y,
             "score": score,
-            "prediction": np.where(score > 0, -1, 1),
+            "prediction": np.where(score > 1, -1, 1),
             "seconds": 0.01,
         }
     )
     summary = demo.summarise(clips)
     expected = [roc_auc_score(y[part] == -1, score[part]) for part in (slice(4), slice(4, 8))]
     assert summary.loc["fan", "AUC"] == pytest.approx(np.mean(expected))
-    assert summary.loc["fan", "false alarms"] == 0.25  # one of four normal clips is above 0
+    assert summary.loc["fan", "false alarms"] == 0.25  # one of four normal clips is above 1
 
 
 def test_table_is_aligned():
@@ -112,10 +113,23 @@ def test_unreadable_recordings_alone_are_listed_without_a_picture(
 
 
 def test_score_above_one_is_what_predict_calls_an_anomaly(recordings):
-    pipeline = demo.fit_recordings(demo.find_recordings(recordings / "normal", "--clips"))
-    ranked = demo.rank_recordings(pipeline, sorted((recordings / "new").glob("[a-d].wav")))
-    predicted = pipeline.predict(list(ranked.file))
+    model = demo.fit_recordings(demo.find_recordings(recordings / "normal", "--clips"))
+    ranked = demo.rank_recordings(model, sorted((recordings / "new").glob("[a-d].wav")))
+    predicted = model.predict(list(ranked.file))
     np.testing.assert_array_equal(np.where(ranked.score > 1, -1, 1), predicted)
+    np.testing.assert_array_equal(np.where(ranked.decision == "anomaly", -1, 1), predicted)
+
+
+def test_scores_of_a_park_are_relative_to_the_threshold_of_each_unit():
+    sounds = make_machine_sounds(
+        ["fan"], n_train=8, n_normal=4, n_anomalous=4, duration=1.0, random_state=0
+    )
+    model = demo.fit_park(demo.default_model(1.0), sounds)
+    clips = demo.score_park(model, sounds)
+    assert set(clips.unit) == set(model.groups_)
+    np.testing.assert_array_equal(clips.prediction == -1, clips.score > 1)
+    of_unit = model.score_samples(sounds.clips[sounds.split == "test"], groups=list(clips.unit))
+    np.testing.assert_allclose(clips.score, of_unit / model.offset_)
 
 
 @pytest.mark.parametrize(

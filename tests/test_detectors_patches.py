@@ -28,6 +28,7 @@ from skanopatch import (
 from skanopatch.datasets import make_machine_sounds
 from skanopatch.detectors import patch_knn
 from skanopatch.detectors.patch_knn import _farthest_first, available_memory
+from skanopatch.detectors.thresholds import place_threshold
 
 N_TIME, N_FREQ, N_DIMS = 6, 4, 5
 
@@ -63,12 +64,14 @@ def test_a_map_has_its_highest_cell_where_a_token_is_odd(detector):
     assert maps.max() > 1
 
 
+@pytest.mark.parametrize("rate", [0.05, 0.1])
 @every_detector
-def test_a_fresh_normal_clip_has_a_cell_above_1_with_probability_contamination(detector):
-    n_fits, n_clips, n_fresh = 12, 50, 200
+def test_a_fresh_normal_clip_has_a_cell_above_1_as_often_as_asked_for(detector, rate):
+    n_fits, n_clips, n_fresh = 6, 50, 200
     rates = []
     for seed in range(n_fits):
         fitted = clone(detector).fit(clips(n_clips, seed=seed).astype(np.float32))
+        fitted.set_false_alarm_rate(rate)
         fresh = clips(n_fresh, seed=1000 + seed).astype(np.float32)
         rates.append(
             [
@@ -76,22 +79,67 @@ def test_a_fresh_normal_clip_has_a_cell_above_1_with_probability_contamination(d
                 np.mean(fitted.predict(fresh) == -1),
             ]
         )
-    error = np.sqrt(0.1 * 0.9 * (1 / (n_clips + 2) + 1 / n_fresh) / n_fits)
-    assert_allclose(np.mean(rates, axis=0), 0.1, atol=3 * error)
+    error = np.sqrt(rate * (1 - rate) * (1 / (n_clips + 2) + 1 / n_fresh) / n_fits)
+    assert_allclose(np.mean(rates, axis=0), rate, atol=3.5 * error)
 
 
 @every_detector
-def test_training_clips_get_the_map_that_they_had_when_they_were_left_out(detector):
+def test_training_clips_are_not_their_own_neighbours(detector):
     X = clips(40)
     detector = clone(detector).fit(X)
     maps = detector.anomaly_map(X)
     # A clip that found itself would have distances of 0, far below the median.
-    assert abs(np.median(maps)) < 0.05
-    # Ties aside, 4 of 40 clips are above the level that 10 % of fresh ones exceed.
-    assert np.sum(maps.max(axis=(1, 2)) > 1) == 4
+    assert abs(np.median(maps)) < 0.2
     order = np.random.default_rng(1).permutation(40)
-    assert_array_equal(detector.anomaly_map(X[order]), maps[order])
-    assert_array_equal(detector.score_samples(X[order]), detector.training_scores_[order])
+    assert_allclose(detector.anomaly_map(X[order]), maps[order], rtol=1e-9, atol=1e-12)
+    scores = detector.score_samples(X)
+    assert_allclose(detector.score_samples(X[order]), scores[order], rtol=1e-9)
+    alone = [detector.score_samples(row[np.newaxis])[0] for row in X]
+    assert_allclose(alone, scores, rtol=1e-9)
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.3])
+@every_detector
+def test_another_false_alarm_rate_is_that_of_a_fit(detector, rate):
+    X, new = clips(40), clips(9, seed=1)
+    moved = clone(detector).fit(X).set_false_alarm_rate(rate)
+    again = clone(detector).set_params(false_alarm_rate=rate).fit(X)
+    for name in ("offset_", "level_", "training_scores_", "own_domain_scores_"):
+        assert_allclose(getattr(moved, name), getattr(again, name), rtol=1e-12)
+    assert_allclose(moved.anomaly_map(new), again.anomaly_map(new), rtol=1e-12)
+    assert_allclose(moved.score_samples(new), again.score_samples(new), rtol=1e-12)
+    assert_array_equal(moved.predict(new), again.predict(new))
+    assert_allclose(moved.p_values(new), again.p_values(new))
+
+
+@pytest.mark.filterwarnings("ignore:Clips of one session")
+@every_detector
+def test_sessions_are_left_out_as_a_whole(detector):
+    """Clips of one session are alike: the level is that of the sessions, not of the clips."""
+    X = np.repeat(clips(12), 4, axis=0) + 0.01 * clips(48, seed=1)
+    sessions = np.repeat(np.arange(12), 4)
+    whole, single = (clone(detector).fit(X, sessions=s) for s in (sessions, None))
+    fresh = clips(100, seed=2)
+    alarms = [np.mean(d.anomaly_map(fresh).max(axis=(1, 2)) > 1) for d in (whole, single)]
+    assert alarms[0] < 0.3
+    assert alarms[1] > 0.7
+    assert_array_equal(whole.session_weights_, 1 / 4)
+    expected = place_threshold(whole._highest, 0.1, weights=np.full(48, 1 / 4))
+    assert whole.level_ == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@every_detector
+def test_units_of_tokens_do_not_matter(detector, dtype):
+    if detector.metric == "euclidean":
+        detector = clone(detector).set_params(metric="mahalanobis")
+    X, new = clips(40).astype(dtype), clips(9, seed=1).astype(dtype)
+    units = 1.0 if detector.metric == "cosine" else np.array([1e-4, 1e3, 1, 1e4, 1e-2], dtype)
+    if isinstance(detector, PatchKNNDetector):
+        detector = clone(detector).set_params(max_bank_size=None)
+    plain = clone(detector).fit(X).score_samples(new)
+    scaled = clone(detector).fit(1e3 * units * X).score_samples(1e3 * units * new)
+    assert_allclose(scaled, plain, rtol=1e-2 if dtype == np.float32 else 1e-6)
 
 
 @every_detector
@@ -149,16 +197,20 @@ def test_what_does_not_fit_is_refused_by_name(detector):
 
 
 def test_too_few_clips_are_refused():
-    with pytest.raises(ValueError, match="SubbandKNNDetector needs at least 3 clips"):
+    message = "SubbandKNNDetector(n_freq=4) needs at least 3 clips, since each is left out once"
+    with pytest.raises(ValueError, match=re.escape(message)):
         SubbandKNNDetector(N_FREQ).fit(clips(2))
-    with pytest.raises(ValueError, match="Domain 'target' has 1"):
-        SubbandKNNDetector(N_FREQ).fit(clips(9), domains=["source"] * 8 + ["target"])
+    assert np.isfinite(SubbandKNNDetector(N_FREQ, metric="cosine").fit(clips(2)).offset_)
+    domains = ["source"] * 8 + ["target"]
+    fitted = SubbandKNNDetector(N_FREQ).fit(clips(9), domains=domains)
+    assert np.isfinite(fitted.training_scores_).all()
 
 
 def test_constant_clips_are_all_normal():
-    detector = SubbandKNNDetector(N_FREQ).fit(np.ones((20, 8, 3)))
-    assert_array_equal(detector.anomaly_map(np.ones((2, 8, 3))), 0)
-    assert_array_equal(detector.predict(np.ones((2, 8, 3))), 1)
+    for detector in (SubbandKNNDetector(N_FREQ), PatchKNNDetector(N_FREQ, metric="cosine")):
+        detector.fit(np.ones((20, 8, 3)))
+        assert_array_equal(detector.anomaly_map(np.ones((2, 8, 3))), 0)
+        assert_array_equal(detector.predict(np.ones((2, 8, 3))), 1)
 
 
 # --- SubbandKNNDetector --------------------------------------------------------------------------
@@ -197,7 +249,7 @@ def test_subband_map_is_the_sum_of_band_and_token_in_quartile_ranges():
     band = np.linalg.norm(Z.mean(1)[:, None, f] - X.mean(1)[None, :, f], axis=2).min(axis=1)
     references = X[:, :, f].reshape(-1, N_DIMS)
     token = np.linalg.norm(Z[:, :, f, np.newaxis] - references, axis=3).min(axis=2)
-    centers, spreads = detector.term_centers_[:, f], detector.term_spreads_[:, f]
+    centers, spreads = detector.band_median_[:, f], detector.band_iqr_[:, f]
     expected = (np.log1p(band[:, np.newaxis]) - centers[0]) / spreads[0]
     expected = expected + (np.log1p(token) - centers[1]) / spreads[1]
     assert_allclose(
@@ -205,15 +257,38 @@ def test_subband_map_is_the_sum_of_band_and_token_in_quartile_ranges():
     )
 
 
-def test_spread_of_a_band_is_the_quartile_range_of_its_clips_left_out():
-    X = clips(30)
+@pytest.mark.parametrize("n_clips", [12, 50])
+def test_spread_of_a_band_is_the_quartile_range_of_its_clips_left_out(n_clips):
+    X = clips(n_clips)
     detector = SubbandKNNDetector(N_FREQ, metric="euclidean").fit(X)
-    band = X.reshape(-1, N_TIME, N_FREQ, N_DIMS).mean(1)[:, 2]
-    distances = np.linalg.norm(band[:, np.newaxis] - band, axis=2)
-    np.fill_diagonal(distances, np.inf)
-    quartiles = np.quantile(np.log1p(distances.min(axis=1)), [0.25, 0.5, 0.75])
-    assert_allclose(detector.term_centers_[0, 2], quartiles[1], rtol=1e-5)
-    assert_allclose(detector.term_spreads_[0, 2], quartiles[2] - quartiles[0], rtol=1e-5)
+    grid = X.reshape(-1, N_TIME, N_FREQ, N_DIMS)
+    band, tokens = grid.mean(axis=1)[:, 2], grid[:, :, 2]
+    fold = np.arange(n_clips) % 20
+    apart = fold[:, np.newaxis] != fold
+    of_clips = np.linalg.norm(band[:, np.newaxis] - band, axis=2)
+    of_tokens = np.linalg.norm(tokens[:, :, None, None] - tokens, axis=4).min(axis=3)
+    of_tokens = np.moveaxis(of_tokens, 2, 1)
+    found = [
+        np.where(apart, of_clips, np.inf).min(axis=1),
+        np.where(apart[:, :, None], of_tokens, np.inf).min(axis=1),
+    ]
+    for term, distances in enumerate(found):
+        quartiles = np.quantile(np.log1p(distances), [0.25, 0.5, 0.75])
+        assert_allclose(detector.band_median_[term, 2], quartiles[1], rtol=1e-5)
+        assert_allclose(detector.band_iqr_[term, 2], quartiles[2] - quartiles[0], rtol=1e-5)
+
+
+def test_training_scores_are_those_of_refits():
+    X = clips(30)
+    for metric in ("mahalanobis", "cosine"):
+        detector = SubbandKNNDetector(N_FREQ, metric=metric).fit(X)
+        expected = np.empty(30)
+        for fold in range(20):
+            left = np.arange(fold, 30, 20)
+            part = clone(detector).fit(np.delete(X, left, axis=0))
+            expected[left] = part.score_samples(X[left])
+        assert_allclose(detector.training_scores_, expected, rtol=1e-9)
+        assert detector.offset_ == pytest.approx(-place_threshold(-expected, 0.1))
 
 
 def test_one_odd_clip_among_the_normal_ones_hides_no_fault():
@@ -238,6 +313,17 @@ def test_a_clip_is_as_normal_as_its_best_domain_finds_it():
     assert_allclose(together.score_samples(new), np.max(scores, axis=0), rtol=1e-6)
 
 
+def test_the_best_domain_is_that_of_the_least_mean_over_bands():
+    X = clips(30)
+    new = X[:5] + 1.0
+    X[20:25] = new + 3 * (np.arange(N_TIME * N_FREQ) % N_FREQ > 0)[:, np.newaxis]  # but for a band
+    detector = SubbandKNNDetector(N_FREQ, metric="euclidean")
+    together = detector.fit(X, domains=["source"] * 20 + ["target"] * 10).score_samples(new)
+    alone = [clone(detector).fit(part).score_samples(new) for part in (X[:20], X[20:])]
+    assert (alone[0] > alone[1]).all()
+    assert_allclose(together, alone[0], rtol=1e-6)
+
+
 # --- PatchKNNDetector ----------------------------------------------------------------------------
 
 
@@ -259,13 +345,13 @@ def test_search_in_chunks_finds_what_it_finds_at_once():
     references = at_once.bank_.astype(np.float64)
     queries = at_once._project(new.reshape(-1, N_DIMS), at_once._space)
     distances = np.linalg.norm(queries[:, np.newaxis] - references, axis=2).min(axis=1)
-    assert_allclose(at_once._terms(new.reshape(5, N_TIME, N_FREQ, N_DIMS))[0].ravel(), distances)
+    assert_allclose(at_once._cells(new.reshape(5, N_TIME, N_FREQ, N_DIMS))[0].ravel(), distances)
 
 
 def test_greedy_choice_takes_the_farthest_token_each_time():
     tokens = np.random.default_rng(0).normal(size=(200, 3))
     with patch_knn.tqdm(disable=True) as progress:
-        chosen = _farthest_first(tokens, 30, seed=0, progress=progress)
+        chosen = _farthest_first(tokens, 30, np.random.RandomState(0), progress)
     for i in range(1, 30):
         gaps = np.linalg.norm(tokens[:, np.newaxis] - tokens[chosen[:i]], axis=2).min(axis=1)
         assert_allclose(gaps[chosen[i]], gaps.max(), rtol=1e-5)
@@ -276,7 +362,7 @@ def test_greedy_choice_covers_more_than_a_random_one_also_in_a_projection():
     rng = np.random.default_rng(0)
     common, rare = rng.normal(size=(2000, 128)), rng.normal(size=(5, 128)) + 3
     with patch_knn.tqdm(disable=True) as progress:
-        chosen = _farthest_first(np.vstack([common, rare]), 40, seed=0, progress=progress)
+        chosen = _farthest_first(np.vstack([common, rare]), 40, np.random.RandomState(0), progress)
     assert np.any(chosen >= 2000)  # 40 of 2005 at random would miss them nine times out of ten
 
 
@@ -317,7 +403,7 @@ def test_verbose_fit_estimates_memory_and_shows_the_progress_of_the_choice(capfd
     out, err = capfd.readouterr()
     assert "keeps 50 of 480 tokens of 5 dimensions; fit takes 1.1 GB." in out
     assert "Choosing tokens: 100%" in err
-    assert "300/300" in err  # five folds and the whole
+    assert err.count("50/50") == 6  # five folds and the whole
 
 
 # --- PatchStatistics -----------------------------------------------------------------------------

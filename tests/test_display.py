@@ -17,6 +17,7 @@ from torchaudio.compliance.kaldi import get_mel_banks
 
 import skanopatch
 from skanopatch import (
+    AnomalousSoundDetector,
     AnomalyMapDisplay,
     AnomalyRocDisplay,
     EmbeddingDisplay,
@@ -46,7 +47,7 @@ def closed_figures(monkeypatch):
 
 @pytest.fixture(scope="module")
 def front_end():
-    return MelPatcher(duration=1.0).fit_transform(np.ones((1, RATE))).front_end
+    return MelPatcher(duration=1.0).front_end
 
 
 @pytest.fixture(scope="module")
@@ -263,6 +264,14 @@ def test_map_from_estimator_is_that_of_the_pipeline(map_pipeline, noise):
     edges = display.map_.get_coordinates()
     assert edges[f, t, 0] < 0.56 < edges[f + 1, t + 1, 0]
     assert edges[f, t, 1] < 2546 < edges[f + 1, t + 1, 1]
+
+
+def test_map_from_estimator_is_that_of_the_whole_recipe(noise):
+    model = AnomalousSoundDetector(MelPatcher(duration=1.0)).fit(noise)
+    display = AnomalyMapDisplay.from_estimator(model, noise[0])
+    np.testing.assert_array_equal(display.anomaly_map, model.anomaly_map(noise[:1])[0])
+    log_mel = unpatchify(model.patcher_.transform(noise[:1]))[0]
+    np.testing.assert_array_equal(display.log_mel, log_mel)
 
 
 def test_map_from_estimator_refuses_what_has_no_map(clip_pipeline, noise):

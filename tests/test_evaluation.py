@@ -13,7 +13,6 @@ from sklearn.pipeline import make_pipeline
 
 from skanopatch import GroupedDetector, KNNDetector, MahalanobisDetector, evaluate_dcase
 from skanopatch.datasets import load_dcase, make_miniature_dcase, read_challenge_files
-from skanopatch.feature_notes import FeatureNotes, with_notes
 from skanopatch.metrics import dcase_scores
 
 MACHINES = ["fan", "valve", "bandsaw"]
@@ -34,7 +33,7 @@ def _forget():
 
 
 class BandLevels(TransformerMixin, BaseEstimator):
-    """Level of a clip in bands; notes what it is given."""
+    """Level of a clip in bands; keeps what it is given."""
 
     fits: list = []
     embedded: list = []
@@ -53,19 +52,17 @@ class BandLevels(TransformerMixin, BaseEstimator):
         return np.log([[band.mean() for band in np.array_split(s, self.n_bands)] for s in spectra])
 
 
-class BandsInBlocks(BandLevels):
-    """The same, of which the first three are one kind of features."""
-
+class LevelsInATable(BandLevels):
     def transform(self, X):
-        return with_notes(np.asarray(super().transform(X)), FeatureNotes((3, self.n_bands - 3)))
+        return pd.DataFrame(super().transform(X)).add_prefix("band")
 
 
 class SpyDetector(KNNDetector):
     told: list = []
 
-    def fit(self, X, y=None, *, domains=None):
+    def fit(self, X, y=None, *, domains=None, sessions=None):
         self.told.append((len(X), None if domains is None else list(domains)))
-        return super().fit(X, y, domains=domains)
+        return super().fit(X, y, domains=domains, sessions=sessions)
 
 
 def levels_of(paths):
@@ -155,16 +152,12 @@ def test_a_second_detector_embeds_nothing(root, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.* lacks:UserWarning")
-def test_blocks_of_features_are_known_with_and_without_a_cache(root, tmp_path):
-    def evaluate(detector, **kwargs):
-        steps = make_pipeline(BandsInBlocks(), detector)
-        return evaluate_dcase(steps, root, year=2023, machine="fan", **kwargs).clips
-
-    expected = evaluate(MahalanobisDetector(blocks=(3, 5)))
-    pd.testing.assert_frame_equal(evaluate(MahalanobisDetector()), expected)
-    for _ in range(2):
-        pd.testing.assert_frame_equal(evaluate(MahalanobisDetector(), cache=tmp_path), expected)
-    assert not evaluate(MahalanobisDetector(blocks=(8,))).equals(expected)
+def test_embeddings_in_a_table_are_scored_alike_with_and_without_a_cache(root, tmp_path):
+    expected = evaluate_dcase(pipe(), root, year=2023, machine="fan").clips
+    steps = make_pipeline(LevelsInATable(), KNNDetector(metric="euclidean"))
+    for cache in (None, tmp_path, tmp_path):
+        found = evaluate_dcase(steps, root, year=2023, machine="fan", cache=cache).clips
+        pd.testing.assert_frame_equal(found, expected)
 
 
 @pytest.mark.filterwarnings("ignore:.* lacks:UserWarning")

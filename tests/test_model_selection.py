@@ -135,6 +135,25 @@ def test_groups_reach_a_grouped_detector_through_a_pipeline(clips):
     assert_array_equal(model.score_samples(X), expected.score_samples(X))
 
 
+@pytest.mark.parametrize("routing", [False, True])
+def test_fit_predict_judges_clips_by_their_groups(clips, routing):
+    X, y = clips
+    like = np.arange(120) % 2
+    X = X[y == 1] + 9 * like[:, np.newaxis]
+    y = np.repeat([-1, 1], [20, 100])
+    groups = np.where(y == 1, like, 1 - like)  # anomalies sound like the other group
+    pipe = make_pipeline(StandardScaler(), GroupedDetector(MahalanobisDetector()))
+    with config_context(enable_metadata_routing=routing):
+        for model, name in (
+            (FitOnNormal(GroupedDetector(MahalanobisDetector())), "groups"),
+            (FitOnNormal(pipe), "groups" if routing else "groupeddetector__groups"),
+        ):
+            found = model.fit_predict(X, y, **{name: groups})
+            assert_array_equal(found, model.predict(X, groups=groups))
+            assert (model.predict(X)[:20] == 1).mean() > 0.5
+            assert (found[:20] == -1).all()
+
+
 def test_methods_the_estimator_lacks_are_hidden():
     model = FitOnNormal(StandardScaler())
     assert not hasattr(model, "predict")

@@ -16,6 +16,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 from skanopatch import (
     AnoPatchEmbedder,
+    FineTuning,
     FitOnNormal,
     GroupedDetector,
     KNNDetector,
@@ -54,10 +55,12 @@ def test(sounds):
     return sounds.clips[sounds.split == "test"]
 
 
-def make_pipe(detector=None, **params):
+def make_pipe(detector=None, **fine_tuning):
     return make_pipeline(
         MelPatcher(duration=DURATION),
-        AnoPatchEmbedder(normalization="fit", random_state=0, **params),
+        AnoPatchEmbedder(
+            normalization="fit", fine_tuning=FineTuning(**fine_tuning), random_state=0
+        ),
         detector or KNNDetector(),
     )
 
@@ -155,7 +158,7 @@ def test_grid_search_over_all_three_steps_on_two_cores(tmp_path, sounds, train, 
         FitOnNormal(pipe),
         {
             "estimator__melpatcher__f_min": [20.0, 100.0],
-            "estimator__anopatchembedder__pooling": ["mean", "rdp"],
+            "estimator__anopatchembedder__statistics": [True, False],
             "estimator__knndetector__n_neighbors": [1, 2],
         },
         scoring=make_anomaly_scorer("auc"),
@@ -175,11 +178,21 @@ def test_grid_search_over_all_three_steps_on_two_cores(tmp_path, sounds, train, 
 
 def test_parameters_set_after_construction_take_effect(train):
     pipe = make_pipe().set_params(
-        anopatchembedder__pooling="mean", knndetector__metric="euclidean", melpatcher__f_min=50.0
+        anopatchembedder__statistics=False,
+        anopatchembedder__pooling="mean",
+        anopatchembedder__fine_tuning__n_dims=8,
+        knndetector__metric="euclidean",
+        melpatcher__f_min=50.0,
     )
     expected = make_pipeline(
         MelPatcher(duration=DURATION, f_min=50.0),
-        AnoPatchEmbedder(normalization="fit", random_state=0, pooling="mean"),
+        AnoPatchEmbedder(
+            normalization="fit",
+            statistics=False,
+            pooling="mean",
+            fine_tuning=FineTuning(n_dims=8),
+            random_state=0,
+        ),
         KNNDetector(metric="euclidean"),
     )
     assert_array_equal(

@@ -9,7 +9,7 @@ from skanopatch.metrics import auc_score
 NORMAL, ANOMALY = "#0072B2", "#D55E00"
 rng = np.random.default_rng(0)
 normal, anomalous = rng.normal(0, 1, 400), rng.normal(1.8, 1.2, 400)
-threshold = np.quantile(normal, 0.9)  # contamination=0.1
+threshold = np.quantile(normal, 0.9)  # false_alarm_rate=0.1
 y, scores = np.repeat([1, -1], 400), np.concatenate([normal, anomalous])
 false_alarms, hits = np.mean(normal > threshold), np.mean(anomalous > threshold)
 

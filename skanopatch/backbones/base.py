@@ -48,12 +48,9 @@ class Backbone(nn.Module):
     ----------
     segment : int or None
         Frames of a stretch of time that it reads at a time; None reads a clip as a whole.
-    patch_dropout : float
-        Share of the patches that are best left out in training.
     """
 
     segment: int | None = None
-    patch_dropout: float = 0.0
 
     def __init__(
         self,
@@ -79,8 +76,8 @@ class Backbone(nn.Module):
         """
         if share > 0:
             raise ValueError(
-                f"patch_dropout must be 0 or 'auto' for {type(self).__name__}, which needs all "
-                f"patches of a clip. Got {share} instead."
+                f"patch_dropout must be 0 for {type(self).__name__}, which needs all patches of a "
+                f"clip. Got {share} instead."
             )
 
     def token_grid(self, n_frames: int, n_mels: int) -> tuple[int, int]:

@@ -158,9 +158,9 @@ def check_front_end(name: str, made_with: FrontEnd | None) -> None:
 
 
 def joins_statistics(name: str) -> bool:
-    """Return whether embeddings are best with `BandStatistics` before what the backbone gives.
+    """Return whether a backbone is at its best beside the statistics of clips, not in their place.
 
-    Those of the small ones of this package are.
+    The small ones of this package are: without fine-tuning statistics rank clips better.
 
     Parameters
     ----------

@@ -99,7 +99,6 @@ class SegmentBackbone(TimmBackbone):
     """
 
     segment: int
-    patch_dropout = 0.5
 
     def __init__(self, vit: nn.Module, *, segment: int):
         super().__init__(vit)

@@ -1,4 +1,4 @@
-"""Which files a command line names, and what a table says about them."""
+"""The files that a command line names, and the entries of a table about them."""
 
 from __future__ import annotations
 
@@ -56,19 +56,21 @@ def _in_folder(folder: str) -> list[str]:
     return [str(file) for file in find_recordings(folder)]
 
 
-def read_labels(table: Path, files: Iterable[str]) -> list[str]:
-    """Return the label of each file by a CSV table with the columns file and label.
+def read_column(table: Path, column: str, files: list[str]) -> list[str]:
+    """Return the entry of each file in a CSV table with the columns file and `column`.
 
     Parameters
     ----------
     table : Path
         A file in it is a path from the table's own folder, or from the current one.
-    files : iterable of str
+    column : str
+        Such as "label".
+    files : list of str
 
     Raises
     ------
     ValueError
-        If a column is missing, the table cannot be parsed, or a file has no label in it.
+        If a column is missing, the table cannot be parsed, or a file has no entry in it.
     """
     import pandas as pd
 
@@ -76,29 +78,35 @@ def read_labels(table: Path, files: Iterable[str]) -> list[str]:
         rows = pd.read_csv(table, dtype=str, keep_default_na=False)
     except ValueError as error:  # also what pandas calls a ParserError, or no text
         raise ValueError(f"'{table}' cannot be read as CSV: {error}") from error
-    if not {"file", "label"} <= set(rows.columns):
+    if not {"file", column} <= set(rows.columns):
         raise ValueError(
-            f"'{table}' must have the columns file and label. Got {list(rows.columns)} instead."
+            f"'{table}' must have the columns file and {column}. Got {list(rows.columns)} instead."
         )
-    labels: dict[Path, str] = {}
+    entries: dict[Path, str] = {}
     for folder in (Path(), table.parent):  # the table's own folder has the last word
-        labels |= {
-            (folder / file).resolve(): label
-            for file, label in zip(rows.file, rows.label, strict=True)
+        entries |= {
+            (folder / file).resolve(): entry
+            for file, entry in zip(rows.file, rows[column], strict=True)
         }
-    files = list(files)
-    missing = [file for file in files if not labels.get(Path(file).resolve())]
+    found = [entries.get(Path(file).resolve(), "") for file in files]
+    missing = [file for file, entry in zip(files, found, strict=True) if not entry]
     if missing:
-        raise ValueError(
-            f"'{table}' has no label for '{missing[0]}', nor for {len(missing) - 1} others."
-            if len(missing) > 1
-            else f"'{table}' has no label for '{missing[0]}'."
-        )
-    return [labels[Path(file).resolve()] for file in files]
+        others = f", nor for {len(missing) - 1} others" if len(missing) > 1 else ""
+        raise ValueError(f"'{table}' has no {column} for '{missing[0]}'{others}.")
+    return found
+
+
+def folder_names(files: list[str]) -> list[str]:
+    """Return the name of the folder of each file, with those above it where one stands twice."""
+    folders = [Path(file).resolve().parent for file in files]
+    if len({folder.name for folder in folders}) == len(set(folders)):
+        return [folder.name for folder in folders]
+    above = os.path.commonpath(folders)
+    return [folder.relative_to(above).as_posix() for folder in folders]
 
 
 class NewFile(click.Path):
-    """A file to be written: its folder is looked at before hours of work, not after.
+    """A file to be written: its folder is checked before hours of work, not after.
 
     Parameters
     ----------
@@ -121,7 +129,7 @@ class NewFile(click.Path):
 
 
 class NewFolder(click.Path):
-    """A folder to be made and written to: looked at before the work, as `NewFile` is."""
+    """A folder to be made and written to: checked before the work, as `NewFile` is."""
 
     name = "folder"
 

@@ -10,9 +10,9 @@ from typing import Any
 import click
 
 from skanopatch.cli.clips import NewFolder, example
+from skanopatch.cli.fit import DETECTORS
 
 EMBEDDERS = {"anopatch": "AnoPatchEmbedder", "mel-statistics": "MelStatistics"}
-DETECTORS = {"knn": "KNNDetector", "mahalanobis": "MahalanobisDetector", "gmm": "GMMDetector"}
 
 # Those of skanopatch.datasets.layout, which takes a second to import; a test compares them.
 YEARS = (2020, 2026)
@@ -38,11 +38,7 @@ def _parse_settings(
     return parameters
 
 
-@click.command(
-    epilog=example(
-        "skanopatch evaluate dcase --year 2023 --embedder mel-statistics --detector mahalanobis"
-    )
-)
+@click.command(epilog=example("skanopatch evaluate dcase --year 2023 --embedder mel-statistics"))
 @click.argument("root", type=_FOLDER)
 @click.option("--year", type=click.IntRange(*YEARS), required=True)
 @click.option("--subset", type=click.Choice(SUBSETS), default=SUBSETS[0], show_default=True)
@@ -51,7 +47,9 @@ def _parse_settings(
 @click.option(
     "--embedder", type=click.Choice(list(EMBEDDERS)), default="anopatch", show_default=True
 )
-@click.option("--detector", type=click.Choice(list(DETECTORS)), default="knn", show_default=True)
+@click.option(
+    "--detector", type=click.Choice(list(DETECTORS)), default="mahalanobis", show_default=True
+)
 @click.option(
     "--set",
     "parameters",
@@ -64,7 +62,7 @@ def _parse_settings(
     "--domains/--no-domains",
     default=True,
     show_default=True,
-    help="Whether the detector is told the domains of the clips it is fitted on.",
+    help="Whether the detector gets the domains of the clips it is fitted on.",
 )
 @click.option("--cache", type=_NEW_FOLDER, help="Folder that keeps embeddings between runs.")
 @click.option("--output", type=_NEW_FOLDER, help="Folder for tables (CSV) and challenge files.")

@@ -18,35 +18,72 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON in plac
 @click.argument("model", type=click.Path(exists=True, dir_okay=False))
 @_JSON
 def info(model: str, as_json: bool) -> None:
-    """Tell what is in a MODEL file."""
-    import numpy as np
+    """List the facts of a MODEL file."""
+    from skanopatch.persistence import load_model, read_header
 
-    from skanopatch.model_file import load_model
-
-    loaded = load_model(model)
-    patcher, detector = loaded.pipeline[0], loaded.pipeline[-1]
+    loaded, header = load_model(model), read_header(model)
     facts = {
         "file": model,
-        "written by": f"skanopatch {loaded.version}",
-        "created": loaded.created,
-        "normal clips": int(np.isfinite(detector.training_scores_).sum()),
-        "seconds heard": patcher.duration_,
-        "sample rate": patcher.sample_rate,
-        "pipeline": [repr(step) for step in loaded.pipeline.named_steps.values()],
-        "maps": loaded.map_pipeline is not None and repr(loaded.map_pipeline[-1]),
-        "machines": [group for group in getattr(detector, "detectors_", {}) if group is not None],
+        "written by": f"skanopatch {header['skanopatch']}",
+        "created": header["created"],
+        **_facts_of(loaded),
     }
     if as_json:
-        click.echo(json.dumps({**facts, "clips": loaded.clips}, indent=2, ensure_ascii=False))
+        facts["clips"] = _clips_of(loaded)
+        click.echo(json.dumps(facts, indent=2, ensure_ascii=False, default=str))
     else:
         for name, value in facts.items():
-            click.echo(f"{name:14}{_in_words(value)}")
+            click.echo(f"{name:18}{_in_words(value)}")
+
+
+def _facts_of(model: Any) -> dict[str, Any]:
+    """Return what is known of an estimator; None is what it does not have."""
+    import numpy as np
+
+    from skanopatch.decisions import decider, known_groups, split_model
+
+    end = decider(model)
+    try:
+        patcher = split_model(model)[0]
+    except ValueError:  # it does not go from clips to decisions
+        patcher = None
+    scores, offset = getattr(end, "training_scores_", None), getattr(end, "offset_", None)
+    return {
+        "estimator": " ".join(repr(model).split()),
+        "normal clips": None if scores is None else int(np.isfinite(scores).sum()),
+        "machines": known_groups(model),
+        "duration": None if patcher is None else patcher.duration_,
+        "sample rate": None if patcher is None else patcher.sample_rate,
+        "members": getattr(end, "members_", None),
+        "separation": getattr(end, "separation_", None),
+        "threshold": None if offset is None else -float(offset),
+        "false-alarm rate": getattr(end, "false_alarm_rate", None),
+        "maps": getattr(end, "map_pipeline_", None) is not None or hasattr(end, "level_"),
+    }
+
+
+def _clips_of(model: Any) -> list[str]:
+    """Return the files that a model was fitted on, without those that could not be used."""
+    import numpy as np
+
+    from skanopatch.decisions import decider
+
+    end = decider(model)
+    names = getattr(end, "clip_names_", [])
+    used = np.isfinite(end.training_scores_) if names else []
+    return [name for name, is_used in zip(names, used, strict=True) if name and is_used]
 
 
 def _in_words(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "-"
-    return "no" if value is False else str(value)
+    if value is None or value == []:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_in_words(item)}" for name, item in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 @click.command(

@@ -8,13 +8,7 @@ from typing import Any
 
 import click
 
-from skanopatch.cli.clips import (
-    NewFile,
-    example,
-    find_clips,
-    read_labels,
-    write_text,
-)
+from skanopatch.cli.clips import NewFile, example, find_clips, read_column, write_text
 from skanopatch.cli.score import GROUP, check_group
 
 # What a label of a table is beside the name of what is wrong.
@@ -54,33 +48,32 @@ def report(
 ) -> None:
     """Write a page that ranks, shows and plays CLIPS by a MODEL file.
 
-    Where clips lie in folders called normal and anomaly, or --labels tells them apart, the page
-    says how well the model does.
+    Where clips lie in folders called normal and anomaly, or --labels names what is wrong with
+    them, the page says how well the model does.
     """
     files = find_clips(clips)
     labels: list[Any] | None
     if table is None:
         labels = _labels_of_folders(files)
     else:
-        labels = [_NORMAL_OR_NOT.get(label.lower(), label) for label in read_labels(table, files)]
+        names = read_column(table, "label", files)
+        labels = [_NORMAL_OR_NOT.get(name.lower(), name) for name in names]
         if 1 not in labels:
             click.echo(f"Warning: no label in '{table}' is normal, or 1.", err=True)
 
-    from skanopatch.model_file import load_model
+    from skanopatch.decisions import decider
+    from skanopatch.persistence import load_model
     from skanopatch.report import make_report
 
     loaded = load_model(model)
     check_group(loaded, group)
-    if loaded.map_pipeline is None:
+    if getattr(decider(loaded), "map_pipeline_", None) is None:
         click.echo("The model has no maps: the page does not show where a clip is odd.", err=True)
     page = make_report(
-        loaded.pipeline,
+        loaded,
         files,
-        map_pipeline=loaded.map_pipeline,
         y=labels,
         groups=None if group is None else [group] * len(files),
-        normal_clips=list(loaded.clips) or None,
-        normal_embeddings=loaded.embeddings if loaded.clips else None,
         title=title,
         max_players=players,
         verbose=int(sys.stderr.isatty()),

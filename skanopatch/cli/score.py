@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Any
 
 import click
-from tqdm import tqdm
 
 from skanopatch.cli.clips import NewFile, example, find_clips, write_text
+from skanopatch.cli.fit import FALSE_ALARM_RATE
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from skanopatch.model_file import Model
-
-_AT_A_TIME = 32  # clips between two steps of the progress bar
 
 GROUP = click.option(
     "--group",
@@ -27,6 +24,8 @@ GROUP = click.option(
 EXIT_UNREADABLE = 1
 EXIT_ANOMALY = 3
 
+_WORDS = {"anomaly": "yes", "normal": "no"}
+
 
 @click.command(
     epilog=example("skanopatch score fan.skano recordings/new", clips="CLIPS"),
@@ -35,6 +34,17 @@ EXIT_ANOMALY = 3
 @click.argument("clips", nargs=-1, required=True, metavar="CLIPS...")
 @click.option("--csv", type=NewFile(allow_dash=True), help="Write CSV, to - for standard output.")
 @click.option("--json", "json_", type=NewFile(allow_dash=True), help="Write JSON, one line a clip.")
+@click.option(
+    "--false-alarm-rate",
+    type=FALSE_ALARM_RATE,
+    help="Move the threshold: the share of new normal clips that may be called anomalies."
+    "  [default: that of fit]",
+)
+@click.option(
+    "--p-values",
+    is_flag=True,
+    help="Add p-values: the share of normal clips that are as odd, 1 / (clips + 1) at least.",
+)
 @click.option("--fail-on-anomaly", is_flag=True, help="Exit with 3 if there is an anomaly.")
 @GROUP
 def score(
@@ -42,14 +52,15 @@ def score(
     clips: tuple[str, ...],
     csv: str | None,
     json_: str | None,
+    false_alarm_rate: float | None,
+    p_values: bool,
     fail_on_anomaly: bool,
     group: str | None,
 ) -> None:
     """Score CLIPS with a MODEL file.
 
     The score of a clip is its distance from normal over that of the threshold: above 1 is an
-    anomaly. Where the detector knows no distance (gmm, models of several machines), it is the
-    distance above the threshold, and above 0 is an anomaly.
+    anomaly.
 
     The table puts the most anomalous clip first; CSV and JSON keep the order of CLIPS. JSON is one
     object a line. A clip that cannot be read has no score; the reason is on standard error.
@@ -61,77 +72,76 @@ def score(
         raise click.UsageError("--csv and --json cannot both write to standard output.")
     files = find_clips(clips)
 
-    import pandas as pd
-
-    from skanopatch.model_file import load_model
-    from skanopatch.verdicts import embed_readable, judge_clips
+    from skanopatch.decisions import decider, decision_table
+    from skanopatch.persistence import load_model
 
     loaded = load_model(model)
     check_group(loaded, group)
-    batches = []
-    with tqdm(total=len(files), desc="Scoring", unit="clip", disable=None, leave=False) as bar:
-        for start in range(0, len(files), _AT_A_TIME):
-            batch = files[start : start + _AT_A_TIME]
-            judged, threshold = judge_clips(
-                loaded.pipeline,
-                batch,
-                embed_readable(loaded.pipeline, batch),
-                groups=None if group is None else [group] * len(batch),
-            )
-            batches.append(judged)
-            bar.update(len(batch))
-    verdicts = pd.concat(batches, ignore_index=True)
-    verdicts.insert(0, "file", files)
-    unreadable = verdicts.verdict == "unreadable"
-    for row in verdicts[unreadable].itertuples():
+    if false_alarm_rate is not None:
+        decider(loaded).set_false_alarm_rate(false_alarm_rate)
+    table = decision_table(
+        loaded,
+        files,
+        groups=None if group is None else [group] * len(files),
+        p_values=p_values,
+        verbose=int(sys.stderr.isatty()),
+    )
+    table.insert(0, "file", files)
+    unreadable = table[table.decision == "unreadable"]
+    for row in unreadable.itertuples():
         click.echo(f"'{row.file}' cannot be used: {row.reason}.", err=True)
 
-    verdicts["anomaly"] = verdicts.verdict == "anomaly"
     if csv is not None:
-        verdicts["anomaly"] = verdicts.verdict.map({"anomaly": "yes", "normal": "no"})
-        table = verdicts[["file", "score", "anomaly"]]
-        write_text(csv, table.to_csv(index=False, lineterminator="\n"))
+        columns = table.assign(anomaly=table.decision.map(_WORDS))
+        columns = columns[["file", "score", "anomaly", *(["p_value"] if p_values else [])]]
+        write_text(csv, columns.to_csv(index=False, lineterminator="\n"))
     if json_ is not None:
-        write_text(json_, _json_lines(verdicts))
+        write_text(json_, _json_lines(table))
     if csv is json_ is None:
-        click.echo(_format(verdicts, threshold))
-    if fail_on_anomaly and (verdicts.verdict == "anomaly").any():
+        click.echo(_format(table))
+    if fail_on_anomaly and (table.decision == "anomaly").any():
         click.get_current_context().exit(EXIT_ANOMALY)
-    if unreadable.any():
+    if len(unreadable):
         click.get_current_context().exit(EXIT_UNREADABLE)
 
 
-def check_group(model: Model, group: str | None) -> None:
+def check_group(model: Any, group: str | None) -> None:
     """Refuse a group that a model does not know."""
-    groups = getattr(model.pipeline[-1], "detectors_", {None: None})
+    from skanopatch.decisions import known_groups
+
+    groups = known_groups(model)
     if group is not None and group not in groups:
-        known = ", ".join(map(repr, filter(None, groups))) or "none"
+        known = ", ".join(map(repr, groups)) or "none"
         raise ValueError(
             f"--group must be a machine that the model knows ({known}). Got {group!r}."
         )
 
 
-def _json_lines(verdicts: pd.DataFrame) -> str:
+def _json_lines(table: pd.DataFrame) -> str:
     """Return an object a line; what has no score is null there."""
-    lines = (
-        {"file": row.file, "score": None, "anomaly": None, "error": row.reason}
-        if row.verdict == "unreadable"
-        else {"file": row.file, "score": row.score, "anomaly": row.verdict == "anomaly"}
-        for row in verdicts.itertuples()
-    )
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    numbers = [name for name in ("score", "p_value") if name in table]
+    lines = []
+    for row in table.to_dict("records"):
+        is_read = row["decision"] != "unreadable"
+        line = {"file": row["file"], "score": None, "anomaly": None}
+        line |= {name: row[name] if is_read else None for name in numbers}
+        line |= {"anomaly": row["decision"] == "anomaly"} if is_read else {"error": row["reason"]}
+        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    return "".join(lines)
 
 
-def _format(verdicts: pd.DataFrame, threshold: int) -> str:
+def _format(table: pd.DataFrame) -> str:
     """Return a table, the most anomalous clip first."""
-    ranked = verdicts.sort_values("score", ascending=False, kind="stable")  # NaN comes last
-    lines = [f"{'score':>8}  {'anomaly':10}  file"]
-    for row in ranked.itertuples():
-        number = "" if row.verdict == "unreadable" else f"{row.score:.3f}"
-        word = {"anomaly": "yes", "normal": "no"}.get(row.verdict, row.verdict)
-        lines.append(f"{number:>8}  {word:10}  {row.file}")
-    n_anomalies = int((verdicts.verdict == "anomaly").sum())
-    lines.append(
-        f"\n{n_anomalies} of {len(verdicts)} clips are anomalies (score above {threshold})."
-    )
+    has_p_values = "p_value" in table
+    lines = [f"{'score':>8}  {'p_value  ' if has_p_values else ''}{'anomaly':10}  file"]
+    ranked = table.sort_values("score", ascending=False, kind="stable")  # NaN comes last
+    for row in ranked.to_dict("records"):
+        is_read = row["decision"] != "unreadable"
+        number = f"{row['score']:.3f}" if is_read else ""
+        p_value = f"{row['p_value']:.4f}" if has_p_values and is_read else ""
+        word = _WORDS.get(row["decision"], row["decision"])
+        shown = f"{p_value:>7}  " if has_p_values else ""
+        lines.append(f"{number:>8}  {shown}{word:10}  {row['file']}")
+    n_anomalies = int((table.decision == "anomaly").sum())
+    lines.append(f"\n{n_anomalies} of {len(table)} clips are anomalies (score above 1).")
     return "\n".join(lines)

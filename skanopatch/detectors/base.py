@@ -54,6 +54,7 @@ class BaseDetector(ThresholdMixin, BaseEstimator, ABC):
 
     _parameter_constraints: dict[str, list[Any]] = THRESHOLD_CONSTRAINTS
     _least_clips = 2  # of a domain
+    _compares_domains = True  # whether `score_samples` takes the domain of a clip
 
     n_features_in_: int
     domains_: list[Hashable]
@@ -138,11 +139,6 @@ class BaseDetector(ThresholdMixin, BaseEstimator, ABC):
         self.own_domain_scores_[readable] = own_scores
         self.session_weights_ = np.zeros(len(readable))
         self.session_weights_[readable] = weights
-        if not np.isfinite(scores).any():
-            raise ValueError(
-                "sessions must leave clips of each domain to learn from. Each domain of "
-                f"{self.domains_!r} has one session only."
-            )
         self._place_offset()
         return self
 
@@ -152,7 +148,7 @@ class BaseDetector(ThresholdMixin, BaseEstimator, ABC):
     def _fit_scores(
         self, X: NDArray, members: Members, folds: list, weights: NDArray
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Fit, and return the score of each clip when it is left out, by all domains and its own."""
+        """Fit; return the score of each clip when it is left out, by all domains and its own."""
         self._fit(X, members)
         n_domains = len(members)
         home = np.empty(len(X), dtype=np.intp)
@@ -171,6 +167,11 @@ class BaseDetector(ThresholdMixin, BaseEstimator, ABC):
             return (distances,)
 
         (distances,) = cross_fit(folds, len(X), evaluate)
+        if np.isnan(distances).all():
+            raise ValueError(
+                "sessions must leave clips of each domain to learn from. Each domain of "
+                f"{self.domains_!r} has one session only."
+            )
         distances = self._join_left_out(distances, home, weights)
         return -distances.min(axis=1), -distances[np.arange(len(X)), home]
 

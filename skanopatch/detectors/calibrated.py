@@ -13,7 +13,13 @@ from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from skanopatch.detectors.base import THRESHOLD_CONSTRAINTS
-from skanopatch.detectors.metadata import fit_with, last_step, list_metadata, rows_of
+from skanopatch.detectors.metadata import (
+    accepted,
+    fit_with,
+    last_step,
+    list_metadata,
+    rows_of,
+)
 from skanopatch.detectors.thresholds import (
     MAX_FOLDS,
     ThresholdMixin,
@@ -141,10 +147,13 @@ class CalibratedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         self.detector_ = fit_with(clone(self.detector), X, metadata)
         if listed is not None:
             if getattr(X, "ndim", 0) == 2:
-                warn_of_near_sessions(np.asarray(X), listed)
+                readable = np.flatnonzero(~np.isnan(np.asarray(X, dtype=np.float64)).any(axis=1))
+                warn_of_near_sessions(np.asarray(X)[readable], [listed[i] for i in readable])
             if len(set(listed)) < 2:
                 listed = None
         self.session_weights_ = session_weights(listed, n_clips)
+        takes_domains = accepted(self.detector, metadata)
+        domains = metadata["domains"] if takes_domains else [None] * n_clips
         folds = split_folds(
             n_clips, domains=metadata.get("domains"), sessions=listed, n_folds=MAX_FOLDS
         )
@@ -152,9 +161,18 @@ class CalibratedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         def evaluate(kept: NDArray[np.intp], left_out: NDArray[np.intp]) -> tuple[NDArray]:
             part = clone(self.detector)
             fit_with(part, _safe_indexing(X, kept), rows_of(metadata, kept))
-            return (part.score_samples(_safe_indexing(X, left_out)),)
+            scores = np.array(part.score_samples(_safe_indexing(X, left_out)), dtype=np.float64)
+            # How far a new clip of a domain is cannot be learnt where all its clips are left out.
+            seen = {domains[row] for row in kept}
+            scores[[domains[row] not in seen for row in left_out]] = np.nan
+            return (scores,)
 
         (self.training_scores_,) = cross_fit(folds, n_clips, evaluate)
+        if np.isnan(self.training_scores_).all():
+            raise ValueError(
+                "sessions must leave clips of each domain to learn from. Each domain of "
+                f"{list(dict.fromkeys(domains))!r} has one session only."
+            )
         self._place_offset()
         return self
 

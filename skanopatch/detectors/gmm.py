@@ -24,16 +24,18 @@ class GMMDetector(BaseDetector):
 
     Parameters
     ----------
-    n_components : int, default=2
-        Gaussians per mixture. Each domain needs at least two clips for each.
+    n_components : int, default=4
+        Gaussians per mixture, at most half as many as a domain has clips.
 
     covariance_type : {"diag", "full"}, default="diag"
         Whether features are taken as independent within a Gaussian. "full" pays once there are
         many more clips than features; with fewer, `MahalanobisDetector` is the better choice.
 
-    reg_covar : float, default=0.01
+    reg_covar : "scott" or float, default="scott"
         Added to each variance, as a fraction of the feature's variance over all clips. It bounds
-        the likelihood where a Gaussian holds fewer clips than there are features.
+        the likelihood where a Gaussian holds fewer clips than there are features. "scott" is the
+        squared bandwidth of Scott's rule [1]_ for n clips of p features, ``n ** (-2 / (p + 4))``:
+        near 1 where features are many.
 
     false_alarm_rate : float, default=0.1
         The share of new normal clips that may be called anomalies, in (0, 0.5].
@@ -63,6 +65,9 @@ class GMMDetector(BaseDetector):
     domains_ : list
         The domains in the order of first appearance.
 
+    reg_covar_ : float
+        The fraction in use.
+
     location_, scale_ : ndarray of shape (n_features,)
         Mean and standard deviation of the features; the deviation of a constant feature is 1.
 
@@ -80,6 +85,10 @@ class GMMDetector(BaseDetector):
     The peak is the sum of the Gaussians' peaks, of the domain with the highest one: no likelihood
     is above it.
 
+    References
+    ----------
+    .. [1] D. W. Scott, "Multivariate Density Estimation", Wiley 1992, eq. 6.42.
+
     Examples
     --------
     >>> import numpy as np
@@ -95,16 +104,16 @@ class GMMDetector(BaseDetector):
         **BaseDetector._parameter_constraints,
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "covariance_type": [StrOptions({"diag", "full"})],
-        "reg_covar": [Interval(Real, 0, None, closed="neither")],
+        "reg_covar": [StrOptions({"scott"}), Interval(Real, 0, None, closed="neither")],
         "random_state": ["random_state"],
     }
 
     def __init__(
         self,
-        n_components: int = 2,
+        n_components: int = 4,
         *,
         covariance_type: str = "diag",
-        reg_covar: float = 0.01,
+        reg_covar: float | str = "scott",
         false_alarm_rate: float = 0.1,
         threshold: str = "lognormal",
         random_state: int | np.random.RandomState | None = None,
@@ -115,22 +124,21 @@ class GMMDetector(BaseDetector):
         self.reg_covar = reg_covar
         self.random_state = random_state
 
-    @property
-    def _least_clips(self) -> int:  # type: ignore[override]
-        return 2 * self.n_components
-
     def _fit(self, X: NDArray, members: Members) -> None:
         random_state = check_random_state(self.random_state)
         self.location_ = X.mean(axis=0, dtype=np.float64)
         spread = (X - self.location_).std(axis=0)
         self.scale_ = np.where(spread > 1e-13 * np.abs(X).max(axis=0), spread, 1)
         X = (X - self.location_) / self.scale_
+        n_clips, n_features = X.shape
+        is_rule = isinstance(self.reg_covar, str)
+        self.reg_covar_ = n_clips ** (-2 / (n_features + 4)) if is_rule else float(self.reg_covar)
         self.mixtures_ = []
         for rows in members.values():
             mixture = GaussianMixture(
-                min(self.n_components, len(rows)),  # clips that are left out may leave fewer
+                min(self.n_components, max(1, len(rows) // 2)),
                 covariance_type=self.covariance_type,
-                reg_covar=self.reg_covar,
+                reg_covar=self.reg_covar_,
                 random_state=random_state.randint(np.iinfo(np.int32).max),
             )
             with config_context(array_api_dispatch=False):  # it starts from k-means, which has none

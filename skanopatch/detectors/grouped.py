@@ -15,7 +15,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skanopatch.detectors.base import FLOATS, rows_by_label
 from skanopatch.detectors.calibrated import calibrated
 from skanopatch.detectors.mahalanobis import MahalanobisDetector
-from skanopatch.detectors.metadata import fit_with, last_step, list_metadata, rows_of
+from skanopatch.detectors.metadata import (
+    at_the_end,
+    fit_with,
+    last_step,
+    list_metadata,
+    rows_of,
+)
 from skanopatch.detectors.thresholds import (
     DistanceScale,
     ThresholdMixin,
@@ -135,7 +141,8 @@ class GroupedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         ------
         ValueError
             If the detector of a group cannot be fitted, such as for want of clips: the message
-            names the group. If metadata has another length than `X`.
+            names the group. If metadata has another length than `X`, or the detector does not
+            compare clips with domains as `pooled` needs it.
         """
         rows = self._validate(X, reset=True)
         n_clips = len(rows)
@@ -175,6 +182,11 @@ class GroupedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         self, detector: Any, X: NDArray, members: dict, metadata: dict[str, list]
     ) -> NDArray[np.float64]:
         """Fit one detector to the domains of all groups; return the distances of left-out clips."""
+        if not getattr(last_step(detector), "_compares_domains", False):
+            raise ValueError(
+                "With pooled=True, detector must compare a clip with domains, as "
+                f"MahalanobisDetector() does. Got {self.detector!r} instead."
+            )
         inner = metadata.get("domains", [None] * len(X))
         pairs: list[Any] = [None] * len(X)
         for group, own in members.items():
@@ -186,7 +198,14 @@ class GroupedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
             group: list(dict.fromkeys(pairs[row] for row in own)) for group, own in members.items()
         }
         self.session_weights_ = last_step(detector).session_weights_
-        return -last_step(detector).own_domain_scores_
+        distances = -last_step(detector).own_domain_scores_
+        for group, own in members.items():
+            if np.isnan(distances[own]).all():
+                raise ValueError(
+                    f"Group {group!r} has no clips to place its threshold by. Give it clips of two "
+                    "sessions or more that can be read, or set pooled=False."
+                )
+        return distances
 
     def _place_offset(self) -> None:
         """Place the threshold of each group at a distance of 1."""
@@ -249,7 +268,9 @@ class GroupedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         """
         return self._by_group(X, groups, self._score)
 
-    def p_values(self, X: ArrayLike, *, groups: Iterable | None = None) -> NDArray[np.float64]:
+    def p_values(  # type: ignore[override]
+        self, X: ArrayLike, *, groups: Iterable | None = None
+    ) -> NDArray[np.float64]:
         """Return conformal p-values: the share of the group's normal clips that are as odd.
 
         Parameters
@@ -292,7 +313,8 @@ class GroupedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         """
 
         def maps(rows: NDArray, group: Hashable) -> NDArray[np.float64]:
-            return self.detectors_[group].anomaly_map(rows)
+            end, rows = at_the_end(self.detectors_[group], rows)
+            return end.anomaly_map(rows)
 
         check_is_fitted(self)
         if groups is None:
@@ -322,8 +344,9 @@ class GroupedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         detector = self.detectors_[group]
         if not self.pooled:
             return -self._relative(-detector.score_samples(X), group)
+        end, X = at_the_end(detector, X)
         of_domains = [
-            detector.score_samples(X, domains=[domain] * len(X)) for domain in self._domains[group]
+            end.score_samples(X, domains=[domain] * len(X)) for domain in self._domains[group]
         ]
         return -self._relative(-np.max(of_domains, axis=0), group)
 

@@ -112,7 +112,7 @@ class JoinedDetector(ThresholdMixin, _BaseComposition):
         Parameters
         ----------
         **params : dict
-            Such as ``network=None`` or ``network__n_neighbors=2``.
+            Such as ``near=KNNDetector(2)`` or ``near__n_neighbors=2``.
 
         Returns
         -------
@@ -218,5 +218,5 @@ def _with_calibrated_end(member: BaseEstimator) -> BaseEstimator:
     """Return a clone of a member whose last step places its threshold by itself."""
     if not isinstance(member, Pipeline):
         return calibrated(member)
-    *first, (name, end) = clone(member).steps
-    return Pipeline([*first, (name, _with_calibrated_end(end))])
+    name, end = member.steps[-1]
+    return clone(member).set_params(**{name: _with_calibrated_end(end)})

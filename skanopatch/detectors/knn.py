@@ -183,33 +183,39 @@ class KNNDetector(BaseDetector):
         random_state = check_random_state(self.random_state)
         self.scale_ = np.ones(X.shape[1], dtype=X.dtype)
         if self.standardize:
-            residuals = np.concatenate([X[rows] - X[rows].mean(axis=0) for rows in members.values()])
+            residuals = np.concatenate(
+                [X[rows] - X[rows].mean(axis=0, dtype=np.float64) for rows in members.values()]
+            )
             spreads = spreads_of(residuals, X)
             self.scale_ = np.where(spreads > 0, spreads, 1).astype(X.dtype)
         clips = [X[rows] / self.scale_ for rows in members.values()]
         self.banks_ = [prepare(_enlarge(own, size, random_state), self.metric) for own in clips]
         self.alpha_ = 0.0
         self.densities_ = [np.ones(len(bank)) for bank in self.banks_]
-        if self.normalization is None:
+        if self.normalization is None or min(map(len, self.banks_)) < 2:
             return
         searched = [self._search_others(bank) for bank in self.banks_]
-        self.densities_ = [distances.mean(axis=1) for distances, _ in searched]
+        self.densities_ = [distances[:, :-1].mean(axis=1) for distances, _ in searched]
         if self.normalization == "local_density":
             self.densities_ = [
                 np.maximum(density, _LEAST_DENSITY * density.max() or 1.0)
                 for density in self.densities_
             ]
         else:
-            self.alpha_ = _variance_minimizing_alpha(self.densities_, [n for _, n in searched])
+            self.alpha_ = _variance_minimizing_alpha(searched)
 
     def _search_others(self, bank: NDArray) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-        """Return the nearest others of each reference, as many as its density is measured by."""
+        """Return the nearest others of each reference, one more than its density is measured by."""
         size = self.n_neighbors
         if self.normalization == "local_density":
             size = self.n_density_neighbors
         rows = np.arange(len(bank))
         size = max(1, min(size, len(bank) // 2))
-        return find_nearest(bank, bank, size, metric=self.metric, apart=(rows, rows))
+        n_found = min(size + 1, len(bank) - 1)
+        found = find_nearest(bank, bank, n_found, metric=self.metric, apart=(rows, rows))
+        if n_found > size:
+            return found
+        return np.hstack([found[0], found[0][:, -1:]]), np.hstack([found[1], found[1][:, -1:]])
 
     def _distances(self, X: NDArray) -> NDArray[np.float64]:
         queries = prepare(X / self.scale_, self.metric)
@@ -254,10 +260,20 @@ def _enlarge(X: NDArray, size: int, random_state: np.random.RandomState) -> NDAr
     return sampler.fit_resample(np.concatenate([X[:1], X]), labels.astype(int))[0][1:]
 
 
-def _variance_minimizing_alpha(densities: list[NDArray], neighbors: list[NDArray]) -> float:
-    own = np.concatenate(densities)
-    nearest = np.concatenate(
-        [density[places].mean(axis=1) for density, places in zip(densities, neighbors, strict=True)]
-    )
-    variance = nearest.var()
-    return float(np.cov(own, nearest, bias=True)[0, 1] / variance) if variance > 0 else 0.0
+def _variance_minimizing_alpha(searched: list[tuple[NDArray, NDArray]]) -> float:
+    """Return Cov / Var of each clip's distance and of its nearest references' without the clip."""
+    own, nearest = [], []
+    for distances, neighbors in searched:
+        size = distances.shape[1] - 1
+        own.append(distances[:, :size].mean(axis=1))
+        others = neighbors[:, :size]
+        rows = np.arange(len(neighbors))[:, np.newaxis, np.newaxis]
+        is_clip = neighbors[others][:, :, :size] == rows
+        # The distances of a reference to its others, the clip replaced by the next one.
+        found = np.where(is_clip, distances[others][:, :, -1:], distances[others][:, :, :size])
+        nearest.append(found.mean(axis=(1, 2)))
+    variance = np.concatenate(nearest).var()
+    if variance == 0:
+        return 0.0
+    covariance = np.cov(np.concatenate(own), np.concatenate(nearest), bias=True)[0, 1]
+    return float(covariance / variance)

@@ -188,6 +188,8 @@ class MahalanobisDetector(BaseDetector):
     def _choose_shrinkage(self, residuals: NDArray, projected: NDArray) -> float:
         if self.shrinkage == "likelihood":
             return _likeliest_shrinkage(projected, residuals.shape[1])
+        if self.shrinkage == "ledoit-wolf" and len(residuals) == 1:
+            return 1.0
         if self.shrinkage == "ledoit-wolf":
             found = float(ledoit_wolf_shrinkage(residuals, assume_centered=True))
             return max(found, _LEAST_SHRINKAGE)
@@ -206,9 +208,7 @@ class MahalanobisDetector(BaseDetector):
             outside = np.einsum("ij,ij->i", rest, rest)
             terms[:, domain, 0] = np.sum(along**2 / shrunk, axis=1) + outside / floor
             leading = along[:, :k] / deviations
-            terms[:, domain, 1] = np.einsum(
-                "ij,ij->i", leading @ self._precisions[domain], leading
-            )
+            terms[:, domain, 1] = np.einsum("ij,ij->i", leading @ self._precisions[domain], leading)
             terms[:, domain, 2] = outside + np.sum(along[:, k:] ** 2, axis=1)
         return np.sqrt(np.maximum(terms, 0))
 

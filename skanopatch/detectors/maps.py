@@ -58,6 +58,8 @@ class MapDetector(BaseDetector):
         self.n_freq = n_freq
         self.metric = metric
 
+    _compares_domains = False
+
     @property
     def _least_clips(self) -> int:  # type: ignore[override]
         return 3 if self.metric == "mahalanobis" else 2

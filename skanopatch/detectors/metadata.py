@@ -32,15 +32,16 @@ def rows_of(metadata: Mapping[str, list], rows: NDArray[np.intp]) -> dict[str, l
 def fit_with(estimator: BaseEstimator, X: Any, metadata: Mapping[str, list]) -> Any:
     """Fit an estimator, or a pipeline, on clips and on the metadata that its `fit` takes."""
     with config_context(enable_metadata_routing=False):
-        return estimator.fit(X, **_accepted(estimator, metadata))
+        return estimator.fit(X, **accepted(estimator, metadata))
 
 
-def _accepted(estimator: Any, metadata: Mapping[str, list]) -> dict[str, list]:
+def accepted(estimator: Any, metadata: Mapping[str, list]) -> dict[str, list]:
+    """Return the metadata that the `fit` of an estimator takes, named as a pipeline wants them."""
     if isinstance(estimator, Pipeline):
         return {
             f"{name}__{key}": values
             for name, step in estimator.steps
-            for key, values in _accepted(step, metadata).items()
+            for key, values in accepted(step, metadata).items()
         }
     return {key: v for key, v in metadata.items() if has_fit_parameter(estimator, key)}
 
@@ -52,9 +53,17 @@ def last_step(estimator: Any) -> Any:
     return estimator
 
 
+def at_the_end(estimator: Any, X: Any) -> tuple[Any, Any]:
+    """Return the last step of a pipeline and what it gets; other estimators and `X` themselves."""
+    while isinstance(estimator, Pipeline):
+        if len(estimator) > 1:
+            X = estimator[:-1].transform(X)
+        estimator = estimator[-1]
+    return estimator, X
+
+
 def call_with_groups(estimator: Any, method: str, X: Any, groups: Iterable | None) -> Any:
     """Call a method of an estimator, or of the end of a pipeline, with the groups it takes."""
-    while isinstance(estimator, Pipeline):
-        X, estimator = estimator[:-1].transform(X), estimator[-1]
+    estimator, X = at_the_end(estimator, X)
     takes_groups = groups is not None and has_fit_parameter(estimator, "groups")
     return getattr(estimator, method)(X, **({"groups": groups} if takes_groups else {}))

@@ -2,6 +2,7 @@
 
 import os
 from numbers import Integral
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from sklearn.utils._param_validation import Interval
 from tqdm.auto import tqdm
 
 from skanopatch.detectors.base import Members
-from skanopatch.detectors.maps import MapDetector, Space
+from skanopatch.detectors.maps import MapDetector
 from skanopatch.detectors.thresholds import MAX_FOLDS
 
 # Folds of clips that are left out in turn where the bank is chosen, which takes long.
@@ -161,6 +162,25 @@ class PatchKNNDetector(MapDetector):
         self, cells: list[NDArray[np.float64]], maps: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         return maps.max(axis=(1, 2))
+
+    def set_false_alarm_rate(self, rate: float) -> Self:
+        """Move the threshold, which scores and maps are relative to, without fitting again.
+
+        Parameters
+        ----------
+        rate : float
+            The share of new normal clips that may be called anomalies, in (0, 0.5].
+
+        Returns
+        -------
+        self : object
+        """
+        former = self.level_
+        super().set_false_alarm_rate(rate)
+        self.training_scores_ = self.training_scores_ * (former / self.level_)
+        self.own_domain_scores_ = self.training_scores_.copy()
+        self._place_offset()
+        return self
 
     def _bank_size(self, n_tokens: int) -> int:
         return n_tokens if self.max_bank_size is None else min(n_tokens, self.max_bank_size)

@@ -75,22 +75,23 @@ def find_nearest(
     # What all have in common would leave few digits to what they differ by.
     center = bank.mean(axis=0, dtype=np.float64)
     centred = bank - center
-    fast_bank = centred.astype(np.float32)
+    unit = float(np.abs(centred).max()) or 1.0  # squares of it are in the range of float32
+    fast_bank = (centred / unit).astype(np.float32)
     squares = np.einsum("ij,ij->i", fast_bank, fast_bank)
     n_apart = 0 if apart is None else int(np.unique(apart[1], return_counts=True)[1].max())
     n_candidates = min(n_neighbors + _SPARE_CANDIDATES, len(bank) - n_apart)
     row_bytes = (12 if normalize is None else 32) * len(bank) + 16 * n_candidates * bank.shape[1]
     n_rows = max(1, int(get_config()["working_memory"] * 2**20 // row_bytes))
     every = np.arange(len(bank))
-    tolerance = _ROUNDING * np.finfo(queries.dtype).eps
+    # Each feature by itself: a large one does not make all that differs in others one clip.
+    tolerance = _ROUNDING * np.finfo(queries.dtype).eps * np.abs(bank).max(axis=0)
 
     def squared_to(rows: slice | int, references: Any) -> NDArray[np.float64]:
         differences = np.subtract(bank[references], queries[rows, np.newaxis], dtype=np.float64)
         squared = np.einsum("ijk,ijk->ij", differences, differences)
         if skip_self and squared.shape[1] > n_neighbors:
-            own = np.einsum("ij,ij->i", queries[rows], queries[rows], dtype=np.float64)
-            first = np.argmin(squared, axis=1)
-            is_self = squared[np.arange(len(squared)), first] <= tolerance**2 * own
+            every_row, first = np.arange(len(squared)), np.argmin(squared, axis=1)
+            is_self = (np.abs(differences[every_row, first]) <= tolerance).all(axis=1)
             squared[is_self, first[is_self]] = np.inf
         return squared
 
@@ -98,7 +99,7 @@ def find_nearest(
     neighbors = np.empty((len(queries), n_neighbors), dtype=np.intp)
     for batch in gen_batches(len(queries), n_rows):
         if normalize is None:
-            fast = (queries[batch] - center).astype(np.float32)
+            fast = ((queries[batch] - center) / unit).astype(np.float32)
             rank = (-2 * fast) @ fast_bank.T
             rank += squares  # the squared distance, but for the query's own square
         else:
@@ -124,7 +125,8 @@ def find_nearest(
         last = np.take_along_axis(rank, candidates, axis=1).max(axis=1) + own
         error = _FLOAT32_ERROR * (own + float(squares.max()))
         kth = distances[batch, -1] * 2 if metric == "cosine" else distances[batch, -1] ** 2
-        for row in batch.start + np.flatnonzero(kth > last - error):
+        is_sure = kth / unit**2 <= last - error  # False where a product overflowed
+        for row in batch.start + np.flatnonzero(~is_sure):
             exact = squared_to(slice(row, row + 1), every[np.newaxis])[0]
             if apart is not None:
                 exact[apart[0][row] == apart[1]] = np.inf

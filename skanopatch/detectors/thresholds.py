@@ -109,7 +109,7 @@ def moments(values: NDArray, weights: NDArray) -> tuple[float, float, float]:
     """
     n = float(weights.sum())
     mean = float(weights @ values / n)
-    variance = float(weights @ (values - mean) ** 2) / max(n - 1, 1)
+    variance = float(weights @ (values - mean) ** 2) / n
     return mean, float(np.sqrt(variance)), n
 
 
@@ -153,8 +153,8 @@ def place_threshold(
         return float(distances.max())
     if not is_log and rate * (n + 1) >= 1:  # scores of an unknown kind
         return _quantile(distances, weights, 1 - rate)
-    # A clip that is left out is compared with fewer clips than a new one, which lies nearer: that
-    # makes up for the factor sqrt(1 + 1 / n) of a prediction.
+    # A clip that is left out is compared with fewer clips than a new one, which lies nearer. That
+    # makes up for the factors sqrt(n / (n - 1)) and sqrt(1 + 1 / n) of a prediction.
     normal = mean + deviation * stats.t.ppf(1 - rate, n - 1)
     share = n * rate / (n * rate + _FEW_FALSE_ALARMS)
     placed = (1 - share) * normal + share * _quantile(values, weights, 1 - rate)
@@ -226,12 +226,13 @@ class JointDistance:
 
     def __init__(self, distances: NDArray, weights: NDArray):
         counted = ~np.isnan(distances).any(axis=1)
-        self.scales = [
-            DistanceScale(column, weights[counted]) for column in distances[counted].T
-        ]
+        self.scales = [DistanceScale(column, weights[counted]) for column in distances[counted].T]
         inverse = [1 / scale.deviation if scale.deviation else 0.0 for scale in self.scales]
-        self.unit = 1 / (sum(inverse) or 1.0)
-        self.weights = self.unit * np.array(inverse)
+        total = sum(inverse) or 1.0
+        self.weights = np.array(inverse) / total
+        # Differences of what has no logarithm may be thousands, which no exponential holds.
+        is_log = all(scale.is_log for scale in self.scales)
+        self.unit = 1 / total if is_log else min(1 / total, 1.0)
 
     def __call__(self, distances: NDArray) -> NDArray[np.float64]:
         """Return the joint distances (...,) of distances (..., n_distances)."""
@@ -340,8 +341,13 @@ class ThresholdMixin(OutlierMixin):
         self : object
         """
         check_is_fitted(self)
-        self.set_params(false_alarm_rate=rate)  # type: ignore[attr-defined]
-        self._validate_params()  # type: ignore[attr-defined]
+        former = self.false_alarm_rate
+        self.false_alarm_rate = rate
+        try:
+            self._validate_params()
+        except ValueError:
+            self.false_alarm_rate = former
+            raise
         self._place_offset()
         return self
 
@@ -360,7 +366,7 @@ class ThresholdMixin(OutlierMixin):
         decision : ndarray of shape (n_clips,)
             Float64, NaN for a row of NaN.
         """
-        return self.score_samples(X, **metadata) - self.offset_  # type: ignore[attr-defined]
+        return self.score_samples(X, **metadata) - self.offset_
 
     def predict(self, X: Any, **metadata: Any) -> NDArray[np.int_]:
         """Return +1 for normal clips and -1 for anomalies.
@@ -394,7 +400,7 @@ class ThresholdMixin(OutlierMixin):
         scores : ndarray of shape (n_clips,)
             Float64, NaN for a row of NaN.
         """
-        return -self.score_samples(X, **metadata)  # type: ignore[attr-defined]
+        return -self.score_samples(X, **metadata)
 
     def p_values(self, X: Any, **metadata: Any) -> NDArray[np.float64]:
         """Return conformal p-values: the share of normal clips that are as odd.
@@ -420,5 +426,5 @@ class ThresholdMixin(OutlierMixin):
         sessions: Y. Lee, R. F. Barber and R. Willett, "Distribution-free inference with
         hierarchical data", 2023, arXiv 2306.06342.
         """
-        scores = self.score_samples(X, **metadata)  # type: ignore[attr-defined]
+        scores = self.score_samples(X, **metadata)
         return conformal_p_values(scores, self.training_scores_, self.session_weights_)

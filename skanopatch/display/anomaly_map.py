@@ -20,6 +20,7 @@ from skanopatch.display._style import VERMILION, new_axes, with_defaults
 from skanopatch.log_mel import FrontEnd, hertz_to_mel, mel_to_hertz
 from skanopatch.patches import unpatchify
 from skanopatch.pipelines import anomaly_map as map_of_clips
+from skanopatch.sound_detector import AnomalousSoundDetector
 
 _TICKS = np.array([100, 250, 500, 1000, 2000, 4000, 8000, 16000])  # Hz
 _FAINTEST = 0.05  # share of the spectrogram that may be too faint to be drawn
@@ -53,8 +54,8 @@ class AnomalyMapDisplay:
     anomaly_map : array-like of shape (n_time, n_freq)
         How odd each patch is; 1 is the threshold.
     front_end : FrontEnd
-        The settings that the spectrogram was made with: the attribute `front_end` of what
-        `MelPatcher.transform` returns.
+        The settings that the spectrogram was made with: the attribute `front_end` of the
+        `MelPatcher`.
 
     Attributes
     ----------
@@ -87,11 +88,12 @@ class AnomalyMapDisplay:
     >>> import numpy as np
     >>> from skanopatch import AnomalyMapDisplay, MelPatcher, unpatchify
     >>> clip = np.random.default_rng(0).normal(size=16000)
-    >>> patches = MelPatcher(duration=1.0).fit_transform([clip])
+    >>> patcher = MelPatcher(duration=1.0)
+    >>> log_mel = unpatchify(patcher.fit_transform([clip]))[0]
     >>> anomaly_map = np.zeros((6, 8))
     >>> anomaly_map[3, 5] = 1.7
     >>> display = AnomalyMapDisplay.from_predictions(
-    ...     unpatchify(patches)[0], anomaly_map, front_end=patches.front_end
+    ...     log_mel, anomaly_map, front_end=patcher.front_end
     ... )
     >>> display.ax_.get_ylabel()
     'frequency (Hz, mel scale)'
@@ -216,7 +218,7 @@ class AnomalyMapDisplay:
     @classmethod
     def from_estimator(
         cls,
-        estimator: Pipeline,
+        estimator: Pipeline | AnomalousSoundDetector,
         clip: Clip,
         *,
         ax: Axes | None = None,
@@ -230,8 +232,8 @@ class AnomalyMapDisplay:
 
         Parameters
         ----------
-        estimator : Pipeline
-            Fitted pipeline that starts with a `MelPatcher` and ends in a detector with
+        estimator : Pipeline or AnomalousSoundDetector
+            Fitted. A pipeline starts with a `MelPatcher` and ends in a detector with
             `anomaly_map`, such as that of `make_map_pipeline`.
         clip : str, Path, array of shape (n_samples,) or (array, sample_rate)
             One clip; a bare array is at the `sample_rate` of the patcher. What the patcher hears
@@ -258,10 +260,13 @@ class AnomalyMapDisplay:
         >>> pipe = make_map_pipeline(melpatcher__duration=1.0).fit(clips)
         >>> display = AnomalyMapDisplay.from_estimator(pipe, clips[0])
         """
-        maps = map_of_clips(estimator, [clip])
-        patches = estimator[0].transform([clip])
-        front_end = patches.front_end
-        log_mel = unpatchify(patches, n_freq=front_end.n_mels // front_end.patch_size)
+        if isinstance(estimator, Pipeline):
+            maps, patcher = map_of_clips(estimator, [clip]), estimator[0]
+        else:
+            maps, patcher = estimator.anomaly_map([clip]), estimator.patcher_
+        front_end = patcher.front_end
+        n_freq = front_end.n_mels // front_end.patch_size
+        log_mel = unpatchify(patcher.transform([clip]), n_freq=n_freq)
         return cls.from_predictions(
             log_mel[0],
             maps[0],
@@ -297,8 +302,8 @@ class AnomalyMapDisplay:
         anomaly_map : array-like of shape (n_time, n_freq)
             How odd each patch is; 1 is the threshold.
         front_end : FrontEnd
-            The settings that the spectrogram was made with: the attribute `front_end` of what
-            `MelPatcher.transform` returns.
+            The settings that the spectrogram was made with: the attribute `front_end` of the
+            `MelPatcher`.
         ax, cmap, colorbar, spectrogram_kwargs, map_kwargs, outline_kwargs
             As for `plot`.
 

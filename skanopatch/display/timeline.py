@@ -201,7 +201,8 @@ class TimelineDisplay:
         Parameters
         ----------
         estimator : Pipeline
-            Fitted pipeline that starts with a `MelPatcher` and ends in a detector.
+            A fitted `AnomalousSoundDetector`, or a pipeline that starts with a `MelPatcher` and
+            ends in a detector.
         recording : str, Path, array of shape (n_samples,) or (array, sample_rate)
             A bare array is at the `sample_rate` of the patcher.
         window : float, default=None
@@ -237,7 +238,7 @@ class TimelineDisplay:
         >>> display.times[:3]
         array([0.5, 1. , 1.5])
         """
-        patcher = estimator[0]
+        patcher = getattr(estimator, "patcher_", None) or estimator[0]
         if window is None:
             window = patcher.duration_
         elif not isinstance(window, Real) or not 0 < window <= patcher.duration_:

@@ -40,7 +40,7 @@ class FineTuning(BaseEstimator):
     weight_decay : float, default=0.05
         Weight decay of the optimizer.
     max_epochs : int or "auto", default="auto"
-        Passes over the training clips. "auto" are as many as make 28,000 clips, but at least 5
+        Passes over the training clips. "auto" are as many as make 20,000 clips, but at least 5
         and at most 100.
     warmup : float, default=0.1
         Share of the steps in which the learning rate rises linearly; then it falls along a cosine.

@@ -29,7 +29,7 @@ from skanopatch.finetuning.settings import FineTuning
 from skanopatch.patches import LazyPatches
 
 # What `max_epochs="auto"` comes to: about the same time for 300 clips as for 5,000.
-_CLIPS_IN_ALL, _LEAST_EPOCHS, _MOST_EPOCHS = 28_000, 5, 100
+_CLIPS_IN_ALL, _LEAST_EPOCHS, _MOST_EPOCHS = 20_000, 5, 100
 
 _LARGEST_GRADIENT = 1.0  # norm
 

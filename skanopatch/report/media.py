@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import io
 from base64 import b64encode
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
 from matplotlib.image import imsave
 from scipy.signal import find_peaks
-from sklearn.pipeline import Pipeline
 from tqdm.auto import tqdm
 
 from skanopatch.audio import Clip, load_clip
-from skanopatch.patches import iterate_batches, unpatchify
+from skanopatch.decisions import read_patches, split_model
+from skanopatch.patches import unpatchify
 from skanopatch.patching import MelPatcher
-from skanopatch.pipelines import anomaly_map
+from skanopatch.sound_detector import AnomalousSoundDetector
 
 # Every browser plays MP3, and seeks exactly in it where its bit rate is constant. Other rates
 # exist, but their frames are too small for the tag that tells players of the encoder's delay.
@@ -68,16 +69,56 @@ def format_hz(*hertz: float) -> str:
     return " to ".join(f"{hz / 1000:.2g}" for hz in hertz) + " kHz"
 
 
+class View(NamedTuple):
+    """What a model makes of a clip."""
+
+    log_mel: np.ndarray
+    """The spectrogram, of shape (n_frames, n_mels), with neighbouring frames averaged."""
+    statistics: np.ndarray
+    """Those of `AnomalousSoundDetector.normal_statistics_`."""
+    map: np.ndarray | None
+    """How odd each patch is, of shape (n_time, n_freq)."""
+
+
+def view_clips(
+    model: AnomalousSoundDetector, clips: list[Clip], groups: list[Hashable] | None = None
+) -> list[View]:
+    """Compute the spectrogram, statistics and map of clips.
+
+    Parameters
+    ----------
+    model : AnomalousSoundDetector
+        Fitted on clips.
+    clips : list of clips
+        Those that cannot be read become NaN.
+    groups : list of hashables of length n_clips, default=None
+        The machine of each clip.
+    """
+    patcher, mapper = split_model(model)
+    views: list[View] = []
+    for rows in (slice(start, start + _BATCH) for start in range(0, len(clips), _BATCH)):
+        patches = read_patches(patcher, clips[rows])
+        spectrograms = _shrink(unpatchify(patches, patcher.n_mels // patcher.patch_size))
+        statistics = model.statistics_.transform(patches)
+        maps: Any = [None] * len(patches)
+        if model.map_pipeline_ is not None:
+            maps = mapper.anomaly_map(patches, groups=None if groups is None else groups[rows])
+        views += map(View, spectrograms, statistics, maps)
+    return views
+
+
 def embed_clips(
-    clips: list[Clip], pipeline: Pipeline, axes: Axes, *, verbose: int = 0
+    clips: list[Clip], views: list[View], patcher: MelPatcher, axes: Axes, *, verbose: int = 0
 ) -> list[dict[str, Any]]:
     """Return what the page needs to show and to play each clip.
 
     Parameters
     ----------
     clips : list of clips
-    pipeline : Pipeline
-        A fitted one, whose patcher has ``on_error="nan"``.
+    views : list of View
+        Of the clips.
+    patcher : MelPatcher
+        Fitted.
     axes : Axes
         Of the patcher.
     verbose : int, default=0
@@ -86,36 +127,27 @@ def embed_clips(
     Returns
     -------
     media : list of dict
-        `picture` and `sound`, and if the detector has `anomaly_map` also `map` and `moments`;
-        empty for a clip that cannot be used.
+        `picture` and `sound`, and if there are maps also `map` and `moments`; empty for a clip
+        that cannot be used.
     """
-    patcher, detector = pipeline[0], pipeline[-1]
-    n_bands = patcher.n_mels // patcher.patch_size
-    if not clips:
-        return []
-    spectrograms = [
-        spectrogram
-        for patches in iterate_batches(patcher.transform(clips), _BATCH)
-        for spectrogram in _shrink(unpatchify(patches, n_bands))
-    ]
-    maps = anomaly_map(pipeline, clips) if hasattr(detector, "anomaly_map") else None
-    readable = [i for i, spectrogram in enumerate(spectrograms) if np.isfinite(spectrogram).all()]
-    if not readable:
-        return [{} for _ in clips]
-    # One scale of greys and one loudness for all, or else clips could not be compared.
-    levels = np.array([np.percentile(spectrograms[i], [1, 99.9]) for i in readable])
-    darkest, brightest = np.median(levels[:, 0]), levels[:, 1].max()
-    peak = max(float(np.abs(_hear(clips[i], patcher)[0]).max()) for i in readable)
     media: list[dict[str, Any]] = [{} for _ in clips]
+    readable = [i for i, view in enumerate(views) if np.isfinite(view.log_mel).all()]
+    if not readable:
+        return media
+    # One scale of greys and one loudness for all, or else clips could not be compared.
+    levels = np.array([np.percentile(views[i].log_mel, [1, 99.9]) for i in readable])
+    darkest, brightest = np.median(levels[:, 0]), levels[:, 1].max()
+    peak = max(float(np.abs(_load(clips[i], patcher)[0]).max()) for i in readable)
     for i in tqdm(readable, desc="Drawing", unit="clip", disable=not verbose, leave=False):
-        samples, rate = _hear(clips[i], patcher)
+        samples, rate = _load(clips[i], patcher)
         media[i] = {
-            "picture": _draw(spectrograms[i], darkest, brightest),
+            "picture": _draw(views[i].log_mel, darkest, brightest),
             "sound": _encode(samples * (_LOUDEST / peak if peak else 1), rate),
         }
-        if maps is not None:
-            media[i]["map"] = np.round(maps[i], 2).tolist()
-            media[i]["moments"] = worst_moments(maps[i], axes)
+        odd = views[i].map
+        if odd is not None:
+            media[i]["map"] = np.round(odd, 2).tolist()
+            media[i]["moments"] = worst_moments(odd, axes)
     return media
 
 
@@ -143,8 +175,8 @@ def _shrink(log_mel: np.ndarray) -> np.ndarray:
     return whole.reshape(*clips, n_frames // size, size, n_mels).mean(axis=-2)
 
 
-def _hear(clip: Clip, patcher: MelPatcher) -> tuple[np.ndarray, int]:
-    """Return what a patcher hears of a clip, at a rate in Hz that MP3 can hold."""
+def _load(clip: Clip, patcher: MelPatcher) -> tuple[np.ndarray, int]:
+    """Return the samples that a patcher uses of a clip, at a rate in Hz that MP3 can hold."""
     samples = load_clip(
         clip,
         sample_rate=patcher.sample_rate,

@@ -124,7 +124,7 @@ function makePlayer(caption, media) {
   const audio = find("audio");
   find("figcaption").textContent = caption;
   if (!media.sound) {
-    find("figcaption").append(" (its recording is not there any more)");
+    find("figcaption").append(" (its recording is not there)");
     for (const part of [...element.children].slice(1)) part.remove();
     return { element, audio, close() {} };
   }

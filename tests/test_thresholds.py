@@ -1,0 +1,453 @@
+"""Thresholds, joint distances and p-values against their formulas."""
+
+import re
+import warnings
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy import stats
+from sklearn.ensemble import IsolationForest
+
+from skanopatch.detectors import (
+    CalibratedDetector,
+    GroupedDetector,
+    JoinedDetector,
+    KNNDetector,
+    MahalanobisDetector,
+)
+from skanopatch.detectors.thresholds import (
+    DistanceScale,
+    JointDistance,
+    conformal_p_values,
+    cross_fit,
+    place_threshold,
+    session_weights,
+    split_folds,
+    warn_of_near_sessions,
+)
+
+
+def distances(n, seed=0):
+    return np.random.default_rng(seed).lognormal(1, 0.3, size=n)
+
+
+def folds(n_clips, domains=None, sessions=None, n_folds=20):
+    return list(split_folds(n_clips, domains=domains, sessions=sessions, n_folds=n_folds))
+
+
+# --- folds ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n_clips", "n_folds"), [(2, 2), (7, 7), (20, 20), (33, 20), (500, 20)])
+def test_each_clip_is_left_out_once(n_clips, n_folds):
+    found = folds(n_clips)
+    assert len(found) == n_folds
+    assert_array_equal(np.sort(np.concatenate([left for _, left in found])), np.arange(n_clips))
+    sizes = [len(left) for _, left in found]
+    assert max(sizes) - min(sizes) <= 1
+    for kept, left in found:
+        assert_array_equal(np.sort(np.concatenate([kept, left])), np.arange(n_clips))
+
+
+def test_neighbours_in_time_are_left_out_in_different_folds():
+    for _, left in folds(100):
+        assert np.diff(left).min() >= 20
+
+
+def test_sessions_are_left_out_as_a_whole():
+    sessions = np.random.default_rng(0).integers(30, size=200).tolist()
+    for kept, left in folds(200, sessions=sessions):
+        assert not {sessions[i] for i in kept} & {sessions[i] for i in left}
+    assert len(folds(60, sessions=["a", "b", "c"] * 20)) == 3
+
+
+def test_each_domain_loses_about_as_many_clips_in_each_fold():
+    domains = ["source"] * 100 + ["target"] * 20
+    order = np.random.default_rng(0).permutation(120)
+    mixed = [domains[i] for i in order]
+    for _, left in folds(120, domains=mixed):
+        of_target = sum(mixed[i] == "target" for i in left)
+        assert (of_target, len(left) - of_target) == (1, 5)
+
+
+def test_sessions_of_each_domain_are_spread_over_the_folds():
+    # Ten sessions of a, then ten of b, with n_folds=10: one of each is left out at a time.
+    sessions = np.repeat(np.arange(20), 3).tolist()
+    domains = ["a"] * 30 + ["b"] * 30
+    for _, left in folds(60, domains=domains, sessions=sessions, n_folds=10):
+        assert sorted(domains[i] for i in left) == ["a"] * 3 + ["b"] * 3
+
+
+def test_cross_fit_puts_each_part_in_its_place_and_leaves_the_rest_nan():
+    found = cross_fit(
+        [(np.array([0, 1]), np.array([3])), (np.array([3]), np.array([1, 0]))],
+        5,
+        lambda kept, left: (left * 10.0, np.stack([left, left * 0 + len(kept)], axis=1)),
+    )
+    assert_array_equal(found[0], [0, 10, np.nan, 30, np.nan])
+    assert_array_equal(found[1][[0, 1, 3]], [[0, 1], [1, 1], [3, 2]])
+
+
+def test_clips_of_a_session_count_as_one_clip():
+    weights = session_weights(["b", "a", "b", ("c", 1), "b"], 5)
+    assert_allclose(weights, [1 / 3, 1, 1 / 3, 1, 1 / 3])
+    assert_array_equal(session_weights(None, 3), 1)
+
+
+# --- the threshold -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.1, 0.5])
+@pytest.mark.parametrize("n", [3, 10, 200])
+def test_lognormal_is_between_students_quantile_of_the_logarithms_and_weibulls(rate, n):
+    d = distances(n)
+    logs = np.log(d)
+    normal = logs.mean() + logs.std() * stats.t(n - 1).ppf(1 - rate)
+    quantile = np.quantile(logs, 1 - rate, method="weibull")
+    share = n * rate / (n * rate + 10)
+    assert place_threshold(d, rate) == pytest.approx(
+        np.exp((1 - share) * normal + share * quantile), rel=1e-12
+    )
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.3])
+@pytest.mark.parametrize("n", [10, 99, 1000])
+def test_quantile_is_weibulls(rate, n):
+    d = distances(n)
+    assert place_threshold(d, rate, "quantile") == pytest.approx(
+        np.quantile(d, 1 - rate, method="weibull"), rel=1e-12
+    )
+
+
+def test_quantile_leaves_as_many_gaps_above_it_as_are_asked_for():
+    d = np.random.default_rng(0).permutation(np.arange(1.0, 100))
+    # 10 of the 100 gaps between 99 numbers are above the 10th largest.
+    assert place_threshold(d, 0.1, "quantile") == pytest.approx(90)
+
+
+def test_gamma_recovers_a_gamma_quantile_at_any_location():
+    truth = stats.gamma(3, loc=50, scale=2)
+    d = truth.ppf((np.arange(100_000) + 0.5) / 100_000)
+    for rate in (0.01, 0.1):
+        assert place_threshold(d, rate, "gamma") == pytest.approx(truth.ppf(1 - rate), rel=1e-3)
+    low = place_threshold(-d, 0.1, "gamma")  # the other skewness
+    assert low == pytest.approx(-truth.ppf(0.1), rel=1e-3)
+
+
+@pytest.mark.parametrize("n", [8, 20])
+def test_gamma_takes_mean_deviation_and_skewness(n):
+    d = distances(n)
+    expected = stats.pearson3.ppf(0.95, stats.skew(d), loc=d.mean(), scale=d.std())
+    assert place_threshold(d, 0.05, "gamma") == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("rule", ["lognormal", "quantile", "gamma"])
+def test_thresholds_scale_with_distances(rule):
+    d = distances(30)
+    for scale in (1e-50, 1e-6, 1e6, 1e50):
+        found = place_threshold(scale * d, 0.05, rule)
+        assert found == pytest.approx(scale * place_threshold(d, 0.05, rule), rel=1e-9)
+
+
+@pytest.mark.parametrize("rule", ["lognormal", "quantile", "gamma"])
+def test_unread_clips_do_not_count(rule):
+    d = distances(30)
+    with_gaps = np.insert(d, [3, 17], np.nan)
+    weights = np.insert(np.ones(30), [3, 17], 0.7)
+    assert place_threshold(with_gaps, 0.05, rule, weights) == place_threshold(d, 0.05, rule)
+
+
+@pytest.mark.parametrize("rule", ["lognormal", "quantile", "gamma"])
+def test_sessions_of_equal_clips_place_the_threshold_of_single_clips(rule):
+    d = distances(12)
+    copies = [1, 5, 2, 3, 1, 1, 9, 4, 2, 2, 1, 7]
+    weights = np.repeat(1 / np.array(copies), copies)
+    found = place_threshold(np.repeat(d, copies), 0.1, rule, weights)
+    single = place_threshold(d, 0.1, rule)
+    if rule == "gamma":
+        assert found == pytest.approx(single, rel=1e-12)
+    else:  # the last of equal numbers has their plotting position: the threshold is no lower
+        assert single * (1 - 1e-12) <= found <= single + np.diff(np.sort(d)).max()
+
+
+@pytest.mark.parametrize("rule", ["lognormal", "quantile", "gamma"])
+@pytest.mark.parametrize("value", [0.0, 1 / 3, 1e-300, 1e300])
+def test_equal_distances_are_all_normal(rule, value):
+    d = np.full(30, value)
+    assert place_threshold(d, 0.1, rule) == value
+    d[3] *= 1 + 2e-16
+    assert place_threshold(d, 0.1, rule) >= d.max()
+
+
+def test_clips_at_distance_zero_do_not_move_the_threshold_to_zero_or_infinity():
+    d = distances(40)
+    d[::2] = 0  # twins
+    found = place_threshold(d, 0.1)
+    assert d[d > 0].min() < found < 100 * d.max()
+
+
+def test_negative_distances_have_their_quantile_where_clips_suffice_for_it():
+    d = distances(50) - 5
+    assert place_threshold(d, 0.1) == pytest.approx(np.quantile(d, 0.9, method="weibull"))
+    # 9 clips have no quantile for a rate of .05: between Student's and theirs, without logarithms.
+    few = d[:9]
+    normal = few.mean() + few.std() * stats.t(8).ppf(0.95)
+    share = 0.45 / 10.45
+    expected = (1 - share) * normal + share * few.max()
+    assert few.min() < 0
+    assert place_threshold(few, 0.05) == pytest.approx(expected)
+    assert place_threshold(few, 0.1) == few.max()  # one of the ten gaps is above it
+
+
+def test_one_session_or_clip_has_its_largest_distance_for_a_threshold():
+    assert place_threshold(np.array([3.0]), 0.1) == 3
+    assert place_threshold(np.array([3.0, 4, 5]), 0.1, weights=np.full(3, 1 / 3)) == 5
+
+
+@pytest.mark.parametrize(("n", "rate"), [(10, 0.01), (10, 0.1), (30, 0.05), (200, 0.01)])
+def test_lognormal_distances_exceed_the_threshold_about_as_often_as_asked(n, rate):
+    # A distance that is left out is larger than that of a new clip: here by nothing, so that
+    # what makes up for it, the factor sqrt((n + 1) / (n - 1)) of a prediction, shows.
+    rng = np.random.default_rng(0)
+    found = [
+        stats.norm.sf(np.log(place_threshold(rng.lognormal(size=n), rate))) for _ in range(2000)
+    ]
+    worst = stats.t(n - 1).sf(stats.t(n - 1).ppf(1 - rate) * np.sqrt((n - 1) / (n + 1)))
+    assert 0.9 * rate < np.mean(found) < 1.1 * worst + 0.1 * rate
+
+
+# --- joint distances -----------------------------------------------------------------------------
+
+
+def two_distances(n=50, seed=0):
+    rng = np.random.default_rng(seed)
+    return np.exp(rng.normal(size=(n, 2)) * [0.2, 1] + [3, -5])
+
+
+def test_joint_distance_is_the_geometric_mean_in_units_of_the_spread():
+    d, new = two_distances(), two_distances(9, seed=1)
+    joint = JointDistance(d, np.ones(50))
+    logs = np.log(d)
+    weights = (1 / logs.std(axis=0)) / (1 / logs.std(axis=0)).sum()
+    assert_allclose(joint.weights, weights)
+    expected = np.exp((np.log(new) - logs.mean(axis=0)) @ weights)
+    assert_allclose(joint(new), expected)
+    assert_allclose(joint(new.reshape(3, 3, 2)), expected.reshape(3, 3))
+
+
+def test_joint_distance_of_one_is_in_units_of_its_geometric_mean():
+    d = distances(30)[:, np.newaxis]
+    joint = JointDistance(d, np.ones(30))
+    assert_allclose(joint(d), d[:, 0] / stats.gmean(d[:, 0]))
+    twice = JointDistance(np.hstack([d, d * 7]), np.ones(30))
+    assert_allclose(twice(np.hstack([d, d * 7])), joint(d))
+
+
+def test_joint_distance_does_not_know_order_or_units():
+    d, new = two_distances(), two_distances(9, seed=1)
+    joint = JointDistance(d, np.ones(50))
+    for columns, units in (([1, 0], [1, 1]), ([0, 1], [1e-9, 1e9])):
+        other = JointDistance(d[:, columns] * units, np.ones(50))
+        assert_allclose(other(new[:, columns] * units), joint(new), rtol=1e-10)
+
+
+def test_a_distance_that_does_not_vary_has_no_weight():
+    d = np.column_stack([distances(30), np.full(30, 1 / 3)])
+    joint = JointDistance(d, np.ones(30))
+    assert_array_equal(joint.weights, [1, 0])
+    assert_allclose(joint(np.array([[2.0, 1e9]])), 2 / stats.gmean(d[:, 0]))
+
+
+def test_if_no_distance_varies_all_count():
+    joint = JointDistance(np.ones((5, 2)), np.ones(5))
+    near, far = joint(np.array([[1.0, 1.0], [1.0, 9.0]]))
+    assert near == 1
+    assert far > 1
+
+
+def test_rows_of_nan_do_not_count_and_stay_nan():
+    d = two_distances()
+    with_nan = np.insert(d, 3, [np.nan, 1.0], axis=0)
+    joint, other = JointDistance(d, np.ones(50)), JointDistance(with_nan, np.ones(51))
+    assert_array_equal(other(d), joint(d))
+    assert np.flatnonzero(np.isnan(other(with_nan))).tolist() == [3]
+
+
+def test_sessions_weigh_joint_distances():
+    d = two_distances(12)
+    copies = np.arange(1, 13)
+    joint = JointDistance(d, np.ones(12))
+    repeated = JointDistance(np.repeat(d, copies, axis=0), np.repeat(1 / copies, copies))
+    assert_allclose(repeated(d), joint(d), rtol=1e-10)
+
+
+def test_far_clips_have_finite_distances_in_order():
+    d = two_distances()
+    far = JointDistance(d, np.ones(50))(np.array([[1e300, 1e300], [np.inf, np.inf]]))
+    assert np.isfinite(far).all()
+    assert far[1] >= far[0] > 1e100
+
+
+@pytest.mark.parametrize("spread", [1e-3, 1, 1e4])
+def test_distances_without_logarithms_keep_their_order(spread):
+    d = spread * np.random.default_rng(0).normal(size=(40, 1))
+    joint = JointDistance(d, np.ones(40))(d)
+    assert_array_equal(np.argsort(joint), np.argsort(d[:, 0]))
+    assert len(np.unique(joint)) == 40
+
+
+def test_distances_near_zero_are_a_thousandth_of_the_median():
+    d = np.array([0, 0, 1.0, 2.0, 3.0])
+    scale = DistanceScale(d, np.ones(5))
+    expected = np.log([2e-3, 2e-3, 1, 2, 3])
+    assert scale.center == pytest.approx(expected.mean())
+    assert scale.deviation == pytest.approx(expected.std())
+    assert scale.standardize(np.array([0.0])) == scale.standardize(np.array([1e-9]))
+
+
+# --- p-values ------------------------------------------------------------------------------------
+
+
+def test_p_values_are_their_written_out_sum():
+    rng = np.random.default_rng(0)
+    sessions = rng.integers(8, size=40).tolist()
+    weights = session_weights(sessions, 40)
+    scores, new = rng.integers(10, size=40) / 10, rng.integers(12, size=30) / 10 - 0.1
+    n_sessions = len(set(sessions))
+    expected = []
+    for s in new:
+        shares = [
+            np.mean([scores[i] <= s for i in range(40) if sessions[i] == session])
+            for session in set(sessions)
+        ]
+        expected.append((1 + sum(shares)) / (1 + n_sessions))
+    assert_allclose(conformal_p_values(new, scores, weights), expected)
+
+
+def test_p_values_are_in_0_to_1_and_nan_for_unread_clips():
+    scores = np.array([3.0, np.nan, 1.0, 2.0])
+    found = conformal_p_values(np.array([0, 9, np.nan, 2.0]), scores, np.array([1, 0, 1, 1.0]))
+    assert_allclose(found, [1 / 4, 1, np.nan, 3 / 4])
+
+
+def test_p_values_of_exchangeable_scores_are_uniform():
+    rng = np.random.default_rng(0)
+    found = [
+        conformal_p_values(rng.normal(size=1), rng.normal(size=19), np.ones(19))[0]
+        for _ in range(2000)
+    ]
+    counts = np.bincount(np.round(np.array(found) * 20).astype(int), minlength=21)[1:]
+    assert stats.chisquare(counts).pvalue > 0.01
+
+
+# --- warnings ------------------------------------------------------------------------------------
+
+
+def sessions_of_clips(n_sessions, n_each, between, n_features=6, seed=0):
+    rng = np.random.default_rng(seed)
+    means = between * rng.normal(size=(n_sessions, 1, n_features))
+    X = (means + rng.normal(size=(n_sessions, n_each, n_features))).reshape(-1, n_features)
+    return X, np.repeat(np.arange(n_sessions), n_each)
+
+
+def session_distances(Z, sessions):
+    """Return the median distance to the nearest clip of the same and of other sessions."""
+    D = np.linalg.norm(Z[:, np.newaxis] - Z, axis=2)
+    same = sessions[:, np.newaxis] == sessions
+    near = np.where(same & ~np.eye(len(Z), dtype=bool), D, np.inf).min(axis=1)
+    return np.median(near), np.median(np.where(same, np.inf, D).min(axis=1))
+
+
+@pytest.mark.parametrize(
+    "detector",
+    [KNNDetector(), CalibratedDetector(IsolationForest(n_estimators=5, random_state=0))],
+    ids=repr,
+)
+def test_near_sessions_get_a_warning_with_both_distances(detector):
+    X, sessions = sessions_of_clips(12, 8, between=20)
+    Z = (X - X.mean(axis=0)) / X.std(axis=0)
+    near, far = session_distances(Z, sessions)
+    message = (
+        f"Clips of one session are much nearer to each other (median distance {near:.2g}) than to "
+        f"clips of other sessions ({far:.2g}). Whole sessions are left out to place the threshold, "
+        "so it rests on 12 sessions, not on 96 clips. Give more sessions if new ones raise false "
+        "alarms."
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$") as caught:
+        detector.fit(X, sessions=sessions)
+    assert caught[0].filename.endswith(("test_thresholds.py", "base.py"))
+
+
+def test_sessions_that_are_like_others_get_no_warning():
+    X, sessions = sessions_of_clips(12, 8, between=2)
+    Z = (X - X.mean(axis=0)) / X.std(axis=0)
+    near, far = session_distances(Z, sessions)
+    assert 0.6 * far < near < 0.9 * far  # nearer, but not by much
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_near_sessions(X, sessions)
+        warn_of_near_sessions(X, np.arange(96))  # each clip is a session
+        KNNDetector().fit(X, sessions=sessions)
+
+
+def test_one_session_is_said_to_be_one_and_clips_are_left_out():
+    X = np.random.default_rng(0).normal(size=(30, 4))
+    message = (
+        "sessions are all the same for 30 clips: how new sessions differ cannot be learnt, and "
+        "single clips are left out to place the threshold. Its false-alarm rate holds for this "
+        "session only."
+    )
+    for detector in (KNNDetector(), CalibratedDetector(KNNDetector())):
+        plain = detector.fit(X).training_scores_
+        with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
+            detector.fit(X, sessions=["monday"] * 30)
+        assert_array_equal(detector.training_scores_, plain)
+        assert_array_equal(detector.session_weights_, 1)
+
+
+@pytest.mark.filterwarnings("ignore:Clips of one session")
+@pytest.mark.parametrize(
+    "detector", [KNNDetector(), CalibratedDetector(KNNDetector())], ids=lambda d: type(d).__name__
+)
+def test_a_domain_of_one_session_has_no_left_out_scores(detector):
+    X, sessions = sessions_of_clips(10, 6, between=2)
+    domains = ["a"] * 54 + ["b"] * 6
+    detector.fit(X, domains=domains, sessions=sessions)
+    assert_array_equal(np.isnan(detector.training_scores_), np.array(domains) == "b")
+    assert detector.offset_ == -place_threshold(
+        -detector.training_scores_[:54], 0.1, weights=np.full(54, 1 / 6)
+    )
+    message = "Each domain of ['a', 'b'] has one session only."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        detector.fit(X[-12:], domains=domains[-12:], sessions=sessions[-12:])
+
+
+@pytest.mark.filterwarnings("ignore:Clips of one session", "ignore:sessions are all the same")
+def test_a_group_of_one_session_needs_a_detector_of_its_own():
+    X, sessions = sessions_of_clips(10, 6, between=2)
+    groups = ["fan"] * 54 + ["pump"] * 6
+    with pytest.raises(ValueError, match="Group 'pump' has no clips to place its threshold by"):
+        GroupedDetector(pooled=True).fit(X, groups=groups, sessions=sessions)
+    found = GroupedDetector().fit(X, groups=groups, sessions=sessions)
+    assert np.isfinite(found.training_scores_).all()
+    assert_allclose(found.session_weights_, np.repeat([1 / 6, 1], [54, 6]))
+
+
+# --- another rate --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [0, 0.6, -0.1, np.nan, "0.1"])
+def test_a_rate_that_cannot_be_is_refused_and_the_former_kept(rate):
+    X = np.random.default_rng(0).normal(size=(30, 4))
+    detector = MahalanobisDetector().fit(X)
+    offset = detector.offset_
+    with pytest.raises(ValueError, match="The 'false_alarm_rate' parameter of MahalanobisDet"):
+        detector.set_false_alarm_rate(rate)
+    assert (detector.offset_, detector.false_alarm_rate) == (offset, 0.1)
+
+
+def test_another_rate_needs_a_fit():
+    for detector in (KNNDetector(), GroupedDetector(), JoinedDetector([("a", KNNDetector())])):
+        with pytest.raises(ValueError, match="not fitted yet"):
+            detector.set_false_alarm_rate(0.05)
