@@ -137,7 +137,7 @@ def test_fine_tuning_starts_where_clips_differ():
 
 
 @pytest.mark.parametrize(
-    ("n_clips", "n_epochs"), [(30, 100), (280, 100), (1000, 28), (4000, 7), (30_000, 5)]
+    ("n_clips", "n_epochs"), [(30, 100), (200, 100), (1000, 20), (2500, 8), (30_000, 5)]
 )
 def test_few_clips_are_trained_on_for_more_epochs(n_clips, n_epochs):
     assert default_epochs(n_clips) == n_epochs
@@ -154,7 +154,7 @@ def test_without_labels_statistics_replace_the_small_networks():
     patches, labels = make_patches(n_clips=20)
     patches[4] = np.nan
     statistics = BandStatistics().fit_transform(patches)
-    scaler = StandardScaler().fit(statistics[np.isfinite(statistics[:, 0])])
+    scaler = StandardScaler(with_mean=False).fit(statistics[np.isfinite(statistics[:, 0])])
     for backbone in ("anopatch-tiny", "vit_tiny"):
         embedder = AnoPatchEmbedder(backbone).fit(patches)
         found = embedder.transform(patches)
@@ -175,16 +175,17 @@ def test_decibels_are_embedded_as_natural_logarithms_are(output):
     embedder = AnoPatchEmbedder(output=output)
     expected = embedder.fit_transform(patches)
     found = embedder.fit_transform(10 / np.log(10) * patches)
-    assert_allclose(found, expected, atol=2e-3 if output == "clip" else 2e-5)
+    scale = np.abs(expected).max()
+    assert_allclose(found, expected, rtol=1e-4, atol=1e-6 * scale)
 
 
 def test_a_constant_statistic_is_divided_by_1():
     patches = np.full((4, 8, 256), 3.0)  # silence
-    assert_array_equal(AnoPatchEmbedder().fit_transform(patches), 0)
+    expected = BandStatistics().fit_transform(patches)
+    assert_allclose(AnoPatchEmbedder().fit_transform(patches), expected, rtol=1e-6)
     patches[:] += np.arange(4)[:, None, None]
     embeddings = AnoPatchEmbedder().fit_transform(patches)
-    assert np.abs(embeddings).max() < 2
-    assert_allclose(embeddings[:, 0], (np.arange(4) - 1.5) / np.sqrt(1.25), rtol=1e-5)
+    assert_allclose(embeddings[:, 0], (3 + np.arange(4)) / np.sqrt(1.25), rtol=1e-5)
 
 
 def test_labels_train_the_network_and_nothing_comes_beside_it():

@@ -322,7 +322,7 @@ def test_only_fitted_estimators_are_saved(file):
         ("fan".upper, "value_"),
         (torch.nn.Linear(2, 2), "cannot be saved"),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_a_file_must_not_hold_is_named(clips, file, value, message):
     pipeline = fit(clips, MelStatistics(), KNNDetector())

@@ -36,8 +36,8 @@ from skanopatch import (
     load_model,
     make_anomaly_scorer,
     patchify,
-    save_model,
     policy,
+    save_model,
     sound_detector,
     unpatchify,
 )
