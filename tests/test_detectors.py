@@ -597,9 +597,8 @@ def test_mahalanobis_joins_its_written_out_terms(n_clips, n_features, domains, s
         terms = reference_terms(X[kept], X[left], 0.3, home[kept], standardize)
         left_out[left[:, np.newaxis], names] = terms
     own = np.log(left_out[np.arange(n_clips), home])
-    inverse = 1 / own.std(axis=0)
-    if n_clips - n_domains >= n_features:
-        inverse[2] = 0
+    inverse = 1 / own.std(axis=0, ddof=1)
+    inverse[0 if n_clips - n_domains < n_features else 2] = 0
     weights = inverse / inverse.sum()
     assert_allclose(detector.term_weights_, weights, rtol=1e-6)
 
@@ -791,7 +790,7 @@ def test_scores_are_relative_to_the_threshold_of_the_group():
     detector = euclidean_by_group().fit(X, groups=groups)
     new = clips(20, seed=3)
     own = {g: KNNDetector(metric="euclidean").fit(X[groups == g]) for g in set(groups.tolist())}
-    spreads = {g: np.log(-alone.training_scores_).std() for g, alone in own.items()}
+    spreads = {g: np.log(-alone.training_scores_).std(ddof=1) for g, alone in own.items()}
     mean_spread = np.mean(list(spreads.values()))
     for group, alone in own.items():
         relative = (alone.score_samples(new) / alone.offset_) ** (mean_spread / spreads[group])
@@ -799,7 +798,7 @@ def test_scores_are_relative_to_the_threshold_of_the_group():
         assert_allclose(scores, -relative, rtol=1e-8)
         assert_array_equal(detector.predict(new, groups=[group] * 20), alone.predict(new))
         logs = np.log(-detector.training_scores_[groups == group])
-        assert logs.std() == pytest.approx(mean_spread)
+        assert logs.std(ddof=1) == pytest.approx(mean_spread)
     assert list(detector.detectors_) == list(dict.fromkeys(groups.tolist()))
     assert detector.offset_ == -1
 
@@ -832,7 +831,7 @@ def test_pooled_groups_are_domains_of_one_detector(inner):
     names = list(dict.fromkeys(groups.tolist()))
     one = clone(inner).fit(X, domains=groups)
     new = np.vstack([clips(10, seed=3), clips(10, seed=4) + 20])
-    scales = {g: np.log(-one.own_domain_scores_[groups == g]).std() for g in names}
+    scales = {g: np.log(-one.own_domain_scores_[groups == g]).std(ddof=1) for g in names}
     mean_spread = np.mean(list(scales.values()))
     for g in names:
         own = one.own_domain_scores_[groups == g]

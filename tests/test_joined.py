@@ -72,7 +72,7 @@ def test_joint_score_is_the_weighted_mean_of_log_distances():
     found = joined(SPREAD, NEAR, GMMDetector(1)).fit(X)
     members = [clone(m).fit(X) for m in (SPREAD, NEAR, GMMDetector(1))]
     logs = np.log([-m.training_scores_ for m in members])
-    weights = 1 / logs.std(axis=1)
+    weights = 1 / logs.std(axis=1, ddof=1)
     weights /= weights.sum()
     assert_allclose(found.weights_, weights)
     centers = logs.mean(axis=1, keepdims=True)

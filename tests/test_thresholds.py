@@ -103,7 +103,7 @@ def test_clips_of_a_session_count_as_one_clip():
 def test_lognormal_is_between_students_quantile_of_the_logarithms_and_weibulls(rate, n):
     d = distances(n)
     logs = np.log(d)
-    normal = logs.mean() + logs.std() * stats.t(n - 1).ppf(1 - rate)
+    normal = logs.mean() + logs.std(ddof=1) * stats.t(n - 1).ppf(1 - rate)
     quantile = np.quantile(logs, 1 - rate, method="weibull")
     share = n * rate / (n * rate + 10)
     assert place_threshold(d, rate) == pytest.approx(
@@ -138,7 +138,7 @@ def test_gamma_recovers_a_gamma_quantile_at_any_location():
 @pytest.mark.parametrize("n", [8, 20])
 def test_gamma_takes_mean_deviation_and_skewness(n):
     d = distances(n)
-    expected = stats.pearson3.ppf(0.95, stats.skew(d), loc=d.mean(), scale=d.std())
+    expected = stats.pearson3.ppf(0.95, stats.skew(d), loc=d.mean(), scale=d.std(ddof=1))
     assert place_threshold(d, 0.05, "gamma") == pytest.approx(expected, rel=1e-12)
 
 
@@ -192,7 +192,7 @@ def test_negative_distances_have_their_quantile_where_clips_suffice_for_it():
     assert place_threshold(d, 0.1) == pytest.approx(np.quantile(d, 0.9, method="weibull"))
     # 9 clips have no quantile for a rate of .05: between Student's and theirs, without logarithms.
     few = d[:9]
-    normal = few.mean() + few.std() * stats.t(8).ppf(0.95)
+    normal = few.mean() + few.std(ddof=1) * stats.t(8).ppf(0.95)
     share = 0.45 / 10.45
     expected = (1 - share) * normal + share * few.max()
     assert few.min() < 0
@@ -229,7 +229,7 @@ def test_joint_distance_is_the_geometric_mean_in_units_of_the_spread():
     d, new = two_distances(), two_distances(9, seed=1)
     joint = JointDistance(d, np.ones(50))
     logs = np.log(d)
-    weights = (1 / logs.std(axis=0)) / (1 / logs.std(axis=0)).sum()
+    weights = (1 / logs.std(axis=0, ddof=1)) / (1 / logs.std(axis=0, ddof=1)).sum()
     assert_allclose(joint.weights, weights)
     expected = np.exp((np.log(new) - logs.mean(axis=0)) @ weights)
     assert_allclose(joint(new), expected)
@@ -302,7 +302,7 @@ def test_distances_near_zero_are_a_thousandth_of_the_median():
     scale = DistanceScale(d, np.ones(5))
     expected = np.log([2e-3, 2e-3, 1, 2, 3])
     assert scale.center == pytest.approx(expected.mean())
-    assert scale.deviation == pytest.approx(expected.std())
+    assert scale.deviation == pytest.approx(expected.std(ddof=1))
     assert scale.standardize(np.array([0.0])) == scale.standardize(np.array([1e-9]))
 
 

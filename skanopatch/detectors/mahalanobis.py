@@ -27,21 +27,20 @@ class MahalanobisDetector(BaseDetector):
 
     Domains (units, operating states, source and target) have means of their own and share a
     covariance. Where clips are fewer than features, no covariance holds in all directions. The
-    score therefore joins two or three distances, each in units of its spread over clips that were
-    left out:
+    score therefore joins two distances, each in units of its spread over clips that were left out:
 
-    * by the covariance of all features, shrunk towards a multiple of the identity;
     * by the covariance of the leading principal components, which is the domain's own as far as
       its clips suffice: Hotelling's T² [1]_;
-    * with fewer clips than features, the length of what these components do not explain: the
-      squared prediction error Q of process monitoring [1]_.
+    * with fewer clips than features, the length of what these components do not explain, the
+      squared prediction error Q of process monitoring [1]_; with more, by the shared covariance of
+      all features, shrunk towards a multiple of the identity.
 
     Parameters
     ----------
     shrinkage : "likelihood", "ledoit-wolf" or float, default="likelihood"
         How far the covariance is moved towards a multiple of the identity: so far that each clip
         is likeliest by the covariance of the others [2]_, by the estimate of [3]_, or by a number
-        in (0, 1].
+        in (0, 1]. It matters where clips are more than features.
 
     standardize : bool, default=True
         Whether features are divided by their spread within the domains first, so that the units of
@@ -92,7 +91,8 @@ class MahalanobisDetector(BaseDetector):
         The shrinkage in use.
 
     term_weights_ : ndarray of shape (3,)
-        The share of each distance in the logarithm of the joint one, in the order above.
+        The share of each distance in the logarithm of the joint one: by the shrunk covariance, T²
+        and Q. One of the first and the last is 0.
 
     n_features_in_ : int
         Number of features seen during `fit`.
@@ -220,8 +220,7 @@ class MahalanobisDetector(BaseDetector):
         self, distances: NDArray, home: NDArray[np.intp], weights: NDArray
     ) -> NDArray[np.float64]:
         own = distances[np.arange(len(home)), home]
-        if not self._has_rest:
-            own[:, 2] = 1.0  # does not vary, so that it gets no weight
+        own[:, 0 if self._has_rest else 2] = 1.0  # does not vary, so that it gets no weight
         self._joint = JointDistance(own, weights)
         self.term_weights_ = self._joint.weights
         return self._joint(distances)

@@ -109,7 +109,7 @@ def moments(values: NDArray, weights: NDArray) -> tuple[float, float, float]:
     """
     n = float(weights.sum())
     mean = float(weights @ values / n)
-    variance = float(weights @ (values - mean) ** 2) / n
+    variance = float(weights @ (values - mean) ** 2) / max(n - 1, 1)
     return mean, float(np.sqrt(variance)), n
 
 
@@ -154,7 +154,7 @@ def place_threshold(
     if not is_log and rate * (n + 1) >= 1:  # scores of an unknown kind
         return _quantile(distances, weights, 1 - rate)
     # A clip that is left out is compared with fewer clips than a new one, which lies nearer. That
-    # makes up for the factors sqrt(n / (n - 1)) and sqrt(1 + 1 / n) of a prediction.
+    # makes up for the factor sqrt(1 + 1 / n) of a prediction.
     normal = mean + deviation * stats.t.ppf(1 - rate, n - 1)
     share = n * rate / (n * rate + _FEW_FALSE_ALARMS)
     placed = (1 - share) * normal + share * _quantile(values, weights, 1 - rate)
