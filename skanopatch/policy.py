@@ -54,8 +54,13 @@ def domains_of(metadata: dict[str, list]) -> list[Hashable] | None:
         return metadata.get("domains")
     classes, target = encode_labels(metadata["labels"], len(metadata["labels"]))
     labels = [classes[index] for index in target]
-    groups, sessions = (metadata.get(name, labels) for name in ("groups", "sessions"))
-    sizes = Counter(zip(groups, labels, strict=True))
+    groups = metadata.get("groups", [None] * len(labels))
+    pairs = list(zip(groups, labels, strict=True))
+    sizes = Counter(pairs)
+    # A threshold needs a label of its group in two sessions, of which one can be left out.
+    sessions = metadata.get("sessions", range(len(labels)))
+    n_sessions = Counter(pair for pair, _ in set(zip(pairs, sessions, strict=True)))
+    shown = {group for (group, _), number in n_sessions.items() if number > 1}
     if len(classes) > (1 - _LEAST_SHARE_FREE) * len(target) or min(sizes.values()) < 2:
         reason = (
             f"labels have {len(classes)} values for {len(target)} clips, and one has "
@@ -63,10 +68,11 @@ def domains_of(metadata: dict[str, list]) -> list[Hashable] | None:
             "of one label hardly show how they vary"
         )
         remedy = "labels that more clips share, such as the unit"
-    elif "sessions" in metadata and len(set(zip(labels, sessions, strict=True))) == len(classes):
+    elif shown != set(groups):
         reason = (
-            f"Each of {len(classes)} labels is in one session only: clips of one label do not show "
-            "how they vary from session to session"
+            f"Each of {len(classes)} labels is in one session only"
+            f"{', in a group at least' if 'groups' in metadata else ''}: clips of one label do not "
+            "show how they vary from session to session"
         )
         remedy = "clips of more sessions, or leave out sessions"
     else:
@@ -161,10 +167,11 @@ def _separation(seen: NDArray, new: NDArray, target: NDArray, new_target: NDArra
 
 
 def some_of_each(groups: list[Hashable], n_most: int) -> NDArray[np.intp]:
-    """Return rows of at most so many clips, but of three of each group at least."""
+    """Return at most so many rows, but three of each group at least, in ascending order."""
     rows: dict[Hashable, list[int]] = {}
     for row, group in enumerate(groups):
         rows.setdefault(group, []).append(row)
     n_each = max(3, n_most // len(rows))
-    chosen = [own[:: -(-len(own) // n_each)] if len(own) > n_each else own for own in rows.values()]
-    return np.sort(np.concatenate(chosen))
+    # Not every n-th clip: those may all be of one session or operating state.
+    rng = np.random.default_rng(0)
+    return np.sort(np.concatenate([rng.permutation(own)[:n_each] for own in rows.values()]))

@@ -67,7 +67,9 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
         this package is the network that may join the statistics; any other embedder stands alone.
         "drop" leaves the statistics alone.
     detector : outlier detector or None, default=None
-        What scores statistics and embeddings. None is ``MahalanobisDetector()``. It is cloned.
+        What scores statistics and embeddings. None is ``MahalanobisDetector()``. It is cloned; its
+        `false_alarm_rate` and `threshold` become those below, and a `KNNDetector` divides
+        statistics by their spread.
     map_detector : detector with `anomaly_map`, "drop" or None, default=None
         What maps patches. None is ``SubbandKNNDetector()``; "drop" leaves out maps.
     false_alarm_rate : float, default=0.1
@@ -336,7 +338,8 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
             embedder.set_params(random_state=seed)
         if self.embedder is None:
             embedder.set_params(verbose=self.verbose)
-        if hasattr(embedder, "set_output"):  # arrays, also where scikit-learn is set to pandas
+        # Arrays, also where scikit-learn is set to pandas; a frozen embedder is the caller's own.
+        if hasattr(embedder, "set_output") and not isinstance(embedder, FrozenEstimator):
             embedder.set_output(transform="default")
         return embedder
 
@@ -358,15 +361,17 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
             false_alarm_rate=self.false_alarm_rate, threshold=self.threshold
         )
         metadata = {name: values for name, values in metadata.items() if name != "domains"}
-        rows = np.arange(len(self.clip_names_))[:: -(-len(self.clip_names_) // _MOST_FOR_MAPS)]
+        rows = np.flatnonzero(np.isfinite(self.normal_statistics_).all(axis=1))
+        groups = metadata.get("groups", [None] * len(self.clip_names_))
+        rows = rows[some_of_each([groups[row] for row in rows], _MOST_FOR_MAPS)]
         if "groups" in metadata:
-            rows = some_of_each(metadata["groups"], _MOST_FOR_MAPS)
             detector = GroupedDetector(detector)
         tokens = PatchStatistics(self._n_freq())
         self.map_pipeline_ = Pipeline([("patchstatistics", tokens), ("detector", detector)])
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Clips of one session")  # said before
             warnings.filterwarnings("ignore", message="sessions are all the same")
+            warnings.filterwarnings("ignore", message=r"\d+ sessions are few")
             fit_with(self.map_pipeline_, patches[rows], rows_of(metadata, rows))
 
     def _take_threshold(self) -> None:

@@ -5,6 +5,7 @@ import re
 
 import joblib
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
@@ -878,6 +879,64 @@ def test_pooling_shares_what_groups_have_in_common():
         found.append(np.mean(detector.predict(faulty, groups=fresh_groups) == -1))
         assert alarms < 0.2
     assert found[1] > found[0] + 0.2
+
+
+def test_a_domain_of_a_pooled_group_of_which_no_clip_can_be_read_is_no_domain():
+    X, groups, domains = clips(40), ["a", "b"] * 20, ["s", "s", "t", "t"] * 10
+    X[2::4] = np.nan
+    detector = GroupedDetector(pooled=True).fit(X, groups=groups, domains=domains)
+    read = ~np.isnan(X).any(axis=1)
+    expected = GroupedDetector(pooled=True).fit(
+        X[read], groups=np.array(groups)[read], domains=np.array(domains)[read]
+    )
+    assert_array_equal(
+        detector.score_samples(X[:2], groups=["a", "b"]),
+        expected.score_samples(X[:2], groups=["a", "b"]),
+    )
+
+
+@pytest.mark.parametrize("inner", [GroupedDetector(), JoinedDetector([("a", GroupedDetector())])])
+def test_clips_are_fitted_and_judged_by_their_groups(inner):
+    X = np.vstack([clips(30), clips(30) + 50])
+    X[0] += 50  # normal for a clip of the other group
+    groups = ["near"] * 30 + ["far"] * 30
+    found = clone(inner).fit_predict(X, groups=iter(groups))
+    assert_array_equal(found, clone(inner).fit(X, groups=groups).predict(X, groups=groups))
+    assert found[0] == -1
+
+
+def test_another_rate_moves_groups_of_scores_that_are_relative_to_it():
+    tokens = np.random.default_rng(0).normal(size=(40, 16, 4))
+    groups = ["fan", "pump"] * 20
+    moved = GroupedDetector(PatchKNNDetector()).fit(tokens, groups=groups)
+    moved.set_false_alarm_rate(0.3)
+    again = GroupedDetector(PatchKNNDetector(false_alarm_rate=0.3)).fit(tokens, groups=groups)
+    assert_allclose(moved.training_scores_, again.training_scores_)
+    new, own = tokens[:10] + 0.1, groups[:10]
+    assert_allclose(moved.p_values(new, groups=own), again.p_values(new, groups=own))
+    assert_allclose(moved.score_samples(new, groups=own), again.score_samples(new, groups=own))
+
+
+def test_metadata_are_tables_or_rows_of_them():
+    X, expected = clips(8), [("fan", 1), ("pump", 2)]
+    table = pd.DataFrame({"kind": ["fan", "pump"] * 4, "speed": [1, 2] * 4})
+    rows = table.astype(object).to_numpy()
+    for domains in (table, rows, rows.tolist(), map(tuple, rows)):
+        assert MahalanobisDetector().fit(X, domains=domains).domains_ == expected
+    square = pd.DataFrame(np.repeat([0, 1], 4)[:, np.newaxis] * np.ones(8))
+    assert len(MahalanobisDetector().fit(X, domains=square).domains_) == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [(np.nan, "not be NaN"), (("fan", pd.NaT), "not be NaN"), ({"unit": 1}, "be hashable")],
+)
+@pytest.mark.parametrize("name", ["domains", "sessions"])
+def test_metadata_that_name_nothing_are_refused(name, value, reason):
+    message = f"{name} must {reason}. Got {value!r} for clip 7"
+    for detector in (MahalanobisDetector(), GroupedDetector(), CalibratedDetector(KNNDetector())):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+            detector.fit(clips(8), **{name: [0] * 4 + [1] * 3 + [value]})
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.3])

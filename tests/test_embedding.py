@@ -714,7 +714,7 @@ def test_an_absent_gpu_is_named(monkeypatch):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([0, 1], "labels must have one entry a clip. Got 2 labels for 24 clips."),
+        ([0, 1], "labels must have one entry per clip. Got 2 for 24."),
         (
             ["fan"] * 24,
             "labels must have at least 2 distinct values to learn from, of clips that can be read. "

@@ -371,3 +371,32 @@ def test_one_clip_cannot_be_calibrated():
     message = "Found array with 1 sample.* and CalibratedDetector needs a minimum of 2, since"
     with pytest.raises(ValueError, match=message):
         CalibratedDetector(NEAR).fit(clips(1))
+
+
+@pytest.mark.parametrize("as_frame", [False, True])
+def test_unreadable_clips_are_left_out_of_detectors_that_know_no_nan_or_take_it(as_frame):
+    X = clips(30)
+    X[[3, 20]] = np.nan
+    read = ~np.isnan(X).any(axis=1)
+    sessions = np.arange(30) // 3
+    for member in (OneClassSVM(), IsolationForest(n_estimators=5, random_state=0)):
+        given = pd.DataFrame(X, columns=list("abcdef")) if as_frame else X
+        found = CalibratedDetector(member).fit(given, sessions=sessions)
+        expected = CalibratedDetector(member).fit(given[read], sessions=sessions[read])
+        assert_array_equal(found.training_scores_[read], expected.training_scores_)
+        assert_array_equal(found.session_weights_[read], expected.session_weights_)
+        assert found.offset_ == expected.offset_
+        scores = found.score_samples(given)
+        assert_array_equal(np.isnan(scores), ~read)
+        assert_array_equal(scores[read], expected.score_samples(given[read]))
+        assert_array_equal(found.predict(given)[~read], [-1, -1])
+        assert np.isnan(found.score_samples(given[~read])).all()
+
+
+def test_groups_that_can_be_read_once_reach_all_members():
+    X, groups = clips(40), ["fan", "pump"] * 20
+    detector = JoinedDetector([("a", GroupedDetector(NEAR)), ("b", GroupedDetector(SPREAD))])
+    detector.fit(X, groups=groups)
+    assert_array_equal(
+        detector.score_samples(X, groups=iter(groups)), detector.score_samples(X, groups=groups)
+    )

@@ -361,6 +361,40 @@ def test_a_label_of_one_clip_in_a_group_is_warned_of(grouped, train, units, test
     )
 
 
+def test_labels_of_a_group_in_one_session_each_are_warned_of():
+    patches = patchify(np.random.default_rng(0).normal(size=(24, 32, 128)))
+    groups, labels = np.repeat(["a", "b"], 12), np.tile(np.repeat(["slow", "fast"], 6), 2)
+    sessions = np.repeat(np.arange(4), 6)
+    detector = AnomalousSoundDetector("passthrough", embedder="drop", map_detector="drop")
+    with pytest.warns(UserWarning, match="^Each of 2 labels is in one session only, in a group at"):
+        detector.fit(patches, labels=labels, groups=groups, sessions=sessions)
+    assert not detector.detector_[-1].pooled
+    assert np.isfinite(detector.training_scores_).all()
+
+
+def test_maps_are_learnt_from_clips_that_can_be_read_and_of_all_sessions():
+    patches = patchify(np.random.default_rng(0).normal(size=(200, 32, 128)))
+    patches[:20] = np.nan
+    sessions, groups = np.arange(200) % 2, np.repeat(np.arange(40), 5)
+    groups[:20] = groups[20:40]  # all clips of four groups, of which half cannot be read
+    detector = AnomalousSoundDetector("passthrough", embedder="drop")
+    detector.fit(patches, sessions=sessions)
+    weights = detector.map_pipeline_[-1].session_weights_
+    assert len(weights) == 100
+    assert_allclose(weights.sum(), 2)  # sessions
+    detector.fit(patches, groups=groups)
+    assert np.isfinite(detector.map_pipeline_[-1].training_scores_).all()
+
+
+def test_a_frozen_embedder_stays_as_it_is():
+    patches = patchify(np.random.default_rng(0).normal(size=(12, 32, 128)))
+    embedder = BandStatistics().set_output(transform="pandas").fit(patches)
+    frozen = FrozenEstimator(embedder)
+    detector = AnomalousSoundDetector("passthrough", embedder=frozen, map_detector="drop")
+    detector.fit(patches).score_samples(patches)
+    assert isinstance(embedder.transform(patches), pd.DataFrame)
+
+
 def test_sessions_move_the_threshold(train, test):
     rng = np.random.default_rng(0)
     sessions = np.arange(28) // 4

@@ -23,6 +23,7 @@ from skanopatch.detectors.thresholds import (
     split_folds,
     warn_of_near_sessions,
 )
+from skanopatch.labels import label_list
 
 FLOATS = [np.float64, np.float32]
 
@@ -274,15 +275,6 @@ def spreads_of(residuals: NDArray, X: NDArray) -> NDArray[np.float64]:
     """Return the deviation of each feature: 0 where its residuals are but the rounding of `X`."""
     spread = np.sqrt(np.mean(np.square(residuals, dtype=np.float64), axis=0))
     return np.where(spread > _ROUNDING * np.abs(X).max(axis=0), spread, 0)
-
-
-def label_list(labels: Iterable, n_clips: int, name: str) -> list[Hashable]:
-    """Return `labels` as a list, after checking that there is one a clip."""
-    # Python scalars rather than NumPy's: they print as what the user typed.
-    listed = labels.tolist() if hasattr(labels, "tolist") else list(labels)
-    if len(listed) != n_clips:
-        raise ValueError(f"{name} must have one entry per clip. Got {len(listed)} for {n_clips}.")
-    return listed
 
 
 def _of_readable(

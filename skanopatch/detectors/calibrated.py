@@ -115,7 +115,8 @@ class CalibratedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_clips, n_features)
-            Whatever the detector takes.
+            Whatever the detector takes. A row of nothing but NaN stands for a clip that could not
+            be read and is left out.
 
         y : Ignored
             Not used, present for API consistency.
@@ -133,25 +134,31 @@ class CalibratedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If there are fewer than 2 clips, or metadata of another length than `X`.
+            If there are fewer than 2 clips that can be read, or metadata of another length than
+            `X`.
         """
         X = indexable(X)[0]
-        n_clips = _num_samples(X)
+        metadata = list_metadata(_num_samples(X), domains=domains, sessions=sessions)
+        readable = _are_readable(X)
+        n_clips = int(readable.sum())
         if n_clips < 2:
             raise ValueError(
                 f"Found array with {n_clips} sample(s), and CalibratedDetector needs a minimum of "
                 "2, since clips are left out to place the threshold."
             )
-        metadata = list_metadata(n_clips, domains=domains)
-        listed: list[Hashable] | None = list_metadata(n_clips, sessions=sessions).get("sessions")
+        if n_clips < len(readable):
+            rows = np.flatnonzero(readable)
+            X, metadata = _safe_indexing(X, rows), rows_of(metadata, rows)
+        listed: list[Hashable] | None = metadata.pop("sessions", None)
         self.detector_ = fit_with(clone(self.detector), X, metadata)
         if listed is not None:
-            if getattr(X, "ndim", 0) == 2:
-                readable = np.flatnonzero(~np.isnan(np.asarray(X, dtype=np.float64)).any(axis=1))
-                warn_of_near_sessions(np.asarray(X)[readable], [listed[i] for i in readable])
+            if (numbers := _numbers(X)) is not None:
+                whole = np.flatnonzero(~np.isnan(numbers).any(axis=1))
+                warn_of_near_sessions(numbers[whole], [listed[i] for i in whole])
             if len(set(listed)) < 2:
                 listed = None
-        self.session_weights_ = session_weights(listed, n_clips)
+        self.session_weights_ = np.zeros(len(readable))
+        self.session_weights_[readable] = session_weights(listed, n_clips)
         takes_domains = accepted(self.detector, metadata)
         domains = metadata["domains"] if takes_domains else [None] * n_clips
         folds = split_folds(
@@ -167,12 +174,14 @@ class CalibratedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
             scores[[domains[row] not in seen for row in left_out]] = np.nan
             return (scores,)
 
-        (self.training_scores_,) = cross_fit(folds, n_clips, evaluate)
-        if np.isnan(self.training_scores_).all():
+        (scores,) = cross_fit(folds, n_clips, evaluate)
+        if np.isnan(scores).all():
             raise ValueError(
                 "sessions must leave clips of each domain to learn from. Each domain of "
                 f"{list(dict.fromkeys(domains))!r} has one session only."
             )
+        self.training_scores_ = np.full(len(readable), np.nan)
+        self.training_scores_[readable] = scores
         self._place_offset()
         return self
 
@@ -187,10 +196,17 @@ class CalibratedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         Returns
         -------
         scores : ndarray of shape (n_clips,)
-            Float64, higher = more normal.
+            Float64, higher = more normal; NaN for a row of nothing but NaN.
         """
         check_is_fitted(self)
-        return np.asarray(self.detector_.score_samples(X), dtype=np.float64)
+        readable = _are_readable(X)
+        if readable.all():
+            return np.asarray(self.detector_.score_samples(X), dtype=np.float64)
+        scores = np.full(len(readable), np.nan)
+        if readable.any():
+            read = _safe_indexing(X, np.flatnonzero(readable))
+            scores[readable] = self.detector_.score_samples(read)
+        return scores
 
     @property
     def n_features_in_(self) -> int:
@@ -206,6 +222,22 @@ class CalibratedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags = get_tags(self.detector).input_tags
         return tags
+
+
+def _numbers(X: Any) -> NDArray[np.floating] | None:
+    """Return a table of floats as an array; None for other clips, such as paths."""
+    values = X.to_numpy() if hasattr(X, "to_numpy") else X
+    if not isinstance(values, np.ndarray) or values.dtype.kind != "f" or values.ndim < 2:
+        return None
+    return values.reshape(len(values), -1) if values.size else None  # the detector refuses it
+
+
+def _are_readable(X: Any) -> NDArray[np.bool_]:
+    """Return which rows are not NaN throughout."""
+    numbers = _numbers(X)
+    if numbers is None:
+        return np.ones(_num_samples(X), dtype=bool)
+    return ~np.isnan(numbers).all(axis=1)
 
 
 def calibrated(detector: BaseEstimator) -> BaseEstimator:

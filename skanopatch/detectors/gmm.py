@@ -12,7 +12,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skanopatch.detectors.base import BaseDetector, Members
+from skanopatch.detectors.base import BaseDetector, Members, spreads_of
 
 
 class GMMDetector(BaseDetector):
@@ -127,8 +127,8 @@ class GMMDetector(BaseDetector):
     def _fit(self, X: NDArray, members: Members) -> None:
         random_state = check_random_state(self.random_state)
         self.location_ = X.mean(axis=0, dtype=np.float64)
-        spread = (X - self.location_).std(axis=0)
-        self.scale_ = np.where(spread > 1e-13 * np.abs(X).max(axis=0), spread, 1)
+        spreads = spreads_of(X - self.location_, X)
+        self.scale_ = np.where(spreads > 0, spreads, 1)
         X = (X - self.location_) / self.scale_
         n_clips, n_features = X.shape
         is_rule = isinstance(self.reg_covar, str)

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, MetaEstimatorMixin, _fit_context
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, _fit_context, clone
 from sklearn.utils import check_array
 from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -151,12 +151,12 @@ class GroupedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         detector = calibrated(MahalanobisDetector() if self.detector is None else self.detector)
         self.offset_ = -1.0
         self.detectors_: dict[Hashable, Any] = {}
-        distances, self.session_weights_ = np.empty(n_clips), np.zeros(n_clips)
+        self.session_weights_ = np.zeros(n_clips)
         if self.pooled:
-            distances = self._fit_pooled(detector, rows, members, metadata)
+            self._fit_pooled(detector, rows, members, metadata)
         else:
             for group, own in members.items():
-                fitted = calibrated(detector)
+                fitted = clone(detector)
                 try:
                     fit_with(fitted, rows[own], rows_of(metadata, own))
                 except ValueError as error:
@@ -166,22 +166,15 @@ class GroupedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
                         f"The detector of group {group!r} has no fit: {error}"
                     ) from error
                 self.detectors_[group] = fitted
-                distances[own] = -last_step(fitted).training_scores_
                 self.session_weights_[own] = last_step(fitted).session_weights_
         self._members = members
-        self._training_distances = distances
-        self._scales = {
-            group: DistanceScale(distances[own], self.session_weights_[own])
-            for group, own in members.items()
-        }
-        self._unit = float(np.mean([scale.deviation for scale in self._scales.values()])) or 1.0
         self._place_offset()
         return self
 
     def _fit_pooled(
         self, detector: Any, X: NDArray, members: dict, metadata: dict[str, list]
-    ) -> NDArray[np.float64]:
-        """Fit one detector to the domains of all groups; return the distances of left-out clips."""
+    ) -> None:
+        """Fit one detector to the domains of all groups."""
         if not getattr(last_step(detector), "_compares_domains", False):
             raise ValueError(
                 "With pooled=True, detector must compare a clip with domains, as "
@@ -194,33 +187,32 @@ class GroupedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
                 pairs[row] = (group, inner[row])
         fit_with(detector, X, {**metadata, "domains": pairs})
         self.detectors_ = dict.fromkeys(members, detector)
-        self._domains = {
-            group: list(dict.fromkeys(pairs[row] for row in own)) for group, own in members.items()
-        }
+        seen = last_step(detector).domains_  # not those of which no clip could be read
+        self._domains = {group: [pair for pair in seen if pair[0] == group] for group in members}
         self.session_weights_ = last_step(detector).session_weights_
-        distances = -last_step(detector).own_domain_scores_
         for group, own in members.items():
-            if np.isnan(distances[own]).all():
+            if np.isnan(last_step(detector).own_domain_scores_[own]).all():
                 raise ValueError(
                     f"Group {group!r} has no clips to place its threshold by. Give it clips of two "
                     "sessions or more that can be read, or set pooled=False."
                 )
-        return distances
 
     def _place_offset(self) -> None:
         """Place the threshold of each group at a distance of 1."""
-        self._thresholds = {}
+        self._thresholds, self._scales, distances = {}, {}, {}
         for group, own in self._members.items():
-            detector = last_step(self.detectors_[group])
-            placed = -float(detector.offset_)
+            end, weights = last_step(self.detectors_[group]), self.session_weights_[own]
             if self.pooled:
-                placed = detector._threshold_of(
-                    self._training_distances[own], self.session_weights_[own]
-                )
-            self._thresholds[group] = placed
-        self.training_scores_ = np.empty(len(self._training_distances))
+                distances[group] = -end.own_domain_scores_[own]
+                self._thresholds[group] = end._threshold_of(distances[group], weights)
+            else:
+                distances[group] = -end.training_scores_
+                self._thresholds[group] = -float(end.offset_)
+            self._scales[group] = DistanceScale(distances[group], weights)
+        self._unit = float(np.mean([scale.deviation for scale in self._scales.values()])) or 1.0
+        self.training_scores_ = np.empty(len(self.session_weights_))
         for group, own in self._members.items():
-            self.training_scores_[own] = -self._relative(self._training_distances[own], group)
+            self.training_scores_[own] = -self._relative(distances[group], group)
 
     def _relative(self, distances: NDArray, group: Hashable) -> NDArray[np.float64]:
         scale = self._scales[group]

@@ -192,8 +192,9 @@ class JoinedDetector(ThresholdMixin, _BaseComposition):
             Float64, higher = more normal; NaN where a member's is NaN.
         """
         check_is_fitted(self)
+        listed = list_metadata(_num_samples(X), groups=groups).get("groups")
         scores = [
-            call_with_groups(member, "score_samples", X, groups) for member in self.detectors_
+            call_with_groups(member, "score_samples", X, listed) for member in self.detectors_
         ]
         return -self._joint(-np.stack(scores, axis=1))
 

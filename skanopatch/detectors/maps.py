@@ -40,6 +40,8 @@ class MapDetector(BaseDetector):
     clips: one odd clip among the normal ones may be a hundred times as far as the others.
     """
 
+    _compares_domains = False
+
     _parameter_constraints = {
         **BaseDetector._parameter_constraints,
         "n_freq": [Interval(Integral, 1, None, closed="left")],
@@ -57,8 +59,6 @@ class MapDetector(BaseDetector):
         super().__init__(false_alarm_rate=false_alarm_rate, threshold=threshold)
         self.n_freq = n_freq
         self.metric = metric
-
-    _compares_domains = False
 
     @property
     def _least_clips(self) -> int:  # type: ignore[override]

@@ -100,7 +100,8 @@ def find_nearest(
     for batch in gen_batches(len(queries), n_rows):
         if normalize is None:
             fast = ((queries[batch] - center) / unit).astype(np.float32)
-            rank = (-2 * fast) @ fast_bank.T
+            with np.errstate(over="ignore", invalid="ignore"):  # such queries are searched again
+                rank = (-2 * fast) @ fast_bank.T
             rank += squares  # the squared distance, but for the query's own square
         else:
             exact = queries[batch] - center

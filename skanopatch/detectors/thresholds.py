@@ -12,7 +12,9 @@ from scipy import stats
 from sklearn.base import OutlierMixin
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _num_samples, check_is_fitted
+
+from skanopatch.labels import label_list
 
 MAX_FOLDS = 20  # more of them change false alarms by less than 20 clips can show
 
@@ -21,7 +23,8 @@ MAX_FOLDS = 20  # more of them change false alarms by less than 20 clips can sho
 _FEW_FALSE_ALARMS = 10
 _ROUNDING = 1e-12  # of distances that are the same number, over it
 _LEAST_DISTANCE = 1e-3  # over the median: twins of training clips are at 0, which has no logarithm
-_MUCH_NEARER = 0.5
+_MUCH_NEARER = 0.7  # distance within a session, over that to other sessions
+_FEW_SESSIONS = 5
 _LARGEST_EXPONENT = 700.0
 
 Fold = tuple[NDArray[np.intp], NDArray[np.intp]]
@@ -46,8 +49,8 @@ def split_folds(
     first_domain: dict[Hashable, Hashable] = {}
     for unit, domain in zip(units, domains, strict=True):
         first_domain.setdefault(unit, domain)
-    order = list(dict.fromkeys(first_domain.values()))
-    ranked = sorted(first_domain, key=lambda unit: order.index(first_domain[unit]))
+    place = {domain: i for i, domain in enumerate(dict.fromkeys(first_domain.values()))}
+    ranked = sorted(first_domain, key=lambda unit: place[first_domain[unit]])
     fold_of_unit = {unit: rank % n_folds for rank, unit in enumerate(ranked)}
     fold_of = np.array([fold_of_unit[unit] for unit in units])
     for fold in np.unique(fold_of):
@@ -267,6 +270,14 @@ def warn_of_near_sessions(X: NDArray, sessions: Sequence[Hashable]) -> None:
             stacklevel=4,
         )
         return
+    if n_sessions < _FEW_SESSIONS:
+        warnings.warn(
+            f"{n_sessions} sessions are few to place a threshold by: how new sessions differ is "
+            "hardly known, and faults may be missed. The least p-value is "
+            f"{1 / (n_sessions + 1):.2g}. Give {_FEW_SESSIONS} sessions or more.",
+            UserWarning,
+            stacklevel=4,
+        )
     rows = StandardScaler().fit_transform(X.reshape(len(X), -1).astype(np.float64))
     inside, outside = np.full(len(X), np.nan), np.full(len(X), np.nan)
     for session in range(n_sessions):
@@ -322,6 +333,9 @@ class ThresholdMixin(OutlierMixin):
     training_scores_: NDArray[np.float64]
     session_weights_: NDArray[np.float64]
 
+    fit: Callable[..., Self]
+    score_samples: Callable[..., NDArray[np.float64]]
+
     def _threshold_of(self, distances: NDArray, weights: NDArray) -> float:
         return place_threshold(distances, self.false_alarm_rate, self.threshold, weights)
 
@@ -350,6 +364,29 @@ class ThresholdMixin(OutlierMixin):
             raise
         self._place_offset()
         return self
+
+    def fit_predict(self, X: Any, y: Any = None, **metadata: Any) -> NDArray[np.int_]:
+        """Fit, and predict the same clips as if they were new ones.
+
+        Parameters
+        ----------
+        X : array-like
+            As for `fit`.
+        y : Ignored
+            Not used, present for API consistency.
+        **metadata : dict
+            As for `fit`. Clips are judged by their `groups`, where these are given.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_clips,)
+            +1 for normal clips and -1 for anomalies.
+        """
+        if metadata.get("groups") is not None:
+            metadata["groups"] = label_list(metadata["groups"], _num_samples(X), "groups")
+        self.fit(X, **metadata)
+        known = {name: values for name, values in metadata.items() if name == "groups"}
+        return self.predict(X, **known)
 
     def decision_function(self, X: Any, **metadata: Any) -> NDArray[np.float64]:
         """Return `score_samples(X) - offset_`: negative for anomalies.

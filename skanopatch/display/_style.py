@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.cbook import normalize_kwargs
 from numpy.typing import NDArray
 
-from skanopatch.detectors.base import label_list, rows_by_label
+from skanopatch.detectors.base import rows_by_label
+from skanopatch.labels import label_list
 
 # Okabe and Ito's colours, which colour-blind readers tell apart
 # (https://jfly.uni-koeln.de/color/). Shape or fill tells apart what the colour does, too.
@@ -133,7 +134,7 @@ def clip_kinds(
     """
     rows_of_label = {"": np.ones(n_clips, dtype=bool)}
     if y is not None:
-        is_anomaly = _is_anomaly(label_list(y, n_clips, "y"), pos_label)
+        is_anomaly = _is_anomaly(label_list(y, n_clips, "y", allow_nan=True), pos_label)
         rows_of_label = {"normal": ~is_anomaly, "anomalous": is_anomaly}
     rows_of_domain = rows_by_label(domain, n_clips, "domain")
     kinds = []

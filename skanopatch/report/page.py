@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 import skanopatch
 from skanopatch.audio import Clip, as_clip_list, is_path
 from skanopatch.decisions import decision_table, split_model
-from skanopatch.detectors.base import label_list
+from skanopatch.labels import label_list
 from skanopatch.metrics import auc_score, pauc_score
 from skanopatch.model_selection import FitOnNormal
 from skanopatch.report.media import Axes, View, embed_clips, view_clips
@@ -173,7 +173,9 @@ def _label_names(y: Iterable | None, n_clips: int) -> list[str]:
     if y is None:
         return [""] * n_clips
     names: dict[Any, str] = {1: "normal", -1: "anomaly"}
-    labels = ["" if pd.isna(label) else label for label in label_list(y, n_clips, "y")]
+    labels = [
+        "" if pd.isna(label) else label for label in label_list(y, n_clips, "y", allow_nan=True)
+    ]
     for label in labels:
         if not isinstance(label, str) and label not in names:
             raise ValueError(
