@@ -36,7 +36,7 @@ DOMAINS = ("source", "target")
 
 
 def make_detectors(metric, seed):
-    """Return name -> (detector, whether it is told the domains)."""
+    """Return name -> (detector, whether its fit takes the domains)."""
 
     def knn(**parameters):
         return KNNDetector(metric=metric, random_state=seed, **parameters)

@@ -29,7 +29,7 @@ def main():
         labels = np.arange(N_CLIPS) % 4
         time = np.arange(DURATION * 16000) / 16000
         for path, label in zip(paths, labels, strict=True):
-            # A tone a class: a network is fine-tuned on so few clips only if labels are heard.
+            # A tone a class.
             tone = 0.1 * np.sin(2 * np.pi * 500 * (label + 1) * time)
             soundfile.write(path, tone + 0.1 * rng.normal(size=len(time)), 16000)
         for name, labels_of_fit in (("without labels", None), ("fine-tuned", labels)):

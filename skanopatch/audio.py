@@ -281,3 +281,11 @@ def _resampler(rate: int, new_rate: int) -> Resample:
         rolloff=0.9475937167399596,
         beta=14.769656459379492,
     )
+
+
+def file_names(X: Any, n_clips: int) -> list[str]:
+    """Return the absolute path of each clip, "" for clips that are no files."""
+    clips = None if getattr(X, "ndim", 1) > 2 else as_clip_list(X)
+    if clips is None:
+        return [""] * n_clips
+    return [os.path.abspath(os.fspath(clip)) if is_path(clip) else "" for clip in clips]

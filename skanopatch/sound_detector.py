@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Hashable, Iterable
 from typing import Any, Self
@@ -16,7 +15,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, StrOptions
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
-from skanopatch.audio import as_clip_list, is_path
+from skanopatch.audio import file_names
 from skanopatch.band_statistics import BandStatistics
 from skanopatch.detectors import (
     GroupedDetector,
@@ -263,7 +262,7 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
         )
         self._check_numbers(n_clips, metadata.get("groups"))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        self.clip_names_ = _clip_names(X, n_clips)
+        self.clip_names_ = file_names(X, n_clips)
         embedder = None if isinstance(self.embedder, str) else self._embedder(seed)
         self.separation_: dict[str, float] | None = None
         statistics = BandStatistics(self._n_freq())
@@ -499,10 +498,3 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
 
 def _member(features: Any, end: BaseEstimator) -> Pipeline:
     return Pipeline([("features", features), ("detector", clone(end))])
-
-
-def _clip_names(X: Any, n_clips: int) -> list[str]:
-    clips = as_clip_list(X) if not hasattr(X, "ndim") or getattr(X, "ndim", 0) < 3 else None
-    if clips is None:
-        return [""] * n_clips
-    return [os.path.abspath(os.fspath(clip)) if is_path(clip) else "" for clip in clips]

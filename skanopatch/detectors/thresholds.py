@@ -96,7 +96,7 @@ def log_distances(distances: NDArray, floor: float | None = None) -> NDArray[np.
 
 
 def least_distance(distances: NDArray) -> float:
-    """Return the least distance that is told from 0, a thousandth of the median of others."""
+    """Return the least distance that counts as more than 0: a thousandth of the median."""
     positive = distances[distances > 0]
     return float(_LEAST_DISTANCE * np.median(positive)) if len(positive) else 1.0
 
