@@ -19,7 +19,6 @@ _LEAST_SHRINKAGE = 1e-7
 _LEAST_LIKELY = 1e-3
 _LEAST_KEPT = 1e-7
 _ROUNDING = 1e-9  # of the largest deviation of a direction
-_QUARTER = 4  # few directions at which large deviations count, beside all at which small ones do
 _SHARE_OF_DIRECTIONS = 0.9  # in which the clips of a fit vary; so many of new clips hold for sure
 
 
@@ -28,14 +27,13 @@ class MahalanobisDetector(BaseDetector):
 
     Domains (units, operating states, source and target) have means of their own and share a
     covariance. Where clips are fewer than features, no covariance holds in all directions. The
-    score therefore joins distances, each in units of its spread over clips that were left out:
+    score therefore joins two distances, each in units of its spread over clips that were left out:
 
     * by the covariance of the leading principal components, which is the domain's own as far as
       its clips suffice: Hotelling's T² [1]_;
-    * with fewer clips than features, the length of what these components do not explain: the
-      squared prediction error Q of process monitoring [1]_;
-    * with more, T² and Q of a quarter as many components as features, and the distance by the
-      shared covariance of all features, shrunk towards a multiple of the identity.
+    * with fewer clips than features, the length of what these components do not explain, the
+      squared prediction error Q of process monitoring [1]_; with more, by the shared covariance of
+      all features, shrunk towards a multiple of the identity.
 
     Parameters
     ----------
@@ -92,9 +90,9 @@ class MahalanobisDetector(BaseDetector):
     shrinkage_ : float
         The shrinkage in use.
 
-    term_weights_ : ndarray of shape (5,)
+    term_weights_ : ndarray of shape (3,)
         The share of each distance in the logarithm of the joint one: by the shrunk covariance, T²
-        and Q of `n_components_`, T² and Q of a quarter as many components as features.
+        and Q. One of the first and the last is 0.
 
     n_features_in_ : int
         Number of features seen during `fit`.
@@ -177,14 +175,15 @@ class MahalanobisDetector(BaseDetector):
 
         n_shared = max(n_clips / 2, n_clips * n_features / (n_clips + n_features))
         n_most = min(_SHARE_OF_DIRECTIONS * n_clips - len(domains), n_shared)
-        self.n_components_ = min(rank, max(1, int(n_most)))
-        quarter = min(rank, max(1, n_features // _QUARTER))
+        self.n_components_ = k = min(rank, max(1, int(n_most)))
         # Along the components, in units of their deviations, the shared covariance is the identity.
-        along = vectors * np.sqrt(n_clips)
-        self._precisions = [
-            _precisions_of(along[:, :k], domains) for k in (self.n_components_, quarter)
-        ]
-        self._unused = [0, 3, 4] if n_free < n_features else [2]
+        along = vectors[:, :k] * np.sqrt(n_clips)
+        self._precisions = np.empty((len(domains), k, k))
+        for domain, rows in enumerate(domains):
+            own = len(rows) / (len(rows) + k) if len(domains) > 1 else 0.0
+            covariance = own * along[rows].T @ along[rows] / len(rows) + (1 - own) * np.eye(k)
+            self._precisions[domain] = np.linalg.inv(covariance)
+        self._has_rest = n_free < n_features
 
     def _choose_shrinkage(self, residuals: NDArray, projected: NDArray) -> float:
         if self.shrinkage == "likelihood":
@@ -197,22 +196,20 @@ class MahalanobisDetector(BaseDetector):
         return float(self.shrinkage)
 
     def _terms(self, X: NDArray) -> NDArray[np.float64]:
-        """Return the distances of each clip to each domain, (n_clips, n_domains, 5)."""
-        floor = self.shrinkage_ * self._variance
+        """Return the distances of each clip to each domain, (n_clips, n_domains, 3)."""
+        k, floor = self.n_components_, self.shrinkage_ * self._variance
         shrunk = (1 - self.shrinkage_) * self.explained_variance_ + floor
-        terms = np.empty((len(X), len(self.location_), 5))
+        deviations = np.sqrt(self.explained_variance_[:k])
+        terms = np.empty((len(X), len(self.location_), 3))
         for domain, location in enumerate(self.location_):
             offset = (X - location) / self.scale_
             along = offset @ self.components_.T
             rest = offset - along @ self.components_
             outside = np.einsum("ij,ij->i", rest, rest)
             terms[:, domain, 0] = np.sum(along**2 / shrunk, axis=1) + outside / floor
-            for place, precisions in enumerate(self._precisions):
-                k = precisions.shape[1]
-                leading = along[:, :k] / np.sqrt(self.explained_variance_[:k])
-                squared = np.einsum("ij,ij->i", leading @ precisions[domain], leading)
-                terms[:, domain, 1 + 2 * place] = squared
-                terms[:, domain, 2 + 2 * place] = outside + np.sum(along[:, k:] ** 2, axis=1)
+            leading = along[:, :k] / deviations
+            terms[:, domain, 1] = np.einsum("ij,ij->i", leading @ self._precisions[domain], leading)
+            terms[:, domain, 2] = outside + np.sum(along[:, k:] ** 2, axis=1)
         return np.sqrt(np.maximum(terms, 0))
 
     def _distances(self, X: NDArray) -> NDArray[np.float64]:
@@ -223,29 +220,10 @@ class MahalanobisDetector(BaseDetector):
         self, distances: NDArray, home: NDArray[np.intp], weights: NDArray
     ) -> NDArray[np.float64]:
         own = distances[np.arange(len(home)), home]
-        own[:, self._unused] = 1.0  # does not vary, so that it gets no weight
+        own[:, 0 if self._has_rest else 2] = 1.0  # does not vary, so that it gets no weight
         self._joint = JointDistance(own, weights)
         self.term_weights_ = self._joint.weights
         return self._joint(distances)
-
-
-def _precisions_of(along: NDArray, domains: list[NDArray]) -> NDArray[np.float64]:
-    """Return the inverse covariance of each domain, drawn towards the identity, (n_domains, k, k).
-
-    Parameters
-    ----------
-    along : ndarray of shape (n_clips, k)
-        Of the shared covariance 1.
-    domains : list of ndarray
-        The rows of each domain.
-    """
-    k = along.shape[1]
-    precisions = np.empty((len(domains), k, k))
-    for domain, rows in enumerate(domains):
-        own = len(rows) / (len(rows) + k) if len(domains) > 1 else 0.0
-        covariance = own * along[rows].T @ along[rows] / len(rows) + (1 - own) * np.eye(k)
-        precisions[domain] = np.linalg.inv(covariance)
-    return precisions
 
 
 def _likeliest_shrinkage(projected: NDArray, n_features: int) -> float:
