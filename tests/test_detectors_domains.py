@@ -132,7 +132,7 @@ def test_unreadable_clips_have_domains_too(detector):
 
 @every_one
 def test_a_domain_of_few_clips_does_no_harm(detector):
-    """Four clips of a second unit among 200: both are told from what is far from either."""
+    """Four clips of a second unit among 200: a clip far from both units is an anomaly."""
     X, domains = shifted(200, 4)
     detector = clone(detector).fit(X, domains=domains)
     assert np.isfinite(detector.training_scores_).all()

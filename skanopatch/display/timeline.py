@@ -196,7 +196,7 @@ class TimelineDisplay:
     ) -> Self:
         """Cut a recording into windows, and draw minus the `decision_function` of each.
 
-        The last window ends with the recording, so that all of it is heard.
+        The last window ends with the recording, so that all of it is scored.
 
         Parameters
         ----------
