@@ -61,7 +61,7 @@ def write_checkpoint(path):
 
 def load_ours(path):
     from skanopatch.backbones import create_backbone
-    from skanopatch.patches import PatchGrid
+    from skanopatch.spectra.patches import PatchGrid
 
     backbone = create_backbone(f"beats:{path}", PatchGrid(62, 8, 16, 16)).eval()
     mean, std = backbone.normalization

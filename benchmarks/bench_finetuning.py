@@ -15,10 +15,10 @@ from torch.utils.flop_counter import (
     sdpa_flop_count,
 )
 
-from skanopatch.finetuning.arcface import ArcFace
-from skanopatch.finetuning.module import PatchEmbedding
-from skanopatch.finetuning.net import FineTuningNet
-from skanopatch.patches import patch_grid
+from skanopatch.embedding.arcface import ArcFace
+from skanopatch.embedding.module import PatchEmbedding
+from skanopatch.embedding.net import FineTuningNet
+from skanopatch.spectra.patches import patch_grid
 
 # torch counts the attention of CUDA by itself, that of the CPU not.
 CPU_ATTENTION = {

@@ -49,7 +49,7 @@ from skanopatch import (
     MelPatcher,
     MelStatistics,
 )
-from skanopatch.audio import load_clip
+from skanopatch.audio.clips import load_clip
 from skanopatch.datasets import make_machine_sounds
 from skanopatch.datasets.factory import Unit
 from skanopatch.metrics import auc_score, pauc_score

@@ -25,11 +25,11 @@ from timm.models.vision_transformer import Block
 from torch import nn
 
 from skanopatch import MelPatcher
-from skanopatch.audio import load_clip
+from skanopatch.audio.clips import load_clip
 from skanopatch.backbones.vit import TINY_GRID, vit_tiny
 from skanopatch.datasets import make_machine_sounds
-from skanopatch.finetuning.augmentation import CHANGES
-from skanopatch.finetuning.net import (
+from skanopatch.embedding.augmentation import CHANGES
+from skanopatch.embedding.net import (
     EpochSeed,
     FineTuningNet,
     PatchDataset,

@@ -1,5 +1,4 @@
-from . import datasets, display, metrics
-from .band_statistics import BandStatistics
+from . import datasets, inspection, metrics
 from .detectors import (
     CalibratedDetector,
     GMMDetector,
@@ -10,26 +9,27 @@ from .detectors import (
     PatchKNNDetector,
     SubbandKNNDetector,
 )
-from .display import (
+from .embedding.embedder import AnoPatchEmbedder
+from .embedding.settings import FineTuning
+from .inspection import (
     AnomalyMapDisplay,
     AnomalyRocDisplay,
     EmbeddingDisplay,
     ScoreDisplay,
     TimelineDisplay,
 )
-from .embedding import AnoPatchEmbedder
-from .evaluation import evaluate_dcase
-from .finetuning.settings import FineTuning
-from .mel_statistics import MelStatistics
 from .metrics import make_anomaly_scorer
-from .model_selection import FitOnNormal
-from .patch_statistics import PatchStatistics
-from .patches import patchify, unpatchify
-from .patching import MelPatcher
-from .persistence import load_model, save_model
-from .pipelines import anomaly_map, make_anopatch_pipeline, make_map_pipeline
-from .pseudo_anomalies import make_pseudo_anomalies
-from .sound_detector import AnomalousSoundDetector
+from .model_selection.dcase_evaluation import evaluate_dcase
+from .model_selection.fit_on_normal import FitOnNormal
+from .model_selection.pseudo_anomalies import make_pseudo_anomalies
+from .persistence.model_files import load_model, save_model
+from .recipes.pipelines import anomaly_map, make_anopatch_pipeline, make_map_pipeline
+from .recipes.sound_detector import AnomalousSoundDetector
+from .spectra.band_statistics import BandStatistics
+from .spectra.mel_patcher import MelPatcher
+from .spectra.mel_statistics import MelStatistics
+from .spectra.patch_statistics import PatchStatistics
+from .spectra.patches import patchify, unpatchify
 
 __version__: str
 
@@ -57,8 +57,8 @@ __all__ = [
     "TimelineDisplay",
     "anomaly_map",
     "datasets",
-    "display",
     "evaluate_dcase",
+    "inspection",
     "load_model",
     "make_anomaly_scorer",
     "make_anopatch_pipeline",

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from scipy.io import wavfile
 
-from skanopatch.audio import as_clip_list, clip_duration, load_clip
+from skanopatch.audio.clips import as_clip_list, clip_duration, load_clip
 
 
 @pytest.fixture

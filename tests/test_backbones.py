@@ -33,7 +33,7 @@ from skanopatch.backbones import (
 )
 from skanopatch.backbones.base import KALDI, KALDI_HANNING
 from skanopatch.backbones.hub import sha256_of
-from skanopatch.patches import PatchGrid
+from skanopatch.spectra.patches import PatchGrid
 
 # The oracle of BEATs is written for earlier versions of torch.
 pytestmark = pytest.mark.filterwarnings(

@@ -9,7 +9,7 @@ from sklearn import config_context
 from sklearn.base import clone
 
 from skanopatch import BandStatistics, MelPatcher, PatchStatistics, patchify
-from skanopatch.patches import LazyPatches
+from skanopatch.spectra.patches import LazyPatches
 
 
 def by_definition(log_mel):

@@ -23,7 +23,7 @@ from skanopatch import (
     load_model,
     save_model,
 )
-from skanopatch.cli.fit import _describe_fit, _one_warning_of_each_kind
+from skanopatch.cli.fitting import _describe_fit, _one_warning_of_each_kind
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from skanopatch import (
     save_model,
 )
 from skanopatch.datasets import make_machine_sounds
-from skanopatch.patches import LazyPatches
+from skanopatch.spectra.patches import LazyPatches
 
 DURATION = 1.0
 

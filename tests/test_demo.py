@@ -6,7 +6,7 @@ import pytest
 import soundfile
 from sklearn.metrics import roc_auc_score
 
-from skanopatch import demo
+from skanopatch.cli import park as demo
 from skanopatch.datasets import make_machine_sounds
 
 

@@ -475,7 +475,7 @@ def test_maps_in_batches_are_the_maps_at_once(monkeypatch, slider, working_memor
     pipe = make_map_pipeline(melpatcher__duration=1.0).fit(clips_)
     new = list(slider[0].clips[12:19])
     at_once = pipe[-1].anomaly_map(pipe[:-1].transform(new))
-    monkeypatch.setattr("skanopatch.pipelines._BATCH_SIZE", 3)
+    monkeypatch.setattr("skanopatch.recipes.pipelines._BATCH_SIZE", 3)
     with config_context(working_memory=working_memory):  # 0.1 MB makes patches lazy
         assert_allclose(anomaly_map(pipe, new), at_once)
 

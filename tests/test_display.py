@@ -96,7 +96,7 @@ DRAW = {
 
 
 def test_displays_are_public_and_matplotlib_waits_for_them():
-    assert skanopatch.AnomalyMapDisplay is skanopatch.display.AnomalyMapDisplay
+    assert skanopatch.AnomalyMapDisplay is skanopatch.inspection.AnomalyMapDisplay
     code = "import skanopatch, sys; skanopatch.KNNDetector; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -32,11 +32,11 @@ from skanopatch import (
     patchify,
     unpatchify,
 )
+from skanopatch.audio.labels import are_separable
 from skanopatch.backbones import anopatch_tiny, list_backbones
-from skanopatch.finetuning.devices import autocast_dtype, memory_errors
-from skanopatch.finetuning.net import FineTuningNet, ResumableCheckpoint
-from skanopatch.finetuning.training import default_epochs
-from skanopatch.labels import are_separable
+from skanopatch.embedding.devices import autocast_dtype, memory_errors
+from skanopatch.embedding.net import FineTuningNet, ResumableCheckpoint
+from skanopatch.embedding.training import default_epochs
 
 TINY = {"statistics": False, "batch_size": 8, "max_epochs": 3, "random_state": 0}
 
@@ -144,7 +144,7 @@ def test_few_clips_are_trained_on_for_more_epochs(n_clips, n_epochs):
 
 
 def test_epochs_are_counted_by_clips_by_default(monkeypatch):
-    monkeypatch.setattr("skanopatch.finetuning.training._CLIPS_IN_ALL", 144)
+    monkeypatch.setattr("skanopatch.embedding.training._CLIPS_IN_ALL", 144)
     patches, labels = make_patches(n_clips=24)
     embedder = make_embedder(max_epochs="auto").fit(patches, labels=labels)
     assert len(embedder.history_) == 6
@@ -251,7 +251,7 @@ def test_settings_of_the_training_are_reached_from_outside():
         embedder.set_params(fine_tuning__epochs=3)
     message = (
         "The 'fine_tuning' parameter of AnoPatchEmbedder must be an instance of "
-        "'skanopatch.finetuning.settings.FineTuning' or None. Got 3 instead."
+        "'skanopatch.embedding.settings.FineTuning' or None. Got 3 instead."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         AnoPatchEmbedder(fine_tuning=3).fit(make_patches(4)[0])

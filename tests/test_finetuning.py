@@ -11,23 +11,23 @@ from torch.nn import functional as F
 
 from skanopatch.backbones.base import Backbone
 from skanopatch.backbones.vit import TINY_GRID
-from skanopatch.finetuning.arcface import ArcFace
-from skanopatch.finetuning.augmentation import (
+from skanopatch.embedding.arcface import ArcFace
+from skanopatch.embedding.augmentation import (
     CHANGES,
     change,
     random_segment,
     spec_augment,
 )
-from skanopatch.finetuning.head import standardize_head
-from skanopatch.finetuning.module import PatchEmbedding
-from skanopatch.finetuning.net import PatchDataset, WarmupCosine
-from skanopatch.finetuning.pooling import (
+from skanopatch.embedding.head import standardize_head
+from skanopatch.embedding.module import PatchEmbedding
+from skanopatch.embedding.net import PatchDataset, WarmupCosine
+from skanopatch.embedding.pooling import (
     POOLINGS,
     AttentiveStatisticsPooling,
     GeMPooling,
     RDPPooling,
 )
-from skanopatch.patches import patchify, unpatchify
+from skanopatch.spectra.patches import patchify, unpatchify
 
 
 @pytest.fixture(autouse=True)
@@ -203,7 +203,7 @@ def test_patches_are_left_out_in_training_only():
 @pytest.mark.parametrize("n_clips", [40, 12])
 def test_a_head_starts_on_standardized_features(params, n_clips, monkeypatch):
     """It is the random head of before, on what scikit-learn's scaler makes of the features."""
-    monkeypatch.setattr("skanopatch.finetuning.head._MOST_CLIPS", 12)
+    monkeypatch.setattr("skanopatch.embedding.head._MOST_CLIPS", 12)
     module = PatchEmbedding("vit_tiny", grid=TINY_GRID, n_dims=8, **params)
     patches = np.random.default_rng(0).normal(1, 2, size=(n_clips, 96, 256)).astype(np.float32)
     weight, bias = (x.detach().numpy().copy() for x in (module.head.weight, module.head.bias))

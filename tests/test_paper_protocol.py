@@ -8,7 +8,7 @@ import pytest
 from mini_beats import save_mini_beats
 
 from skanopatch.datasets import load_dcase, make_miniature_dcase, read_challenge_files
-from skanopatch.finetuning.net import FineTuningNet
+from skanopatch.embedding.net import FineTuningNet
 from skanopatch.metrics import dcase_scores
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"

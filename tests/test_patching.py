@@ -15,7 +15,7 @@ from sklearn import config_context
 from torchaudio.compliance.kaldi import fbank
 
 from skanopatch import MelPatcher, patchify, unpatchify
-from skanopatch.patches import LazyPatches
+from skanopatch.spectra.patches import LazyPatches
 
 N_SAMPLES = 160_000
 TIME = np.arange(N_SAMPLES) / 16000

@@ -44,10 +44,10 @@ from skanopatch import (
     anomaly_map,
     make_map_pipeline,
     patchify,
-    persistence,
 )
 from skanopatch.files import atomic_write
-from skanopatch.persistence import load_model, read_header, save_model
+from skanopatch.persistence import model_files as persistence
+from skanopatch.persistence.model_files import load_model, read_header, save_model
 
 UNITS = [("fan", i % 2) for i in range(16)]
 LABELS = [
@@ -287,7 +287,7 @@ def test_every_public_estimator_can_be_saved():
 def test_the_header_says_who_wrote_a_file_and_needs_no_torch(fitted, file):
     save_model(file, fitted)
     code = (
-        "import sys; from skanopatch.persistence import read_header\n"
+        "import sys; from skanopatch.persistence.model_files import read_header\n"
         f"print(read_header({str(file)!r}), 'torch' in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -19,7 +19,7 @@ from skanopatch import (
     MelStatistics,
     unpatchify,
 )
-from skanopatch.audio import load_clip
+from skanopatch.audio.clips import load_clip
 from skanopatch.metrics import auc_score
 
 DATA = os.environ.get("SKANOPATCH_DATA")

@@ -26,7 +26,7 @@ from skanopatch import (
     KNNDetector,
     MelPatcher,
 )
-from skanopatch.audio import load_clip
+from skanopatch.audio.clips import load_clip
 from skanopatch.metrics import pauc_score
 from skanopatch.report import make_report
 from skanopatch.report.media import Axes, worst_moments

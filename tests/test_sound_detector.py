@@ -36,13 +36,13 @@ from skanopatch import (
     load_model,
     make_anomaly_scorer,
     patchify,
-    policy,
     save_model,
-    sound_detector,
     unpatchify,
 )
 from skanopatch.datasets import make_machine_sounds
 from skanopatch.metrics import auc_score
+from skanopatch.recipes import network as policy
+from skanopatch.recipes import sound_detector
 
 RATE = 16000
 PATCHER = MelPatcher(duration=1.0)

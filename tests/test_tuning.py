@@ -12,12 +12,12 @@ from torch import nn
 
 from skanopatch import AnoPatchEmbedder, FineTuning, patchify
 from skanopatch.backbones import create_backbone
-from skanopatch.finetuning.arcface import ArcFace
-from skanopatch.finetuning.layers import rate_factors, recomputed_layers
-from skanopatch.finetuning.lora import LowRankUpdate, add_lora, merge_lora
-from skanopatch.finetuning.module import PatchEmbedding
-from skanopatch.finetuning.net import FineTuningNet
-from skanopatch.patches import PatchGrid
+from skanopatch.embedding.arcface import ArcFace
+from skanopatch.embedding.layers import rate_factors, recomputed_layers
+from skanopatch.embedding.lora import LowRankUpdate, add_lora, merge_lora
+from skanopatch.embedding.module import PatchEmbedding
+from skanopatch.embedding.net import FineTuningNet
+from skanopatch.spectra.patches import PatchGrid
 
 GRID = PatchGrid(n_time=2, n_freq=8, height=16, width=16)
 PARAMS = {

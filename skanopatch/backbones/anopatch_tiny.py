@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from timm.layers import resample_patch_embed
 
 from skanopatch.backbones.vit import Backbone, vit_tiny
-from skanopatch.patches import PatchGrid
+from skanopatch.spectra.patches import PatchGrid
 
 WEIGHTS = Path(__file__).with_name("weights") / "anopatch-tiny.safetensors"
 

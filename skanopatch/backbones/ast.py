@@ -15,7 +15,7 @@ from torch import nn
 
 from skanopatch.backbones.base import KALDI_HANNING, Backbone
 from skanopatch.backbones.hub import Source, read_weights
-from skanopatch.patches import PatchGrid
+from skanopatch.spectra.patches import PatchGrid
 
 # What a config.json and a preprocessor_config.json do not say.
 _DEFAULTS: dict[str, Any] = {

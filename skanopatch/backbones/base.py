@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from skanopatch.log_mel import FrontEnd
+from skanopatch.spectra.log_mel import FrontEnd
 
 # Front ends of the networks trained on AudioSet: Kaldi's defaults at 16-bit range (BEATs), and
 # its Hann window on samples within -1 and 1 (AST, AudioMAE).

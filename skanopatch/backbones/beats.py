@@ -17,7 +17,7 @@ from torch import nn
 
 from skanopatch.backbones.base import Backbone
 from skanopatch.backbones.hub import Source, read_weights
-from skanopatch.patches import PatchGrid
+from skanopatch.spectra.patches import PatchGrid
 
 # SHA-256 of files that Microsoft published, for those who have to take them from elsewhere.
 OFFICIAL = {

@@ -12,8 +12,8 @@ from skanopatch.backbones.ast import ast
 from skanopatch.backbones.base import KALDI, KALDI_HANNING, Backbone
 from skanopatch.backbones.beats import beats
 from skanopatch.backbones.vit import TINY_GRID, audiomae, hf_hub, timm_vit, vit_tiny
-from skanopatch.log_mel import FrontEnd
-from skanopatch.patches import PatchGrid
+from skanopatch.spectra.log_mel import FrontEnd
+from skanopatch.spectra.patches import PatchGrid
 
 
 class Named(NamedTuple):

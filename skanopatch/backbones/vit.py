@@ -14,7 +14,7 @@ from torch import nn
 
 from skanopatch.backbones.base import Backbone
 from skanopatch.backbones.hub import Source
-from skanopatch.patches import PatchGrid
+from skanopatch.spectra.patches import PatchGrid
 
 # Mean and deviation of the Kaldi log-mel bins of AudioSet at 16-bit range, as measured for BEATs
 # (Chen et al. 2023, the authors' code). BEATs itself divides by twice the deviation.

@@ -11,12 +11,12 @@ from typing import Any
 import click
 
 import skanopatch
-from skanopatch.cli.demo import demo
-from skanopatch.cli.evaluate import evaluate
-from skanopatch.cli.fit import fit
+from skanopatch.cli.demonstration import demo
+from skanopatch.cli.evaluation import evaluate
+from skanopatch.cli.fitting import fit
 from skanopatch.cli.information import backbones, info
-from skanopatch.cli.report import report
-from skanopatch.cli.score import score
+from skanopatch.cli.reporting import report
+from skanopatch.cli.scoring import score
 
 _INTERRUPTED = 130  # what shells call a program that ctrl-C ended
 

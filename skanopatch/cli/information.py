@@ -19,7 +19,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON in plac
 @_JSON
 def info(model: str, as_json: bool) -> None:
     """List the facts of a MODEL file."""
-    from skanopatch.persistence import load_model, read_header
+    from skanopatch.persistence.model_files import load_model, read_header
 
     loaded, header = load_model(model), read_header(model)
     facts = {
@@ -40,7 +40,7 @@ def _facts_of(model: Any) -> dict[str, Any]:
     """Return what is known of an estimator; None is what it does not have."""
     import numpy as np
 
-    from skanopatch.decisions import decider, known_groups, split_model
+    from skanopatch.inspection.decisions import decider, known_groups, split_model
 
     end = decider(model)
     try:
@@ -66,7 +66,7 @@ def _clips_of(model: Any) -> list[str]:
     """Return the files that a model was fitted on, without those that could not be used."""
     import numpy as np
 
-    from skanopatch.decisions import decider
+    from skanopatch.inspection.decisions import decider
 
     end = decider(model)
     names = getattr(end, "clip_names_", [])

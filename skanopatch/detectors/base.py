@@ -15,6 +15,7 @@ from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skanopatch.audio.labels import label_list
 from skanopatch.detectors.thresholds import (
     MAX_FOLDS,
     ThresholdMixin,
@@ -23,7 +24,6 @@ from skanopatch.detectors.thresholds import (
     split_folds,
     warn_of_near_sessions,
 )
-from skanopatch.labels import label_list
 
 FLOATS = [np.float64, np.float32]
 

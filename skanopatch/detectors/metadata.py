@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import has_fit_parameter
 
-from skanopatch.labels import label_list
+from skanopatch.audio.labels import label_list
 
 
 def list_metadata(n_clips: int, **metadata: Iterable | None) -> dict[str, list[Hashable]]:

@@ -14,7 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
-from skanopatch.labels import label_list
+from skanopatch.audio.labels import label_list
 
 MAX_FOLDS = 20  # more of them change false alarms by less than 20 clips can show
 

@@ -13,11 +13,11 @@ from matplotlib.image import imsave
 from scipy.signal import find_peaks
 from tqdm.auto import tqdm
 
-from skanopatch.audio import Clip, load_clip
-from skanopatch.decisions import read_patches, split_model
-from skanopatch.patches import unpatchify
-from skanopatch.patching import MelPatcher
-from skanopatch.sound_detector import AnomalousSoundDetector
+from skanopatch.audio.clips import Clip, load_clip
+from skanopatch.inspection.decisions import read_patches, split_model
+from skanopatch.recipes.sound_detector import AnomalousSoundDetector
+from skanopatch.spectra.mel_patcher import MelPatcher
+from skanopatch.spectra.patches import unpatchify
 
 # Every browser plays MP3, and seeks exactly in it where its bit rate is constant. Other rates
 # exist, but their frames are too small for the tag that tells players of the encoder's delay.

@@ -19,13 +19,13 @@ from sklearn.metrics import roc_curve
 from sklearn.preprocessing import StandardScaler
 
 import skanopatch
-from skanopatch.audio import Clip, as_clip_list, is_path
-from skanopatch.decisions import decision_table, split_model
-from skanopatch.labels import label_list
+from skanopatch.audio.clips import Clip, as_clip_list, is_path
+from skanopatch.audio.labels import label_list
+from skanopatch.inspection.decisions import decision_table, split_model
 from skanopatch.metrics import auc_score, pauc_score
-from skanopatch.model_selection import FitOnNormal
+from skanopatch.model_selection.fit_on_normal import FitOnNormal
+from skanopatch.recipes.sound_detector import AnomalousSoundDetector
 from skanopatch.report.media import Axes, View, embed_clips, view_clips
-from skanopatch.sound_detector import AnomalousSoundDetector
 
 # Nepers: statistics of two recordings differ by more, those of one are the same but for rounding.
 _SAME = 1e-3

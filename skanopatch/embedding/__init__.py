@@ -1,0 +1,1 @@
+"""The network that embeds clips, and its fine-tuning."""

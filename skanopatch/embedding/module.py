@@ -1,0 +1,168 @@
+"""The torch module that embeds patches: normalisation, backbone, pooling and head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import nn
+
+from skanopatch.backbones import create_backbone
+from skanopatch.embedding.augmentation import spec_augment
+from skanopatch.embedding.lora import add_lora
+from skanopatch.embedding.pooling import POOLINGS
+from skanopatch.spectra.patches import PatchGrid
+
+
+class PatchEmbedding(nn.Module):
+    """Take the patches of clips to one embedding each.
+
+    Parameters
+    ----------
+    backbone : str
+        A name that `create_backbone` knows.
+    config : dict or None, default=None
+        The backbone's architecture, where it was built before; see `create_backbone`.
+    grid : PatchGrid or tuple
+        The patches of a clip.
+    normalization : tuple of float or None
+        Mean and deviation; None takes the backbone's own.
+    measured : tuple of float, default=(0.0, 1.0)
+        Mean and deviation of the training patches, for a backbone that has none of its own.
+    layers : "all", "weighted", int, sequence of int or None
+        Layers whose outputs are averaged; None is the last one. "weighted" are all, with weights
+        that are learnt and start equal.
+    pooling : str
+        A name in `POOLINGS`.
+    keep_bands : bool
+        Pool over time only, and put the frequency bands side by side.
+    n_dims : int or None
+        Dimensions of the embedding, behind a linear head. None leaves what is pooled as it is.
+    time_mask, frequency_mask : int, default=0
+        SpecAugment's largest masks, in training mode.
+    patch_dropout : float, default=0.0
+        Share of the patches that are left out in training mode.
+    tuning : {"full", "lora", "head", "frozen"}, default="full"
+        What of the backbone learns: all, low-rank updates, or nothing.
+    lora_rank : int, default=16
+        Rank of the updates.
+    pretrained : bool, default=True
+        Whether to get the weights that the backbone's name stands for; not needed where a state
+        dict follows.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(
+        self,
+        backbone: str,
+        *,
+        config: dict[str, Any] | None = None,
+        grid: tuple[int, int, int, int],
+        normalization: tuple[float, float] | None = None,
+        measured: tuple[float, float] = (0.0, 1.0),
+        layers: str | int | Sequence[int] | None = None,
+        pooling: str = "attentive",
+        keep_bands: bool = False,
+        n_dims: int | None = None,
+        time_mask: int = 0,
+        frequency_mask: int = 0,
+        patch_dropout: float = 0.0,
+        tuning: str = "full",
+        lora_rank: int = 16,
+        pretrained: bool = True,
+    ):
+        super().__init__()
+        self.grid = PatchGrid(*grid)
+        self.backbone = create_backbone(backbone, self.grid, pretrained=pretrained, config=config)
+        if keep_bands and patch_dropout:
+            raise ValueError(
+                "patch_dropout must be 0 with keep_bands=True, which needs the same patches of "
+                f"every band. Got {patch_dropout} instead."
+            )
+        self.backbone.drop_patches(float(patch_dropout))
+        if tuning == "lora":
+            add_lora(self.backbone, rank=lora_rank)
+        elif tuning != "full":
+            self.backbone.requires_grad_(False)
+        self.layers = _layer_indices(layers, self.backbone.n_layers)
+        self.layer_logits = None
+        if layers == "weighted":
+            self.layer_logits = nn.Parameter(torch.zeros(len(self.layers)))
+        mean, std = normalization or self.backbone.normalization or measured
+        self.register_buffer("mean", torch.tensor(float(mean)))
+        self.register_buffer("std", torch.tensor(float(std)))
+        self.time_mask = time_mask
+        self.frequency_mask = frequency_mask
+        self.keep_bands = keep_bands
+        self.pooling = POOLINGS[pooling](self.backbone.n_dims)
+        self.n_dims: int = self.backbone.n_dims * self.pooling.n_statistics  # type: ignore
+        if keep_bands:
+            self.n_dims *= self.backbone.token_grid(self.grid.n_frames, self.grid.n_mels)[1]
+        self.head: nn.Module = nn.Identity()
+        if n_dims is not None:
+            self.head = nn.Linear(self.n_dims, n_dims)
+            self.n_dims = n_dims
+
+    @torch.no_grad()
+    def standardize(self, mean: torch.Tensor, scale: torch.Tensor) -> None:
+        """Let the head take pooled features (n_features,) less their mean, over their scale."""
+        weight, bias = self.head.get_parameter("weight"), self.head.get_parameter("bias")
+        weight.div_(scale)
+        bias.sub_(weight @ mean)
+
+    def log_mel(self, patches: torch.Tensor) -> torch.Tensor:
+        """Return the normalised spectrograms (n_clips, n_frames, n_mels) behind patches.
+
+        The number of patches may differ from that of the grid; it must hold whole bands.
+        """
+        grid = self.grid
+        cells = patches.reshape(len(patches), -1, grid.n_freq, grid.height, grid.width)
+        log_mel = cells.transpose(2, 3).reshape(len(patches), -1, grid.n_mels)
+        return (log_mel - self.mean) / self.std
+
+    def tokens(self, patches: torch.Tensor) -> torch.Tensor:
+        """Return the tokens (n_clips, n_tokens, n_dims) of patches, in the order of time."""
+        log_mel = self.log_mel(patches)
+        if self.training:
+            log_mel = spec_augment(
+                log_mel, time_mask=self.time_mask, frequency_mask=self.frequency_mask
+            )
+        if self.layer_logits is None:
+            return self.backbone(log_mel, self.layers)
+        # Peters et al. 2018 (ELMo), eq. 1.
+        tokens = torch.stack(self.backbone.layer_tokens(log_mel, self.layers), dim=-1)
+        return tokens @ self.layer_logits.softmax(dim=0)
+
+    def pooled(self, patches: torch.Tensor) -> torch.Tensor:
+        """Return what the head takes of patches (n_clips, n_patches, patch_area)."""
+        tokens = self.tokens(patches)
+        if not self.keep_bands:
+            return self.pooling(tokens)
+        n_clips, n_tokens, n_dims = tokens.shape
+        n_freq = self.backbone.token_grid(self.grid.n_frames, self.grid.n_mels)[1]
+        bands = tokens.reshape(n_clips, n_tokens // n_freq, n_freq, n_dims).transpose(1, 2)
+        pooled = self.pooling(bands.reshape(n_clips * n_freq, -1, n_dims))
+        return pooled.reshape(n_clips, -1)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings (n_clips, n_dims) of patches (n_clips, n_patches, patch_area)."""
+        return self.head(self.pooled(patches))
+
+
+def _layer_indices(layers: str | int | Sequence[int] | None, n_layers: int) -> list[int]:
+    if layers is None:
+        return [n_layers - 1]
+    if layers in ("all", "weighted"):
+        return list(range(n_layers))
+    chosen: list[Any] = [layers] if isinstance(layers, Integral) else list(layers)  # type: ignore
+    are_indices = all(isinstance(layer, Integral) for layer in chosen)
+    if not chosen or not are_indices or not all(-n_layers <= i < n_layers for i in chosen):
+        raise ValueError(
+            f"layers must be indices of the backbone's {n_layers} layers, from {-n_layers} to "
+            f"{n_layers - 1}. Got {layers!r} instead."
+        )
+    return sorted(int(layer) % n_layers for layer in chosen)

@@ -1,0 +1,274 @@
+"""The skorch net that fine-tunes a backbone: precision, rates, checkpoints, resuming."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from skorch import NeuralNet
+from skorch.callbacks import Callback, LRScheduler
+from skorch.history import History
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Dataset
+
+from skanopatch.embedding.augmentation import change
+from skanopatch.embedding.layers import rate_factors
+from skanopatch.spectra.patches import cut_into_patches, patch_grid, unpatchify
+
+
+class PatchDataset(Dataset):
+    """Patches and class indices, read in whole batches.
+
+    Parameters
+    ----------
+    patches : array-like of shape (n_clips, n_patches, patch_area)
+        Anything with array indexing; `LazyPatches` are computed batch by batch.
+    target : ndarray of shape (n_clips,), int
+    indices : ndarray of int
+        The clips that belong to this data set.
+    n_freq : int, default=8
+        Frequency bands of the patches.
+    segment : int or None, default=None
+        Frames of the stretch of a clip that is taken at random each time. A clip that is no longer
+        is taken from a random frame on, and around its end. None takes clips as they are.
+    changes : sequence of str, default=("none",)
+        Of these one is made at random each time, and the class is that of clip and change.
+    """
+
+    def __init__(
+        self,
+        patches: Any,
+        target: np.ndarray,
+        indices: np.ndarray,
+        *,
+        n_freq: int = 8,
+        segment: int | None = None,
+        changes: Sequence[str] = ("none",),
+    ):
+        self.patches = patches
+        self.target = target
+        self.indices = indices
+        self.grid = patch_grid(patches.shape[1:], n_freq)
+        self.segment = segment
+        self.n_frames = min(segment or self.grid.n_frames, self.grid.n_frames)
+        self.changes = changes
+        self.epoch_seed = 0  # `EpochSeed` sets it
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[np.ndarray, int]]:
+        rows = self.indices[indices]
+        patches = np.asarray(self.patches[rows], dtype=np.float32)
+        target = self.target[rows]
+        if self.segment is not None or len(self.changes) > 1:
+            log_mel = unpatchify(patches, self.grid.n_freq)
+            # A seed of their own: workers draw the same as the main process does without them.
+            seed = np.random.SeedSequence([self.epoch_seed, *rows]).generate_state(1)[0]
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(seed))
+                kinds = torch.randint(len(self.changes), (len(rows),)).numpy()
+                if self.segment is not None and self.segment >= self.grid.n_frames:
+                    starts = torch.randint(self.grid.n_frames, (len(rows),)).tolist()
+                    log_mel = np.stack(
+                        [np.roll(x, -s, axis=0) for x, s in zip(log_mel, starts, strict=True)]
+                    )
+                segments = [
+                    change(clip, self.changes[kind], self.n_frames)
+                    for clip, kind in zip(log_mel, kinds, strict=True)
+                ]
+            patches = cut_into_patches(np.stack(segments), self.grid.height, self.grid.width)
+            target = target * len(self.changes) + kinds
+        return list(zip(patches, target.tolist(), strict=True))
+
+
+class FineTuningNet(NeuralNet):
+    """A skorch net with mixed precision and a learning rate for each layer.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        As for `skorch.NeuralNet`.
+    autocast_dtype : torch.dtype or None, default=None
+        Precision of the matrix products in training; None is float32.
+    layer_decay : float, default=1.0
+        Learning rate of a layer over that of the one above it, see `rate_factors`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        autocast_dtype: torch.dtype | None = None,
+        layer_decay: float = 1.0,
+        **kwargs: Any,
+    ):
+        self.autocast_dtype = autocast_dtype
+        self.layer_decay = layer_decay
+        super().__init__(*args, **kwargs)
+
+    def get_params_for_optimizer(
+        self, prefix: str, named_parameters: Iterable[tuple[str, torch.nn.Parameter]]
+    ) -> tuple[tuple[list[dict[str, Any]]], dict[str, Any]]:
+        """Put the parameters that learn into groups, one a learning rate.
+
+        The first group has the full rate, which is the one in the history.
+        """
+        parameters = {name: p for name, p in named_parameters if p.requires_grad}
+        args, kwargs = super().get_params_for_optimizer(prefix, parameters.items())
+        if self.layer_decay == 1:
+            return args, kwargs
+        n_layers = max(self.module_.layers) + 1
+        groups: dict[float, list[torch.nn.Parameter]] = {1.0: []}
+        for name, factor in rate_factors(parameters, n_layers, self.layer_decay).items():
+            groups.setdefault(factor, []).append(parameters[name])
+        rates = [{"params": group, "lr": factor * kwargs["lr"]} for factor, group in groups.items()]
+        return (rates,), kwargs
+
+    def infer(self, x: torch.Tensor, **fit_params: Any) -> torch.Tensor:
+        """Embed a batch; the loss then sees float32."""
+        with torch.autocast(
+            torch.device(self.device).type,
+            dtype=self.autocast_dtype,
+            enabled=self.autocast_dtype is not None,
+        ):
+            return super().infer(x, **fit_params).float()
+
+    def train_on(self, dataset: Dataset) -> None:
+        """Train until `max_epochs`, counting those that a checkpoint brought.
+
+        Unlike `skorch.NeuralNet.fit`, ctrl-C is not taken for the end of training.
+        """
+        self.notify("on_train_begin", X=dataset, y=None)
+        self.fit_loop(dataset, epochs=self.max_epochs - len(self.history))
+        self.notify("on_train_end", X=dataset, y=None)
+
+
+class WarmupCosine(LRScheduler):
+    """The learning rate of each step: a linear rise, then half a cosine down to zero.
+
+    Parameters
+    ----------
+    n_steps : int
+        Steps of the whole training.
+    warmup : float
+        Share of the steps in which the rate rises.
+    """
+
+    def __init__(self, n_steps: int, warmup: float):
+        self.n_steps = n_steps
+        self.warmup = warmup
+        super().__init__(policy=LambdaLR, step_every="batch")
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """What `LambdaLR` is made with; a resumed training goes on at its step."""
+        return {"lr_lambda": self.factor, "last_epoch": self.batch_idx_ - 1}
+
+    def factor(self, step: int) -> float:
+        """Return the share of the full rate at a step."""
+        n_warmup = max(1, round(self.warmup * self.n_steps))
+        if step < n_warmup:
+            return (step + 1) / n_warmup
+        progress = (step - n_warmup) / max(1, self.n_steps - n_warmup)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+class EpochSeed(Callback):
+    """Seed torch before each epoch, so that epoch n is the same in a resumed training."""
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def on_epoch_begin(self, net: NeuralNet, dataset_train: Any = None, **kwargs: Any) -> None:
+        """Seed by the number of epochs done, the data set too."""
+        epoch_seed = np.random.SeedSequence([self.seed, len(net.history)]).generate_state(1)[0]
+        torch.manual_seed(int(epoch_seed))
+        dataset_train.epoch_seed = int(epoch_seed)
+
+
+class ResumableCheckpoint(Callback):
+    """Save all that training needs after each epoch, and go on from there.
+
+    One file holds everything and replaces its forerunner in one step, so that a process killed
+    at any moment leaves a whole checkpoint behind.
+
+    Parameters
+    ----------
+    path : Path
+        The file. It is read with ``weights_only=True``.
+    """
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+
+    def restore(self, net: FineTuningNet) -> bool:
+        """Bring an initialised net to the state that was saved, if there is one.
+
+        Returns
+        -------
+        is_finished : bool
+            Whether that training had come to its end.
+        """
+        if not self.path.exists():
+            return False
+        state = torch.load(self.path, map_location=net.device, weights_only=True)
+        net.module_.load_state_dict(state["module"])
+        net.criterion_.load_state_dict(state["criterion"])
+        net.optimizer_.load_state_dict(state["optimizer"])
+        net.history = History(state["history"])
+        return state["is_finished"]
+
+    def on_epoch_end(self, net: FineTuningNet, **kwargs: Any) -> None:
+        """Save, after all other callbacks have had their turn."""
+        self._save(net, is_finished=False)
+
+    def on_train_end(self, net: FineTuningNet, **kwargs: Any) -> None:
+        """Save the final weights."""
+        self._save(net, is_finished=True)
+
+    def _save(self, net: FineTuningNet, *, is_finished: bool) -> None:
+        state = {
+            "module": net.module_.state_dict(),
+            "criterion": net.criterion_.state_dict(),
+            "optimizer": net.optimizer_.state_dict(),
+            "history": _plain(net.history.to_list()),
+            "is_finished": is_finished,
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(f".{os.getpid()}.partial")
+        torch.save(state, partial)
+        os.replace(partial, self.path)
+
+
+def _plain(record: Any) -> Any:
+    """Return a history in types that ``torch.load(weights_only=True)`` accepts."""
+    if isinstance(record, dict):
+        return {key: _plain(value) for key, value in record.items()}
+    if isinstance(record, (list, tuple)):
+        return [_plain(value) for value in record]
+    return record.item() if isinstance(record, np.generic) else record
+
+
+def optimizer_by_name(name: str) -> type[torch.optim.Optimizer]:
+    """Return a class of `torch.optim`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such class.
+    """
+    optimizer = getattr(torch.optim, name, None)
+    if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
+        raise ValueError(
+            "optimizer must be the name of a class in torch.optim, such as 'AdamW'. "
+            f"Got {name!r} instead."
+        )
+    return optimizer

@@ -1,0 +1,139 @@
+"""Fine-tuning: from settings to a skorch net, and to a trained module."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import torch
+from skorch.callbacks import GradientNormClipping, ProgressBar
+
+from skanopatch.embedding.arcface import ArcFace
+from skanopatch.embedding.devices import autocast_dtype, memory_errors
+from skanopatch.embedding.head import standardize_head
+from skanopatch.embedding.layers import recomputed_layers
+from skanopatch.embedding.lora import merge_lora
+from skanopatch.embedding.module import PatchEmbedding
+from skanopatch.embedding.net import (
+    EpochSeed,
+    FineTuningNet,
+    PatchDataset,
+    ResumableCheckpoint,
+    WarmupCosine,
+    optimizer_by_name,
+)
+from skanopatch.embedding.settings import FineTuning
+from skanopatch.spectra.patches import LazyPatches
+
+# What `max_epochs="auto"` comes to: about the same time for 300 clips as for 5,000.
+_CLIPS_IN_ALL, _LEAST_EPOCHS, _MOST_EPOCHS = 20_000, 5, 100
+
+_LARGEST_GRADIENT = 1.0  # norm
+
+# Settings that do not change the weights.
+_WITHOUT_EFFECT = ("checkpoint_dir", "gradient_checkpointing", "n_workers")
+
+
+def default_epochs(n_clips: int) -> int:
+    """Return the epochs that `max_epochs="auto"` takes for so many training clips."""
+    return min(_MOST_EPOCHS, max(_LEAST_EPOCHS, round(_CLIPS_IN_ALL / n_clips)))
+
+
+def fine_tune(
+    X: np.ndarray | LazyPatches,
+    target: np.ndarray,
+    usable: np.ndarray,
+    *,
+    settings: FineTuning,
+    module_params: dict[str, Any],
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+    verbose: bool,
+) -> tuple[PatchEmbedding, list[dict[str, Any]]]:
+    """Train backbone, pooling and head with skorch, from a checkpoint if there is one.
+
+    Parameters
+    ----------
+    X : ndarray or LazyPatches of shape (n_clips, n_patches, patch_area)
+    target : ndarray of shape (n_clips,), int
+        Classes from 0.
+    usable : ndarray of int
+        The clips to train on.
+    settings : FineTuning
+    module_params : dict
+        Parameters of `PatchEmbedding`.
+    batch_size : int
+        Clips a step.
+    seed : int
+        Seed of order and augmentation.
+    device : torch.device
+    verbose : bool
+        Whether to show progress bars.
+
+    Returns
+    -------
+    module : PatchEmbedding
+        LoRA's updates are part of its weights.
+    history : list of dict
+        An entry an epoch.
+    """
+    max_epochs = settings.max_epochs
+    if max_epochs == "auto":
+        max_epochs = default_epochs(len(usable))
+    n_steps = max_epochs * math.ceil(len(usable) / batch_size)
+    callbacks: list[Any] = [
+        EpochSeed(seed),
+        WarmupCosine(n_steps, settings.warmup),
+        GradientNormClipping(_LARGEST_GRADIENT),
+    ]
+    if verbose:
+        callbacks.append(ProgressBar())
+    checkpoint = None
+    if settings.checkpoint_dir is not None:
+        params = {k: v for k, v in settings.get_params().items() if k not in _WITHOUT_EFFECT}
+        source = X.identity() if isinstance(X, LazyPatches) else X
+        fingerprint = joblib.hash((params, module_params, batch_size, seed, source, target))
+        checkpoint = ResumableCheckpoint(Path(settings.checkpoint_dir) / f"{fingerprint}.pt")
+        callbacks.append(checkpoint)
+    net = FineTuningNet(
+        PatchEmbedding,
+        **{f"module__{name}": value for name, value in module_params.items()},
+        criterion=ArcFace,
+        criterion__n_dims=settings.n_dims,
+        criterion__n_classes=int(target.max()) + 1,
+        criterion__scale=settings.scale,
+        criterion__margin=settings.margin,
+        optimizer=optimizer_by_name(settings.optimizer),
+        optimizer__weight_decay=settings.weight_decay,
+        lr=settings.lr,
+        max_epochs=max_epochs,
+        batch_size=batch_size,
+        iterator_train__shuffle=True,
+        iterator_train__num_workers=settings.n_workers,
+        iterator_train__pin_memory=device.type == "cuda",
+        train_split=None,
+        callbacks=callbacks,
+        autocast_dtype=autocast_dtype(device, settings.precision),
+        layer_decay=settings.layer_decay,
+        device=str(device),
+        verbose=0,
+    )
+    with memory_errors(batch_size):
+        net.initialize()
+        backbone = net.module_.backbone
+        clips = PatchDataset(
+            X, target, usable, n_freq=net.module_.grid.n_freq, segment=backbone.segment
+        )
+        is_finished = checkpoint is not None and checkpoint.restore(net)
+        if not net.history:
+            standardize_head(net.module_, clips, batch_size, device)
+        if not is_finished:
+            with recomputed_layers(backbone, enabled=settings.gradient_checkpointing):
+                net.train_on(clips)
+    merge_lora(backbone)
+    history = [{k: v for k, v in epoch.items() if k != "batches"} for epoch in net.history]
+    return net.module_, history

@@ -1,1 +1,0 @@
-"""What fine-tuning adds to a backbone: pooling, ArcFace, augmentation, the training net."""

@@ -1,0 +1,15 @@
+"""Displays in scikit-learn's convention: where, when and how much a machine sounds odd."""
+
+from skanopatch.inspection.anomaly_map import AnomalyMapDisplay
+from skanopatch.inspection.embedding import EmbeddingDisplay
+from skanopatch.inspection.roc import AnomalyRocDisplay
+from skanopatch.inspection.scores import ScoreDisplay
+from skanopatch.inspection.timeline import TimelineDisplay
+
+__all__ = [
+    "AnomalyMapDisplay",
+    "AnomalyRocDisplay",
+    "EmbeddingDisplay",
+    "ScoreDisplay",
+    "TimelineDisplay",
+]

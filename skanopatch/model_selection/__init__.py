@@ -1,0 +1,1 @@
+"""Choosing and evaluating detectors, fitted on normal clips only."""

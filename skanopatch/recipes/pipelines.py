@@ -1,0 +1,178 @@
+"""Whole pipelines, whose parts fit each other."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils import gen_batches
+
+from skanopatch.detectors import MahalanobisDetector, SubbandKNNDetector
+from skanopatch.spectra.mel_patcher import MelPatcher
+from skanopatch.spectra.patches import LazyPatches
+
+_BATCH_SIZE = 64  # clips whose tokens are held at a time
+
+
+def make_anopatch_pipeline(backbone="anopatch-tiny", *, detector=None, memory=None, **params):
+    """Make the pipeline from clips to scores around a backbone.
+
+    `MelPatcher` takes the mel settings that the backbone was trained with.
+
+    Parameters
+    ----------
+    backbone : str, default="anopatch-tiny"
+        Name of a Vision Transformer, see `skanopatch.backbones.list_backbones`.
+    detector : estimator, default=None
+        What scores the embeddings. None is `MahalanobisDetector`, which minds no scales.
+    memory : str or object with the joblib.Memory interface, default=None
+        Where `Pipeline` keeps what its transformers computed.
+    **params : dict
+        Parameters of the steps, as for `set_params`: ``melpatcher__duration=4.0``,
+        ``anopatchembedder__batch_size=8``.
+
+    Returns
+    -------
+    pipeline : Pipeline
+        Of the steps "melpatcher", "anopatchembedder" and the detector.
+
+    Raises
+    ------
+    ValueError
+        If a parameter contradicts the settings of the backbone; both values are named.
+
+    See Also
+    --------
+    MelPatcher.for_backbone : The first step alone.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skanopatch import make_anopatch_pipeline
+    >>> clips = np.random.default_rng(0).normal(size=(10, 16000))
+    >>> pipe = make_anopatch_pipeline(melpatcher__duration=1.0).fit(clips)
+    >>> pipe.predict(clips[:2]).shape
+    (2,)
+    """
+    # Not above: they take as long to import as all the rest.
+    from skanopatch.backbones import check_front_end
+    from skanopatch.embedding.embedder import AnoPatchEmbedder
+
+    pipeline: Pipeline = make_pipeline(
+        MelPatcher.for_backbone(backbone),
+        AnoPatchEmbedder(backbone),
+        MahalanobisDetector() if detector is None else detector,
+        memory=memory,
+    ).set_params(**params)
+    patcher, embedder = pipeline[0], pipeline[1]
+    n_freq = patcher.n_mels // patcher.patch_size
+    if params.get("anopatchembedder__n_freq", n_freq) != n_freq:
+        raise ValueError(
+            f"anopatchembedder__n_freq must be {n_freq} for {patcher.n_mels} mel bins in patches "
+            f"of {patcher.patch_size}. Got {embedder.n_freq} instead."
+        )
+    embedder.set_params(n_freq=n_freq)
+    check_front_end(embedder.backbone, patcher.front_end)
+    return pipeline
+
+
+def make_map_pipeline(backbone="anopatch-tiny", *, detector=None, memory=None, **params):
+    """Make the pipeline from clips to maps of where in time and frequency they are odd.
+
+    Parameters
+    ----------
+    backbone : str, default="anopatch-tiny"
+        Name of a Vision Transformer, see `skanopatch.backbones.list_backbones`.
+    detector : estimator with `anomaly_map`, default=None
+        What compares the tokens. None is `SubbandKNNDetector`.
+    memory : str or object with the joblib.Memory interface, default=None
+        Where `Pipeline` keeps what its transformers computed.
+    **params : dict
+        Parameters of the steps, as for `set_params`: ``melpatcher__duration=4.0``.
+
+    Returns
+    -------
+    pipeline : Pipeline
+        Of the steps "melpatcher", "anopatchembedder" and the detector.
+
+    Raises
+    ------
+    ValueError
+        If a parameter contradicts the settings of the backbone; both values are named.
+
+    See Also
+    --------
+    anomaly_map : The maps of clips.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skanopatch import anomaly_map, make_map_pipeline
+    >>> clips = np.random.default_rng(0).normal(size=(12, 16000))
+    >>> pipe = make_map_pipeline(melpatcher__duration=1.0).fit(clips)
+    >>> anomaly_map(pipe, clips[:2]).shape
+    (2, 6, 8)
+    """
+    pipeline = make_anopatch_pipeline(
+        backbone,
+        detector=SubbandKNNDetector() if detector is None else detector,
+        memory=memory,
+        anopatchembedder__output="patches",
+        **params,
+    )
+    name = f"{pipeline.steps[-1][0]}__n_freq"
+    return pipeline.set_params(**{name: params.get(name, pipeline[1].n_freq)})
+
+
+def anomaly_map(pipeline, X):
+    """Tell where in time and frequency clips are odd, by a pipeline that ends in a detector.
+
+    Parameters
+    ----------
+    pipeline : Pipeline or AnomalousSoundDetector
+        A fitted one, whose last step has `anomaly_map`, such as that of `make_map_pipeline`.
+    X : sequence of clips
+        What `pipeline.predict` takes.
+
+    Returns
+    -------
+    maps : ndarray of shape (n_clips, n_time, n_freq)
+        Float64, higher = more odd, 1 is the threshold; NaN for clips that cannot be read.
+
+    Raises
+    ------
+    TypeError
+        If the last step has no `anomaly_map`.
+
+    Notes
+    -----
+    Tokens are made and compared in batches: memory does not grow with the clips but for the maps.
+
+    See Also
+    --------
+    make_map_pipeline : Make such a pipeline.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skanopatch import anomaly_map, make_map_pipeline
+    >>> clips = np.random.default_rng(0).normal(size=(12, 16000))
+    >>> pipe = make_map_pipeline(melpatcher__duration=1.0).fit(clips)
+    >>> anomaly_map(pipe, clips).shape
+    (12, 6, 8)
+    """
+    if hasattr(pipeline, "anomaly_map"):
+        return pipeline.anomaly_map(X)
+    detector = pipeline[-1]
+    if not hasattr(detector, "anomaly_map"):
+        raise TypeError(
+            "The last step of the pipeline must have anomaly_map, as SubbandKNNDetector and "
+            f"PatchKNNDetector do. Got {detector!r} instead."
+        )
+    patches = pipeline[0].transform(X)
+    if isinstance(patches, LazyPatches):
+        batches = patches.batches(_BATCH_SIZE)
+    else:
+        batches = (patches[rows] for rows in gen_batches(len(patches), _BATCH_SIZE))
+    others = pipeline[1:-1] if len(pipeline) > 2 else FunctionTransformer()
+    return np.concatenate([detector.anomaly_map(others.transform(batch)) for batch in batches])

@@ -1,0 +1,500 @@
+"""AnomalousSoundDetector: the whole recipe, from clips to decisions, as one estimator."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Hashable, Iterable
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, _fit_context, clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import HasMethods, StrOptions
+from sklearn.utils.validation import _num_samples, check_is_fitted
+
+from skanopatch.audio.clips import file_names
+from skanopatch.detectors import (
+    GroupedDetector,
+    JoinedDetector,
+    MahalanobisDetector,
+    SubbandKNNDetector,
+)
+from skanopatch.detectors.base import THRESHOLD_CONSTRAINTS, rows_by_label
+from skanopatch.detectors.calibrated import calibrated
+from skanopatch.detectors.metadata import (
+    call_with_groups,
+    fit_with,
+    last_step,
+    list_metadata,
+    rows_of,
+)
+from skanopatch.detectors.thresholds import ThresholdMixin
+from skanopatch.recipes.network import (
+    domains_of,
+    may_join,
+    some_of_each,
+    train_network,
+    with_bands,
+    with_scale,
+)
+from skanopatch.spectra.band_statistics import BandStatistics
+from skanopatch.spectra.mel_patcher import MelPatcher
+from skanopatch.spectra.patch_statistics import PatchStatistics
+from skanopatch.spectra.patches import given_patches, iterate_batches
+
+_MOST_FOR_MAPS = 100  # clips: 0.3 s and 0.1 MB for each of 10 s
+_BATCH_SIZE = 64  # clips whose maps are computed at a time
+
+
+class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
+    """Detect recordings that sound wrong, having been fitted on normal ones.
+
+    The statistics of a clip's spectrum go to a detector. With `labels`, a network that is
+    fine-tuned to separate them joins, if it separates clips that it was not trained on better than
+    the statistics do. A second detector maps where in time and frequency a clip is odd.
+
+    Parameters
+    ----------
+    patcher : MelPatcher, "passthrough" or None, default=None
+        What makes patches of clips. None is ``MelPatcher()``, with the mel settings of the
+        embedder's backbone. "passthrough" takes patches made elsewhere, see `patchify`.
+    embedder : transformer, "drop" or None, default=None
+        What embeds patches. None is ``AnoPatchEmbedder()``. An `AnoPatchEmbedder` of a small ViT of
+        this package is the network that may join the statistics; any other embedder stands alone.
+        "drop" leaves the statistics alone.
+    detector : outlier detector or None, default=None
+        What scores statistics and embeddings. None is ``MahalanobisDetector()``. It is cloned; its
+        `false_alarm_rate` and `threshold` become those below, and a `KNNDetector` divides
+        statistics by their spread.
+    map_detector : detector with `anomaly_map`, "drop" or None, default=None
+        What maps patches. None is ``SubbandKNNDetector()``; "drop" leaves out maps.
+    false_alarm_rate : float, default=0.1
+        The share of new normal clips that may be called anomalies, in (0, 0.5].
+    threshold : {"lognormal", "quantile", "gamma"}, default="lognormal"
+        How `offset_` is placed among the training scores, see
+        `skanopatch.detectors.thresholds.place_threshold`.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the network's training.
+    verbose : int, default=0
+        1 shows progress bars.
+
+    Attributes
+    ----------
+    patcher_ : MelPatcher or None
+        Fitted; None with "passthrough".
+    detector_ : Pipeline or JoinedDetector
+        From patches to scores.
+    map_pipeline_ : Pipeline or None
+        From patches to maps.
+    members_ : list of str
+        What scores a clip: "statistics", "network" or "embedder".
+    separation_ : dict or None
+        Where a network was trained: how many deviations clips that it was not trained on lie
+        nearer to their own class than to others, by the "network" and by the "statistics".
+    clip_names_ : list of str
+        The files of `fit`; "" for clips that are no files.
+    normal_statistics_ : ndarray of shape (n_clips, n_statistics), float32
+        The `BandStatistics` of the clips of `fit`, by which a report finds the nearest one.
+    statistics_ : BandStatistics
+        What computed them, fitted.
+    groups_ : list of hashables
+        The groups of `fit`, in the order of first appearance.
+    offset_ : float
+        The score below which a clip is an anomaly. Scores are minus distances: the distance of a
+        clip over that of the threshold is ``score / offset_``.
+    training_scores_ : ndarray of shape (n_clips,)
+        The score of each training clip when it is left out; NaN for one that could not be read.
+    session_weights_ : ndarray of shape (n_clips,)
+        What each training clip counts: 1, or 1 over the clips of its session.
+    n_features_in_ : int
+        Samples a clip, when `fit` saw a 2-D array; patch area with "passthrough".
+
+    Notes
+    -----
+    A network is trained on labels from 64 clips on, if a linear classifier of the statistics finds
+    the labels of clips that it was not trained on: it would learn other labels by heart. A tenth
+    of the clips is held out of its training. It joins if the held-out clips are further from other
+    classes than from their own, in deviations, than by the statistics.
+
+    Labels also serve as domains where no `domains` are given, if there are 2 clips of each and
+    fewer labels than three quarters of the clips. With labels or domains, the groups share a
+    covariance (`GroupedDetector` with ``pooled=True``); else each group has a detector of its own.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skanopatch import AnomalousSoundDetector, MelPatcher
+    >>> clips = np.random.default_rng(0).normal(size=(12, 16000))
+    >>> detector = AnomalousSoundDetector(MelPatcher(duration=1.0)).fit(clips)
+    >>> detector.predict([clips[0], 9 * clips[1]])
+    array([ 1, -1])
+    >>> detector.anomaly_map(clips[:2]).shape
+    (2, 6, 8)
+    """
+
+    _parameter_constraints: dict = {
+        "patcher": [HasMethods(["fit", "transform"]), StrOptions({"passthrough"}), None],
+        "embedder": [HasMethods(["fit", "transform"]), StrOptions({"drop"}), None],
+        "detector": [HasMethods(["fit", "score_samples"]), None],
+        "map_detector": [HasMethods(["fit", "anomaly_map"]), StrOptions({"drop"}), None],
+        **THRESHOLD_CONSTRAINTS,
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    # As in scikit-learn's group splitters: who asks for groups need not ask for their routing.
+    __metadata_request__fit = {"groups": True}
+    __metadata_request__decision_function = {"groups": True}
+    __metadata_request__predict = {"groups": True}
+
+    def __init__(
+        self,
+        patcher=None,
+        *,
+        embedder=None,
+        detector=None,
+        map_detector=None,
+        false_alarm_rate=0.1,
+        threshold="lognormal",
+        random_state=None,
+        verbose=0,
+    ):
+        self.patcher = patcher
+        self.embedder = embedder
+        self.detector = detector
+        self.map_detector = map_detector
+        self.false_alarm_rate = false_alarm_rate
+        self.threshold = threshold
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, also those of parts that are None, which become their defaults.
+
+        Parameters
+        ----------
+        **params : dict
+            Such as ``detector__shrinkage=0.1`` or ``embedder__fine_tuning__max_epochs=5``.
+
+        Returns
+        -------
+        self : object
+        """
+        for part in {name.partition("__")[0] for name in params if "__" in name}:
+            if (
+                part in self.get_params(deep=False)
+                and params.get(part, getattr(self, part)) is None
+            ):
+                params[part] = self._default(part, params.get("embedder", self.embedder))
+        return super().set_params(**params)
+
+    def _part(self, name: str) -> Any:
+        """Return a new estimator for a part: a clone of the parameter, or the default."""
+        given = getattr(self, name)
+        return self._default(name, self.embedder) if given is None else clone(given)
+
+    def _default(self, name: str, embedder: Any) -> Any:
+        """Return what a part is that is None."""
+        from skanopatch.embedding.embedder import AnoPatchEmbedder  # not above: it imports torch
+
+        if name == "patcher" and isinstance(embedder, AnoPatchEmbedder):
+            return MelPatcher.for_backbone(embedder.backbone)
+        defaults = {
+            "patcher": MelPatcher,
+            "embedder": AnoPatchEmbedder,
+            "detector": MahalanobisDetector,
+            "map_detector": SubbandKNNDetector,
+        }
+        return defaults[name]() if name in defaults else None
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        labels: Iterable | None = None,
+        domains: Iterable | None = None,
+        sessions: Iterable | None = None,
+        groups: Iterable | None = None,
+    ) -> Self:
+        """Learn what normal clips are like, and where to put the threshold.
+
+        Parameters
+        ----------
+        X : sequence of clips, or array-like of shape (n_clips, n_samples)
+            Normal clips. A clip is a path, a 1-D array at the patcher's `sample_rate` or a pair
+            (array, sample_rate). With "passthrough", patches (n_clips, n_patches, patch_area).
+        y : None
+            Ignored; drop anomalous clips with `FitOnNormal`.
+        labels : iterable of hashables of length n_clips, default=None
+            What a network is fine-tuned to separate: the unit, the operating state.
+        domains : iterable of hashables of length n_clips, default=None
+            Classes of clips, of which a new clip's is unknown, such as source and target.
+        sessions : iterable of hashables of length n_clips, default=None
+            Which recording, shift or day each clip is from: whole sessions are left out to place
+            the threshold.
+        groups : iterable of hashables of length n_clips, default=None
+            The machine of each clip, where that of a new clip is known too.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If clips cannot be read, or there are too few, or metadata of another length than `X`.
+
+        Warns
+        -----
+        UserWarning
+            If labels cannot serve as domains, or clips of one session are much nearer to each
+            other than to those of others.
+        """
+        patches = self._fit_patcher(X)
+        n_clips = _num_samples(patches)
+        metadata = list_metadata(
+            n_clips, labels=labels, domains=domains, sessions=sessions, groups=groups
+        )
+        self._check_numbers(n_clips, metadata.get("groups"))
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        self.clip_names_ = file_names(X, n_clips)
+        embedder = None if isinstance(self.embedder, str) else self._embedder(seed)
+        self.separation_: dict[str, float] | None = None
+        statistics = BandStatistics(self._n_freq())
+        statistics.set_output(transform="default")
+        self.normal_statistics_ = statistics.fit_transform(patches)
+        self.statistics_ = statistics
+        self.groups_ = list(dict.fromkeys(metadata.get("groups", [])))
+        domains = domains_of(metadata)
+        end = self._make_end(metadata, domains)
+        members = [("statistics", _member(statistics, with_scale(end)))]
+        if embedder is not None and not may_join(embedder):
+            members = [("embedder", _member(embedder, end))]
+        elif embedder is not None and "labels" in metadata:
+            network, self.separation_ = train_network(
+                embedder, patches, self.normal_statistics_, metadata
+            )
+            if network is not None:
+                members.append(("network", _member(FrozenEstimator(network), end)))
+        self.members_ = [name for name, _ in members]
+        metadata = {**metadata, **({} if domains is None else {"domains": domains})}
+        if len(members) == 1:
+            self.detector_ = fit_with(members[0][1], patches, metadata)
+        else:
+            joined = JoinedDetector(
+                members, false_alarm_rate=self.false_alarm_rate, threshold=self.threshold
+            )
+            self.detector_ = fit_with(joined, patches, metadata)
+        self._take_threshold()
+        self._fit_maps(patches, metadata)
+        return self
+
+    def _check_numbers(self, n_clips: int, groups: list[Hashable] | None) -> None:
+        """Refuse too few clips before any work is done."""
+        least = 3 if self.map_detector is None else 2
+        for group, rows in rows_by_label(groups, n_clips).items():
+            if len(rows) < least:
+                of_groups = "" if groups is None else " of each group"
+                place = "X" if groups is None else f"Group {group!r}"
+                raise ValueError(
+                    f"AnomalousSoundDetector needs at least {least} normal clips{of_groups}, since "
+                    "each is left out once to place the threshold"
+                    + (" (2 with map_detector='drop')" if least == 3 else "")
+                    + f". {place} has {len(rows)} sample(s)."
+                )
+
+    def _fit_patcher(self, X: Any) -> Any:
+        """Return the patches of clips."""
+        self.patcher_ = None
+        if isinstance(self.patcher, str):
+            return given_patches(X)
+        self.patcher_ = self._part("patcher")
+        return self.patcher_.fit(X).transform(X)
+
+    def _patches(self, X: Any) -> Any:
+        return given_patches(X) if self.patcher_ is None else self.patcher_.transform(X)
+
+    def _n_freq(self) -> int:
+        if self.patcher_ is not None:
+            return self.patcher_.n_mels // self.patcher_.patch_size
+        has_params = isinstance(self.embedder, BaseEstimator)
+        params = self.embedder.get_params() if has_params else {}
+        return params.get("n_freq", BandStatistics().n_freq)
+
+    def _embedder(self, seed: int) -> Any:
+        from skanopatch.backbones import check_front_end
+
+        embedder = with_bands(self._part("embedder"), self._n_freq())
+        params = embedder.get_params()
+        if self.patcher_ is not None and "backbone" in params:
+            check_front_end(embedder.backbone, self.patcher_.front_end)
+        if "random_state" in params and embedder.random_state is None:
+            embedder.set_params(random_state=seed)
+        if self.embedder is None:
+            embedder.set_params(verbose=self.verbose)
+        # Arrays, also where scikit-learn is set to pandas; a frozen embedder is the caller's own.
+        if hasattr(embedder, "set_output") and not isinstance(embedder, FrozenEstimator):
+            embedder.set_output(transform="default")
+        return embedder
+
+    def _make_end(self, metadata: dict[str, list], domains: list | None) -> BaseEstimator:
+        detector = calibrated(self._part("detector"))
+        last_step(detector).set_params(
+            false_alarm_rate=self.false_alarm_rate, threshold=self.threshold
+        )
+        if "groups" not in metadata:
+            return detector
+        can_pool = getattr(last_step(detector), "_compares_domains", False)
+        return GroupedDetector(detector, pooled=domains is not None and can_pool)
+
+    def _fit_maps(self, patches: Any, metadata: dict[str, list]) -> None:
+        self.map_pipeline_ = None
+        if isinstance(self.map_detector, str):
+            return
+        detector = with_bands(self._part("map_detector"), self._n_freq()).set_params(
+            false_alarm_rate=self.false_alarm_rate, threshold=self.threshold
+        )
+        metadata = {name: values for name, values in metadata.items() if name != "domains"}
+        rows = np.flatnonzero(np.isfinite(self.normal_statistics_).all(axis=1))
+        groups = metadata.get("groups", [None] * len(self.clip_names_))
+        rows = rows[some_of_each([groups[row] for row in rows], _MOST_FOR_MAPS)]
+        if "groups" in metadata:
+            detector = GroupedDetector(detector)
+        tokens = PatchStatistics(self._n_freq())
+        self.map_pipeline_ = Pipeline([("patchstatistics", tokens), ("detector", detector)])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Clips of one session")  # said before
+            warnings.filterwarnings("ignore", message="sessions are all the same")
+            warnings.filterwarnings("ignore", message=r"\d+ sessions are few")
+            fit_with(self.map_pipeline_, patches[rows], rows_of(metadata, rows))
+
+    def _take_threshold(self) -> None:
+        end = last_step(self.detector_)
+        self.offset_ = end.offset_
+        self.training_scores_ = end.training_scores_
+        self.session_weights_ = end.session_weights_
+
+    def set_false_alarm_rate(self, rate: float) -> Self:
+        """Move the threshold of scores and maps to another false-alarm rate, without a new fit.
+
+        Parameters
+        ----------
+        rate : float
+            The share of new normal clips that may be called anomalies, in (0, 0.5].
+
+        Returns
+        -------
+        self : object
+        """
+        check_is_fitted(self)
+        clone(self).set_params(false_alarm_rate=rate)._validate_params()
+        self.set_params(false_alarm_rate=rate)
+        last_step(self.detector_).set_false_alarm_rate(rate)
+        if self.map_pipeline_ is not None:
+            last_step(self.map_pipeline_).set_false_alarm_rate(rate)
+        self._take_threshold()
+        return self
+
+    def score_samples(self, X: Any, *, groups: Iterable | None = None) -> NDArray[np.float64]:
+        """Return how normal each clip is: minus its distance.
+
+        Parameters
+        ----------
+        X : sequence of clips, or array-like of shape (n_clips, n_samples)
+            As for `fit`.
+        groups : iterable of hashables of length n_clips, default=None
+            The machine of each clip, where `fit` was given groups. None takes the one that finds
+            the clip most normal.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_clips,)
+            Float64, higher = more normal; NaN for clips that cannot be read, if the patcher has
+            ``on_error="nan"``.
+        """
+        return self._call("score_samples", X, groups)
+
+    def p_values(  # type: ignore[override]
+        self, X: Any, *, groups: Iterable | None = None
+    ) -> NDArray[np.float64]:
+        """Return conformal p-values: the share of normal clips that are as odd.
+
+        Parameters
+        ----------
+        X : sequence of clips, or array-like of shape (n_clips, n_samples)
+            As for `fit`.
+        groups : iterable of hashables of length n_clips, default=None
+            The machine of each clip, where `fit` was given groups.
+
+        Returns
+        -------
+        p_values : ndarray of shape (n_clips,)
+            Float64 in (0, 1]; NaN for clips that cannot be read.
+        """
+        return self._call("p_values", X, groups)
+
+    def anomaly_map(self, X: Any, *, groups: Iterable | None = None) -> NDArray[np.float64]:
+        """Return where in time and frequency clips are odd.
+
+        Parameters
+        ----------
+        X : sequence of clips, or array-like of shape (n_clips, n_samples)
+            As for `fit`.
+        groups : iterable of hashables of length n_clips, default=None
+            The machine of each clip, where `fit` was given groups.
+
+        Returns
+        -------
+        maps : ndarray of shape (n_clips, n_time, n_freq)
+            Float64, higher = more odd, 1 is the threshold; NaN for clips that cannot be read.
+
+        Raises
+        ------
+        AttributeError
+            If `fit` left out maps, ``map_detector="drop"``.
+        """
+        check_is_fitted(self)
+        if self.map_pipeline_ is None:
+            raise AttributeError(
+                "anomaly_map needs maps, and map_detector='drop' left them out of fit. Fit with "
+                "map_detector=None."
+            )
+        patches = self._patches(X)
+        listed = self._list_groups(patches, groups)
+        maps, start = [], 0
+        for batch in iterate_batches(patches, _BATCH_SIZE):
+            own = None if listed is None else listed[start : start + len(batch)]
+            maps.append(call_with_groups(self.map_pipeline_, "anomaly_map", batch, own))
+            start += len(batch)
+        return np.concatenate(maps)
+
+    def _call(self, method: str, X: Any, groups: Iterable | None) -> NDArray[np.float64]:
+        check_is_fitted(self)
+        patches = self._patches(X)
+        listed = self._list_groups(patches, groups)
+        return call_with_groups(self.detector_, method, patches, listed)
+
+    def _list_groups(self, patches: Any, groups: Iterable | None) -> list[Hashable] | None:
+        listed = list_metadata(_num_samples(patches), groups=groups).get("groups")
+        if listed and not self.groups_:
+            raise ValueError(
+                f"groups were not given in fit, so that {listed[0]!r} is not known. Leave them "
+                "out, or fit with groups."
+            )
+        return listed
+
+    @property
+    def n_features_in_(self) -> int:
+        """Samples a clip, when `fit` saw a 2-D array; patch area with "passthrough"."""
+        if self.patcher_ is not None:
+            return self.patcher_.n_features_in_
+        return self.detector_.n_features_in_
+
+
+def _member(features: Any, end: BaseEstimator) -> Pipeline:
+    return Pipeline([("features", features), ("detector", clone(end))])

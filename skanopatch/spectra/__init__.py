@@ -1,0 +1,1 @@
+"""Log-mel spectrograms, patches of them, and their statistics."""

@@ -1,0 +1,172 @@
+"""BandStatistics: what a clip's spectrum does over time, in few numbers."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    _fit_context,
+)
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from skanopatch.spectra.patches import (
+    iterate_batches,
+    measure_log_unit,
+    unpatchify,
+    validate_patches,
+)
+
+_BATCH_SIZE = 8  # clips: their powers stay in the cache
+_LOUD, _FLUCTUATING, _SWELLING = 32, 16, 4  # bands
+_SLOW = 8  # frames
+
+
+class BandStatistics(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Describe a clip by its spectrum, its loud moments and how much its bands vary.
+
+    A covariance of few clips (see `MahalanobisDetector`) has room for few numbers, and each noisy
+    one costs. `MelStatistics` gives half of its numbers to the deviations of single mel bins,
+    which are the noisiest. Here fine resolution goes to what is steady, coarse to what varies:
+
+    * the mean of each log-mel bin over time: the spectrum;
+    * half the log of the mean squared power of 32 bands: the loud moments, where knocks and
+      rattling show;
+    * the deviations of the bins over time, averaged over 16 bands: tones fluctuate less than
+      noise;
+    * the deviations over time of the log power of 4, 2 and 1 bands: swelling and beating;
+    * of the mean log-mel bin of each frame: the deviation, the mean step from frame to frame,
+      and the deviation of its means over 8 frames.
+
+    Parameters
+    ----------
+    n_freq : int, default=8
+        Frequency bands of the patches: ``n_mels // patch_size`` of the `MelPatcher`.
+    log_unit : float or "auto", default="auto"
+        Nepers (natural logarithms of power) that a unit of the patches is: 1 for those of
+        `MelPatcher`, 0.23 for decibels. "auto" measures it, by how far bins step from frame to
+        frame, and takes exactly 1 or ln(10) / 10 where it is near to either.
+
+    Attributes
+    ----------
+    log_unit_ : float
+        Nepers that a unit of the patches is.
+    n_features_in_ : int
+        Patch area.
+
+    See Also
+    --------
+    MelStatistics : Mean and deviation of each bin.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skanopatch import BandStatistics, patchify
+    >>> patches = patchify(np.random.default_rng(0).normal(size=(3, 192, 128)))
+    >>> BandStatistics().fit_transform(patches).shape
+    (3, 186)
+    """
+
+    _parameter_constraints: dict = {
+        "n_freq": [Interval(Integral, 1, None, closed="left")],
+        "log_unit": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
+    }
+
+    def __init__(self, n_freq=8, *, log_unit="auto"):
+        self.n_freq = n_freq
+        self.log_unit = log_unit
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Lay out the bands, and learn the unit of the logarithm.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_clips, n_patches, patch_area) or (n_clips, patch_area)
+            Patches in the order of time; 2-D stands for one patch a clip.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : object
+        """
+        X, grid = validate_patches(self, X, n_freq=self.n_freq, reset=True)
+        is_auto = self.log_unit == "auto"
+        self.log_unit_ = measure_log_unit(X, grid) if is_auto else float(self.log_unit)
+        self._loud = _band_means(grid.n_mels, _LOUD)
+        self._fluctuating = _band_means(grid.n_mels, _FLUCTUATING)
+        self._swelling = np.hstack(
+            [_band_means(grid.n_mels, n) for n in (_SWELLING, _SWELLING // 2, 1)]
+        )
+        n_bands = sum(bands.shape[1] for bands in (self._loud, self._fluctuating, self._swelling))
+        self._n_features_out = grid.n_mels + n_bands + 3
+        return self
+
+    def transform(self, X):
+        """Compute the statistics.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_clips, n_patches, patch_area) or (n_clips, patch_area)
+            Patches in the order of time, of any number.
+
+        Returns
+        -------
+        statistics : ndarray of shape (n_clips, n_statistics), float32
+            In nepers; NaN for clips whose patches are NaN.
+        """
+        check_is_fitted(self)
+        n_mels = len(self._loud)
+        X, grid = validate_patches(self, X, n_freq=self.n_freq, reset=False, n_mels=n_mels)
+        return np.concatenate(
+            [
+                self._describe(unpatchify(batch, grid.n_freq) * np.float32(self.log_unit_))
+                for batch in iterate_batches(X, _BATCH_SIZE)
+            ]
+        )
+
+    def _describe(self, log_mel: np.ndarray) -> np.ndarray:
+        n_clips, n_frames, _ = log_mel.shape
+        largest = log_mel.max(axis=(1, 2), keepdims=True)
+        power = np.exp(log_mel - largest)
+        loud = _log_power(power, self._loud)
+        loudest = loud.max(axis=1, keepdims=True)
+        mean_square = np.exp(2 * (loud - loudest)).mean(axis=1)
+        level = log_mel.mean(axis=2)
+        steps = np.abs(np.diff(level, axis=1, prepend=level[:, :1])).sum(axis=1)
+        width = min(_SLOW, n_frames)
+        slow = level[:, : n_frames // width * width].reshape(n_clips, -1, width).mean(axis=2)
+        return np.hstack(
+            [
+                log_mel.mean(axis=1),
+                np.log(mean_square) / 2 + (loudest + largest)[:, 0],
+                # Clip by clip: a product of all rows at once rounds differently with their number.
+                (log_mel.std(axis=1)[:, np.newaxis] @ self._fluctuating)[:, 0],
+                _log_power(power, self._swelling).std(axis=1),
+                np.column_stack(
+                    [level.std(axis=1), steps / max(1, n_frames - 1), slow.std(axis=1)]
+                ),
+            ]
+        )
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+
+def _band_means(n_mels: int, n_bands: int) -> np.ndarray:
+    """Return a matrix (n_mels, n_bands) that averages bins; there are fewer bands if need be."""
+    n_bands = math.gcd(n_mels, n_bands)
+    bands = np.repeat(np.eye(n_bands), n_mels // n_bands, axis=0)
+    return (bands * n_bands / n_mels).astype(np.float32)
+
+
+def _log_power(power: np.ndarray, bands: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(power @ bands, np.finfo(power.dtype).tiny))

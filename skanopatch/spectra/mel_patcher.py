@@ -1,0 +1,294 @@
+"""MelPatcher: clips -> log-mel spectrograms -> patches."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from sklearn import get_config
+from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skanopatch.audio.clips import as_clip_list, clip_duration, clip_name, pcm_to_float
+from skanopatch.spectra.log_mel import WINDOWS, FrontEnd
+from skanopatch.spectra.patches import ArrayOutputMixin, Clips, LazyPatches, bullets
+
+
+class MelPatcher(ArrayOutputMixin, TransformerMixin, BaseEstimator):
+    """Cut the log-mel spectrograms of clips into patches.
+
+    The spectrogram is Kaldi's log-mel filterbank [1]_, as BEATs, AST and AudioMAE take it; it is
+    not normalised here, since a backbone has the mean and deviation that it was trained with.
+
+    Parameters
+    ----------
+    sample_rate : int, default=16000
+        Rate in Hz of the spectrogram. Clips of other rates are resampled.
+    n_mels : int, default=128
+        Mel bins, a multiple of `patch_size`. At 16 kHz with 128 bins the fourth bin holds no FFT
+        bin and is constant, in Kaldi as here; pre-trained weights expect that.
+    frame_length, frame_shift : float, default=0.025 and 0.010
+        Window and hop in seconds.
+    f_min : float, default=20.0
+        Lower edge of the mel filters in Hz.
+    f_max : float, default=None
+        Upper edge in Hz. None is half the sample rate.
+    window : {"povey", "hanning", "hamming", "blackman", "rectangular"}, default="povey"
+        Kaldi's windows.
+    preemphasis : float, default=0.97
+        Coefficient of the first difference taken in each frame.
+    scale : float, default=32768.0
+        Factor on the samples. 2 ** 15 gives Kaldi's 16-bit range, which BEATs expects.
+    patch_size : int, default=16
+        Frames and mel bins a patch.
+    channel : int or "mean", default=0
+        Which channel of a clip with several, or their mean. Averaging the microphones of an array
+        cancels what reaches them out of phase, so the first one is taken.
+    duration : float, default=10.0
+        Seconds of each clip that are used. A longer clip is cut, so a fault that starts later is
+        missed; a shorter one is repeated until it is long enough, which costs the time of a full
+        clip and may add a click at each seam. None takes the length of the longest clip in `fit`.
+    on_error : {"raise", "nan"}, default="raise"
+        What becomes of a clip that cannot be read, is empty or holds NaN or infinity: an error
+        that names it, or patches, and so a score, of NaN with one warning for all such clips.
+    n_jobs : int, default=None
+        Processes that read and compute, each with one torch thread. None is 1 unless in a
+        `joblib.parallel_config` context, which also takes the work to Dask or Ray.
+
+    Attributes
+    ----------
+    duration_ : float
+        Seconds of each clip that are used.
+    n_features_in_ : int
+        Samples a clip, when `fit` got a 2-D array.
+
+    See Also
+    --------
+    patchify : The same patches from spectrograms computed elsewhere.
+
+    References
+    ----------
+    .. [1] D. Povey et al., "The Kaldi Speech Recognition Toolkit", ASRU 2011;
+       equal to ``torchaudio.compliance.kaldi.fbank`` within float32 rounding.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skanopatch import MelPatcher
+    >>> rng = np.random.default_rng(0)
+    >>> clips = [rng.normal(size=160000), (rng.normal(size=48000), 48000)]
+    >>> MelPatcher().fit_transform(clips).shape
+    (2, 496, 256)
+    """
+
+    _parameter_constraints: dict = {
+        "sample_rate": [Interval(Integral, 1, None, closed="left")],
+        "n_mels": [Interval(Integral, 1, None, closed="left")],
+        "frame_length": [Interval(Real, 0, None, closed="neither")],
+        "frame_shift": [Interval(Real, 0, None, closed="neither")],
+        "f_min": [Interval(Real, 0, None, closed="left")],
+        "f_max": [Interval(Real, 0, None, closed="neither"), None],
+        "window": [StrOptions(set(WINDOWS))],
+        "preemphasis": [Interval(Real, 0, 1, closed="both")],
+        "scale": [Interval(Real, 0, None, closed="neither")],
+        "patch_size": [Interval(Integral, 1, None, closed="left")],
+        "channel": [Interval(Integral, 0, None, closed="left"), StrOptions({"mean"})],
+        "duration": [Interval(Real, 0, None, closed="neither"), None],
+        "on_error": [StrOptions({"raise", "nan"})],
+        "n_jobs": [Integral, None],
+    }
+
+    def __init__(
+        self,
+        sample_rate=16000,
+        *,
+        n_mels=128,
+        frame_length=0.025,
+        frame_shift=0.010,
+        f_min=20.0,
+        f_max=None,
+        window="povey",
+        preemphasis=0.97,
+        scale=2.0**15,
+        patch_size=16,
+        channel=0,
+        duration=10.0,
+        on_error="raise",
+        n_jobs=None,
+    ):
+        self.sample_rate = sample_rate
+        self.n_mels = n_mels
+        self.frame_length = frame_length
+        self.frame_shift = frame_shift
+        self.f_min = f_min
+        self.f_max = f_max
+        self.window = window
+        self.preemphasis = preemphasis
+        self.scale = scale
+        self.patch_size = patch_size
+        self.channel = channel
+        self.duration = duration
+        self.on_error = on_error
+        self.n_jobs = n_jobs
+
+    @classmethod
+    def for_backbone(cls, backbone, **params):
+        """Make a patcher with the mel settings that a backbone was trained with.
+
+        Parameters
+        ----------
+        backbone : str
+            A name, see `skanopatch.backbones.list_backbones`.
+        **params : dict
+            Further parameters, such as `duration` or `channel`.
+
+        Returns
+        -------
+        patcher : MelPatcher
+
+        Raises
+        ------
+        ValueError
+            If there is no such backbone, or a parameter contradicts its settings.
+
+        Examples
+        --------
+        >>> from skanopatch import MelPatcher
+        >>> MelPatcher.for_backbone("ast:MIT/ast-finetuned-audioset-10-10-0.4593", duration=4.0)
+        MelPatcher(duration=4.0, scale=1.0, window='hanning')
+        """
+        # Not above: patches are made without the networks, and without the time to import them.
+        from skanopatch.backbones import check_front_end, front_end
+
+        patcher = cls(**{**asdict(front_end(backbone)), **params})
+        check_front_end(backbone, patcher._front_end())
+        return patcher
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Check the settings, and learn the duration if it is None.
+
+        Parameters
+        ----------
+        X : sequence of clips, or array-like of shape (n_clips, n_samples)
+            A clip is a path, a 1-D array at `sample_rate` or a pair (array, sample_rate).
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : object
+        """
+        front_end = self._front_end()
+        clips = self._validate_clips(X, reset=True)
+        if self.duration is None:
+            longest = _longest(clips, self.sample_rate, self.on_error)
+            self.duration_ = max(longest, front_end.min_samples / self.sample_rate)
+        else:
+            self.duration_ = float(self.duration)
+        return self
+
+    def transform(self, X):
+        """Compute the patches of clips.
+
+        Parameters
+        ----------
+        X : sequence of clips, or array-like of shape (n_clips, n_samples)
+            A clip is a path, a 1-D array at `sample_rate` or a pair (array, sample_rate).
+
+        Returns
+        -------
+        patches : ndarray or LazyPatches of shape (n_clips, n_patches, patch_size ** 2), float32
+            In the order of time, as `patchify` gives them. What would exceed scikit-learn's
+            `working_memory` is computed on demand.
+
+        Raises
+        ------
+        ValueError
+            If clips cannot be used and `on_error` is "raise"; all of the batch are named.
+        """
+        check_is_fitted(self)
+        patches = LazyPatches(
+            self._validate_clips(X, reset=False),
+            front_end=self._front_end(),
+            channel=self.channel,
+            n_samples=round(self.duration_ * self.sample_rate),
+            on_error=self.on_error,
+            n_jobs=self.n_jobs,
+        )
+        is_large = patches.nbytes > get_config()["working_memory"] * 2**20
+        return patches if is_large else np.asarray(patches)
+
+    @property
+    def front_end(self) -> FrontEnd:
+        """The mel settings of the patches, as displays of spectrograms take them."""
+        return self._front_end()
+
+    def _front_end(self) -> FrontEnd:
+        names = FrontEnd.__dataclass_fields__
+        front_end = FrontEnd(**{name: getattr(self, name) for name in names})
+        nyquist = self.sample_rate / 2
+        if self.f_min >= (nyquist if self.f_max is None else self.f_max) or (
+            self.f_max is not None and self.f_max > nyquist
+        ):
+            raise ValueError(
+                f"f_min={self.f_min} and f_max={self.f_max} must satisfy 0 <= f_min < f_max <= "
+                f"{nyquist:g}, half the sample rate (sample_rate={self.sample_rate})."
+            )
+        if self.n_mels % self.patch_size:
+            raise ValueError(
+                f"n_mels={self.n_mels} must be a multiple of patch_size={self.patch_size}."
+            )
+        if front_end.window_samples < 2 or front_end.shift_samples < 1:
+            raise ValueError(
+                f"frame_length={self.frame_length} and frame_shift={self.frame_shift} seconds must "
+                f"cover at least 2 samples and 1 sample at sample_rate={self.sample_rate}."
+            )
+        shortest = front_end.min_samples / self.sample_rate
+        if self.duration is not None and round(self.duration, 9) < round(shortest, 9):
+            raise ValueError(
+                f"duration={self.duration} is too short: one patch of {self.patch_size} frames "
+                f"takes {shortest:g} seconds."
+            )
+        return front_end
+
+    def _validate_clips(self, X: Any, *, reset: bool) -> Clips:
+        clips = as_clip_list(X)
+        if clips is not None:
+            return clips
+        is_pcm = getattr(X, "dtype", None) in (np.dtype(np.int16), np.dtype(np.int32))
+        samples = validate_data(
+            self,
+            X,
+            reset=reset,
+            dtype="numeric" if is_pcm else np.float32,
+            ensure_all_finite=False,  # each clip is checked, and named, when it is read
+        )
+        if reset and self.on_error == "raise" and not np.isfinite(samples).all():
+            bad_clips = np.flatnonzero(~np.isfinite(samples).all(axis=1)).tolist()
+            raise ValueError(
+                f"{len(bad_clips)} of {len(samples)} clips cannot be used:"
+                + bullets([f"clip {i}: it contains NaN or infinity" for i in bad_clips])
+            )
+        return pcm_to_float(samples)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+
+def _longest(clips: Clips, sample_rate: int, on_error: str) -> float:
+    """Return the length in seconds of the longest clip that has one."""
+    lengths, errors = [], []
+    for i, clip in enumerate(clips):
+        try:
+            lengths.append(clip_duration(clip, sample_rate=sample_rate))
+        except ValueError as error:
+            errors.append(f"{clip_name(clip, i)}: {error}")
+    if errors and (on_error == "raise" or not lengths):
+        raise ValueError(f"{len(errors)} of {len(clips)} clips cannot be used:{bullets(errors)}")
+    return max(lengths)

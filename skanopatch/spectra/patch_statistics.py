@@ -1,0 +1,135 @@
+"""PatchStatistics: each patch against the rest of its clip and band."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+
+import numpy as np
+from scipy.special import expit, logsumexp
+from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from skanopatch.spectra.patches import (
+    ArrayOutputMixin,
+    PatchGrid,
+    iterate_batches,
+    measure_log_unit,
+    validate_patches,
+)
+
+_BATCH_SIZE = 8  # clips: their powers stay in the cache
+
+# What the level of a frame is compared with: nepers of power about the mean of its band, 13 dB
+# either way.
+_LEVELS = np.linspace(-3.0, 3.0, 16, dtype=np.float32)
+
+
+class PatchStatistics(ArrayOutputMixin, TransformerMixin, BaseEstimator):
+    """Describe each patch by its spectrum, its peaks and its levels: tokens without a network.
+
+    All numbers refer to the mean of the patch's band over the clip, so that neither gain nor a
+    coloured microphone shows:
+
+    * the mean of each log-mel bin over the patch's frames: the spectrum within the band;
+    * the log of the mean power of each bin less that: high where single frames stick out;
+    * the shares of frames that are louder than each of 16 levels. Averaged over a clip, they are
+      the distribution of the band's level, where knocks and hisses in pauses show.
+
+    Parameters
+    ----------
+    n_freq : int, default=8
+        Frequency bands of the patches: ``n_mels // patch_size`` of the `MelPatcher`.
+    log_unit : float or "auto", default="auto"
+        Nepers (natural logarithms of power) that a unit of the patches is: 1 for those of
+        `MelPatcher`, 0.23 for decibels. "auto" measures it, by how far bins step from frame to
+        frame, and takes exactly 1 or ln(10) / 10 where it is near to either.
+
+    Attributes
+    ----------
+    log_unit_ : float
+        Nepers that a unit of the patches is.
+    n_features_in_ : int
+        Patch area.
+
+    See Also
+    --------
+    BandStatistics : Statistics of whole clips.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skanopatch import PatchStatistics, patchify
+    >>> patches = patchify(np.random.default_rng(0).normal(size=(3, 192, 128)))
+    >>> PatchStatistics().fit_transform(patches).shape
+    (3, 96, 48)
+    """
+
+    _parameter_constraints: dict = {
+        "n_freq": [Interval(Integral, 1, None, closed="left")],
+        "log_unit": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
+    }
+
+    def __init__(self, n_freq=8, *, log_unit="auto"):
+        self.n_freq = n_freq
+        self.log_unit = log_unit
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Check the patches, and learn the unit of the logarithm.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_clips, n_patches, patch_area) or (n_clips, patch_area)
+            Patches in the order of time; 2-D stands for one patch a clip.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : object
+        """
+        X, grid = validate_patches(self, X, n_freq=self.n_freq, reset=True)
+        is_auto = self.log_unit == "auto"
+        self.log_unit_ = measure_log_unit(X, grid) if is_auto else float(self.log_unit)
+        return self
+
+    def transform(self, X):
+        """Compute the statistics.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_clips, n_patches, patch_area) or (n_clips, patch_area)
+            Patches in the order of time, of any number.
+
+        Returns
+        -------
+        tokens : ndarray of shape (n_clips, n_patches, n_statistics), float32
+            In nepers, and shares; NaN for clips whose patches are NaN.
+        """
+        check_is_fitted(self)
+        X, grid = validate_patches(self, X, n_freq=self.n_freq, reset=False)
+        return np.concatenate(
+            [
+                _describe(batch * np.float32(self.log_unit_), grid)
+                for batch in iterate_batches(X, _BATCH_SIZE)
+            ]
+        )
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+
+def _describe(patches: np.ndarray, grid: PatchGrid) -> np.ndarray:
+    n_clips, n_patches, _ = patches.shape
+    cells = patches.reshape(n_clips, grid.n_time, grid.n_freq, grid.height, grid.width)
+    spectra = cells.mean(axis=3)
+    peaks = logsumexp(cells, axis=3) - np.log(np.float32(grid.height)) - spectra
+    levels = logsumexp(cells, axis=4)
+    of_band = levels.mean(axis=(1, 3), keepdims=True)
+    step = _LEVELS[1] - _LEVELS[0]
+    shares = expit(((levels - of_band)[..., np.newaxis] - _LEVELS) / step).mean(axis=3)
+    in_band = spectra - spectra.mean(axis=(1, 3), keepdims=True)
+    return np.concatenate([in_band, peaks, shares], axis=3).reshape(n_clips, n_patches, -1)
