@@ -8,6 +8,7 @@ from skanopatch.backbones.registry import (
     front_end,
     joins_statistics,
     list_backbones,
+    make_patcher,
 )
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "front_end",
     "joins_statistics",
     "list_backbones",
+    "make_patcher",
 ]

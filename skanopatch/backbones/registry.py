@@ -13,6 +13,7 @@ from skanopatch.backbones.base import KALDI, KALDI_HANNING, Backbone
 from skanopatch.backbones.beats import beats
 from skanopatch.backbones.vit import TINY_GRID, audiomae, hf_hub, timm_vit, vit_tiny
 from skanopatch.spectra.log_mel import FrontEnd
+from skanopatch.spectra.mel_patcher import MelPatcher
 from skanopatch.spectra.patches import PatchGrid
 
 
@@ -127,15 +128,45 @@ def front_end(name: str) -> FrontEnd:
     return (family.front_end if family is not None else None) or KALDI
 
 
-def check_front_end(name: str, made_with: FrontEnd | None) -> None:
+def make_patcher(backbone: str, **params: Any) -> MelPatcher:
+    """Make a `MelPatcher` with the mel settings that a backbone was trained with.
+
+    Parameters
+    ----------
+    backbone : str
+        One of `list_backbones`.
+    **params : dict
+        Further parameters, such as `duration` or `channel`.
+
+    Returns
+    -------
+    patcher : MelPatcher
+
+    Raises
+    ------
+    ValueError
+        If there is no such backbone, or a parameter contradicts its settings.
+
+    Examples
+    --------
+    >>> from skanopatch.backbones import make_patcher
+    >>> make_patcher("ast:MIT/ast-finetuned-audioset-10-10-0.4593", duration=4.0)
+    MelPatcher(duration=4.0, scale=1.0, window='hanning')
+    """
+    patcher = MelPatcher(**{**asdict(front_end(backbone)), **params})
+    check_front_end(backbone, patcher.front_end)
+    return patcher
+
+
+def check_front_end(name: str, made_with: FrontEnd) -> None:
     """Refuse patches that were made with other mel settings than a backbone was trained with.
 
     Parameters
     ----------
     name : str
         One of `list_backbones`.
-    made_with : FrontEnd or None
-        What made the patches; None, of an array that does not tell, is taken on trust.
+    made_with : FrontEnd
+        What made the patches.
 
     Raises
     ------
@@ -144,7 +175,7 @@ def check_front_end(name: str, made_with: FrontEnd | None) -> None:
         put together to the same spectrogram.
     """
     family, _ = _look_up(name)
-    if family is None or family.front_end is None or made_with is None:
+    if family is None or family.front_end is None:
         return
     own, other = _audible(family.front_end), _audible(made_with)
     differ = [setting for setting in own if own[setting] != other[setting]]
@@ -153,7 +184,7 @@ def check_front_end(name: str, made_with: FrontEnd | None) -> None:
             f"The backbone {name!r} was trained with "
             f"{', '.join(f'{setting}={own[setting]!r}' for setting in differ)}, but the patches "
             f"are made with {', '.join(f'{setting}={other[setting]!r}' for setting in differ)}. "
-            f"MelPatcher.for_backbone({name!r}) makes patches that fit."
+            f"skanopatch.backbones.make_patcher({name!r}) makes patches that fit."
         )
 
 

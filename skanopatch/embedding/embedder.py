@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from skanopatch.audio.labels import encode_labels
 from skanopatch.backbones import joins_statistics
 from skanopatch.embedding.devices import choose_device, memory_errors
-from skanopatch.embedding.module import PatchEmbedding
+from skanopatch.embedding.module import EmbeddingNetwork
 from skanopatch.embedding.pooling import POOLINGS
 from skanopatch.embedding.settings import FineTuning
 from skanopatch.embedding.training import fine_tune
@@ -35,7 +35,9 @@ from skanopatch.spectra.patch_statistics import PatchStatistics
 from skanopatch.spectra.patches import (
     NO_USABLE_CLIP,
     iterate_batches,
+    patch_grid,
     survey_patches,
+    unpatchify,
     validate_patches,
 )
 
@@ -71,8 +73,6 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         Name of a Vision Transformer, see `skanopatch.backbones.list_backbones`:
         ``"anopatch-tiny"`` (6 layers of 192, part of this package), ``"vit_tiny"`` (the same with
         random weights), ``"timm:<name>"``, ...
-    n_freq : int, default=8
-        Frequency bands of the patches: ``n_mels // patch_size`` of the `MelPatcher`.
     normalization : "backbone", "fit" or tuple (mean, std), default="backbone"
         What is subtracted from the log-mel bins, and by what they are divided: what the backbone
         was trained with (where that is nothing fixed: as "fit"), the mean and deviation of the
@@ -138,7 +138,6 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
     _parameter_constraints: dict = {
         "backbone": [str],
-        "n_freq": [Interval(Integral, 1, None, closed="left")],
         "normalization": [StrOptions({"backbone", "fit"}), tuple, list],
         "layers": [Integral, tuple, list, StrOptions({"all", "weighted"}), None],
         "pooling": [StrOptions(set(POOLINGS))],
@@ -156,7 +155,6 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self,
         backbone="anopatch-tiny",
         *,
-        n_freq=8,
         normalization="backbone",
         layers=None,
         pooling="attentive",
@@ -170,7 +168,6 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         verbose=0,
     ):
         self.backbone = backbone
-        self.n_freq = n_freq
         self.normalization = normalization
         self.layers = layers
         self.pooling = pooling
@@ -236,9 +233,9 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
         Parameters
         ----------
-        X : array-like of shape (n_clips, n_patches, patch_area) or (n_clips, patch_area)
-            Patches in the order of time, from `MelPatcher` or `patchify`; 2-D stands for one
-            patch a clip. Clips whose patches are NaN are left out of training.
+        X : array-like of shape (n_clips, n_time, n_freq, patch_area) or (n_clips, patch_area)
+            Patches, as from `MelPatcher` or `patchify`; 2-D stands for one patch a clip. Clips
+            whose patches are NaN are left out of training.
         y : None
             Ignored; drop anomalous clips with `FitOnNormal`.
         labels : array-like of shape (n_clips,), default=None
@@ -265,7 +262,8 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         """
         settings = FineTuning() if self.fine_tuning is None else self.fine_tuning
         settings._validate_params()
-        X, grid = validate_patches(self, X, n_freq=self.n_freq, reset=True)
+        X = validate_patches(self, X, reset=True)
+        grid = patch_grid(X)
         self._n_mels = grid.n_mels
         self._fitted_output = self.output
         normalization = self._given_normalization()
@@ -315,7 +313,7 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
                 )
                 params["n_dims"] = settings.n_dims
             else:
-                module = PatchEmbedding(**params)
+                module = EmbeddingNetwork(**params)
         self._module_params = {**params, "config": module.backbone.config}
         self._module = module.cpu().eval().requires_grad_(False)
         self.normalization_ = (float(module.mean), float(module.std))
@@ -330,18 +328,17 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
         Parameters
         ----------
-        X : array-like of shape (n_clips, n_patches, patch_area) or (n_clips, patch_area)
-            Patches. Their number may differ from that in `fit`: position embeddings are
-            resampled.
+        X : array-like of shape (n_clips, n_time, n_freq, patch_area) or (n_clips, patch_area)
+            Patches. `n_time` may differ from that in `fit`: position embeddings are resampled.
 
         Returns
         -------
         embeddings : ndarray of shape (n_clips, n_dims), float32
-            With the `output` "patches" in `fit`, tokens (n_clips, n_tokens, n_dims). NaN for clips
-            whose patches are NaN.
+            With ``output="patches"`` in `fit`, tokens (n_clips, n_time, n_freq, n_dims). NaN for
+            clips whose patches are NaN.
         """
         check_is_fitted(self)
-        X, _ = validate_patches(self, X, n_freq=self.n_freq, reset=False, n_mels=self._n_mels)
+        X = validate_patches(self, X, reset=False, n_mels=self._n_mels)
         embed = self._describe if self._module is None else self._embed
         batches = tqdm(
             iterate_batches(X, self.batch_size),
@@ -355,7 +352,7 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     def _fit_statistics(self, X: Any) -> None:
         statistics = BandStatistics if self.output == "clip" else PatchStatistics
         # Arrays, also where scikit-learn's `transform_output` is set to pandas.
-        self._statistics = statistics(self.n_freq).set_output(transform="default").fit(X)
+        self._statistics = statistics().set_output(transform="default").fit(X)
         if self.output == "clip":
             batches = iterate_batches(X, self.batch_size)
             values = np.concatenate([self._statistics.transform(batch) for batch in batches])
@@ -375,10 +372,9 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         """Return what the network gives for a batch."""
         device = choose_device(self.device)
         module = self._module.to(device)
-        network = module.tokens if self._fitted_output == "patches" else module
+        network = module.token_map if self._fitted_output == "patches" else module
         with torch.inference_mode(), memory_errors(self.batch_size):
-            patches = torch.tensor(batch, device=device)  # a copy: the array may be read-only
-            return network(patches).cpu().numpy()
+            return network(torch.tensor(unpatchify(batch), device=device)).cpu().numpy()
 
     def _given_normalization(self) -> tuple[float, float] | None:
         if isinstance(self.normalization, str):
@@ -419,7 +415,7 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
                 f"was trained on a mean of {mean:.1f}: they differ by {distance:.1f} times "
                 f"{std:.1f}, the divisor, where {_LEAST_MEAN} to {_LARGEST_MEAN} are usual. "
                 "Another front end (scale, window or unit of the logarithm) may have made them: "
-                f"MelPatcher.for_backbone({self.backbone!r}) makes patches that fit, and "
+                f"skanopatch.backbones.make_patcher({self.backbone!r}) makes patches that fit, and "
                 "normalization='fit' takes those given as they are.",
                 UserWarning,
                 stacklevel=4,
@@ -442,7 +438,7 @@ class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             self._module = None
         if weights is not None:
             with torch.random.fork_rng(devices=[]):  # leaves no trace in the global generator
-                module = PatchEmbedding(**self._module_params, pretrained=False)
+                module = EmbeddingNetwork(**self._module_params, pretrained=False)
             module.load_state_dict(load(weights))
             self._module = module.eval().requires_grad_(False)
 

@@ -7,14 +7,14 @@ import torch
 from sklearn.preprocessing import StandardScaler
 from torch.utils.data import DataLoader, Subset
 
-from skanopatch.embedding.module import PatchEmbedding
-from skanopatch.embedding.net import PatchDataset
+from skanopatch.embedding.module import EmbeddingNetwork
+from skanopatch.embedding.net import SpectrogramDataset
 
 _MOST_CLIPS = 1000
 
 
 def standardize_head(
-    module: PatchEmbedding, dataset: PatchDataset, batch_size: int, device: torch.device
+    module: EmbeddingNetwork, dataset: SpectrogramDataset, batch_size: int, device: torch.device
 ) -> None:
     """Let a head start on standardized features.
 
@@ -23,9 +23,9 @@ def standardize_head(
 
     Parameters
     ----------
-    module : PatchEmbedding
+    module : EmbeddingNetwork
         With a head. It is set to evaluation.
-    dataset : PatchDataset
+    dataset : SpectrogramDataset
         The clips to train on. Mean and deviation are those of at most 1,000 of them.
     batch_size : int
         Clips embedded at a time.

@@ -23,7 +23,7 @@ def rate_factors(names: Iterable[str], n_layers: int, decay: float) -> dict[str,
     Parameters
     ----------
     names : iterable of str
-        Names of the parameters of a `PatchEmbedding` and others, in the order of the modules.
+        Names of the parameters of a `EmbeddingNetwork` and others, in the order of the modules.
     n_layers : int
         Layers that are used.
     decay : float

@@ -1,4 +1,4 @@
-"""The torch module that embeds patches: normalisation, backbone, pooling and head."""
+"""The network that embeds spectrograms: normalisation, backbone, pooling and head."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from skanopatch.embedding.pooling import POOLINGS
 from skanopatch.spectra.patches import PatchGrid
 
 
-class PatchEmbedding(nn.Module):
-    """Take the patches of clips to one embedding each.
+class EmbeddingNetwork(nn.Module):
+    """Take the log-mel spectrograms of clips to one embedding each.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ class PatchEmbedding(nn.Module):
     config : dict or None, default=None
         The backbone's architecture, where it was built before; see `create_backbone`.
     grid : PatchGrid or tuple
-        The patches of a clip.
+        The patches of a clip; other lengths can be embedded later.
     normalization : tuple of float or None
         Mean and deviation; None takes the backbone's own.
     measured : tuple of float, default=(0.0, 1.0)
@@ -76,8 +76,8 @@ class PatchEmbedding(nn.Module):
         pretrained: bool = True,
     ):
         super().__init__()
-        self.grid = PatchGrid(*grid)
-        self.backbone = create_backbone(backbone, self.grid, pretrained=pretrained, config=config)
+        grid = PatchGrid(*grid)
+        self.backbone = create_backbone(backbone, grid, pretrained=pretrained, config=config)
         if keep_bands and patch_dropout:
             raise ValueError(
                 "patch_dropout must be 0 with keep_bands=True, which needs the same patches of "
@@ -101,7 +101,7 @@ class PatchEmbedding(nn.Module):
         self.pooling = POOLINGS[pooling](self.backbone.n_dims)
         self.n_dims: int = self.backbone.n_dims * self.pooling.n_statistics  # type: ignore
         if keep_bands:
-            self.n_dims *= self.backbone.token_grid(self.grid.n_frames, self.grid.n_mels)[1]
+            self.n_dims *= self.backbone.token_grid(grid.n_frames, grid.n_mels)[1]
         self.head: nn.Module = nn.Identity()
         if n_dims is not None:
             self.head = nn.Linear(self.n_dims, n_dims)
@@ -114,19 +114,9 @@ class PatchEmbedding(nn.Module):
         weight.div_(scale)
         bias.sub_(weight @ mean)
 
-    def log_mel(self, patches: torch.Tensor) -> torch.Tensor:
-        """Return the normalised spectrograms (n_clips, n_frames, n_mels) behind patches.
-
-        The number of patches may differ from that of the grid; it must hold whole bands.
-        """
-        grid = self.grid
-        cells = patches.reshape(len(patches), -1, grid.n_freq, grid.height, grid.width)
-        log_mel = cells.transpose(2, 3).reshape(len(patches), -1, grid.n_mels)
-        return (log_mel - self.mean) / self.std
-
-    def tokens(self, patches: torch.Tensor) -> torch.Tensor:
-        """Return the tokens (n_clips, n_tokens, n_dims) of patches, in the order of time."""
-        log_mel = self.log_mel(patches)
+    def tokens(self, log_mel: torch.Tensor) -> torch.Tensor:
+        """Return the tokens (n_clips, n_tokens, n_dims), ordered by time and then by band."""
+        log_mel = (log_mel - self.mean) / self.std
         if self.training:
             log_mel = spec_augment(
                 log_mel, time_mask=self.time_mask, frequency_mask=self.frequency_mask
@@ -137,20 +127,21 @@ class PatchEmbedding(nn.Module):
         tokens = torch.stack(self.backbone.layer_tokens(log_mel, self.layers), dim=-1)
         return tokens @ self.layer_logits.softmax(dim=0)
 
-    def pooled(self, patches: torch.Tensor) -> torch.Tensor:
-        """Return what the head takes of patches (n_clips, n_patches, patch_area)."""
-        tokens = self.tokens(patches)
-        if not self.keep_bands:
-            return self.pooling(tokens)
-        n_clips, n_tokens, n_dims = tokens.shape
-        n_freq = self.backbone.token_grid(self.grid.n_frames, self.grid.n_mels)[1]
-        bands = tokens.reshape(n_clips, n_tokens // n_freq, n_freq, n_dims).transpose(1, 2)
-        pooled = self.pooling(bands.reshape(n_clips * n_freq, -1, n_dims))
-        return pooled.reshape(n_clips, -1)
+    def token_map(self, log_mel: torch.Tensor) -> torch.Tensor:
+        """Return the tokens on their grid, (n_clips, n_time, n_freq, n_dims)."""
+        grid = self.backbone.token_grid(*log_mel.shape[1:])
+        return self.tokens(log_mel).unflatten(1, grid)
 
-    def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        """Return the embeddings (n_clips, n_dims) of patches (n_clips, n_patches, patch_area)."""
-        return self.head(self.pooled(patches))
+    def pooled(self, log_mel: torch.Tensor) -> torch.Tensor:
+        """Return the pooled tokens, which the head takes."""
+        if not self.keep_bands:
+            return self.pooling(self.tokens(log_mel))
+        bands = self.token_map(log_mel).transpose(1, 2)
+        return self.pooling(bands.flatten(0, 1)).reshape(len(log_mel), -1)
+
+    def forward(self, log_mel: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings (n_clips, n_dims) of spectrograms (n_clips, n_frames, n_mels)."""
+        return self.head(self.pooled(log_mel))
 
 
 def _layer_indices(layers: str | int | Sequence[int] | None, n_layers: int) -> list[int]:

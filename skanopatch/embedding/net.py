@@ -18,21 +18,19 @@ from torch.utils.data import Dataset
 
 from skanopatch.embedding.augmentation import change
 from skanopatch.embedding.layers import rate_factors
-from skanopatch.spectra.patches import cut_into_patches, patch_grid, unpatchify
+from skanopatch.spectra.patches import unpatchify
 
 
-class PatchDataset(Dataset):
-    """Patches and class indices, read in whole batches.
+class SpectrogramDataset(Dataset):
+    """Spectrograms and class indices, read in whole batches.
 
     Parameters
     ----------
-    patches : array-like of shape (n_clips, n_patches, patch_area)
-        Anything with array indexing; `LazyPatches` are computed batch by batch.
+    patches : ndarray or LazyPatches of shape (n_clips, n_time, n_freq, patch_area)
+        `LazyPatches` are computed batch by batch.
     target : ndarray of shape (n_clips,), int
     indices : ndarray of int
         The clips that belong to this data set.
-    n_freq : int, default=8
-        Frequency bands of the patches.
     segment : int or None, default=None
         Frames of the stretch of a clip that is taken at random each time. A clip that is no longer
         is taken from a random frame on, and around its end. None takes clips as they are.
@@ -46,16 +44,13 @@ class PatchDataset(Dataset):
         target: np.ndarray,
         indices: np.ndarray,
         *,
-        n_freq: int = 8,
         segment: int | None = None,
         changes: Sequence[str] = ("none",),
     ):
         self.patches = patches
         self.target = target
         self.indices = indices
-        self.grid = patch_grid(patches.shape[1:], n_freq)
         self.segment = segment
-        self.n_frames = min(segment or self.grid.n_frames, self.grid.n_frames)
         self.changes = changes
         self.epoch_seed = 0  # `EpochSeed` sets it
 
@@ -67,27 +62,29 @@ class PatchDataset(Dataset):
 
     def __getitems__(self, indices: list[int]) -> list[tuple[np.ndarray, int]]:
         rows = self.indices[indices]
-        patches = np.asarray(self.patches[rows], dtype=np.float32)
+        log_mel = unpatchify(np.asarray(self.patches[rows], dtype=np.float32))
         target = self.target[rows]
         if self.segment is not None or len(self.changes) > 1:
-            log_mel = unpatchify(patches, self.grid.n_freq)
+            n_frames = log_mel.shape[1]
+            n_taken = min(self.segment or n_frames, n_frames)
             # A seed of their own: workers draw the same as the main process does without them.
             seed = np.random.SeedSequence([self.epoch_seed, *rows]).generate_state(1)[0]
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(int(seed))
                 kinds = torch.randint(len(self.changes), (len(rows),)).numpy()
-                if self.segment is not None and self.segment >= self.grid.n_frames:
-                    starts = torch.randint(self.grid.n_frames, (len(rows),)).tolist()
+                if self.segment is not None and self.segment >= n_frames:
+                    starts = torch.randint(n_frames, (len(rows),)).tolist()
                     log_mel = np.stack(
                         [np.roll(x, -s, axis=0) for x, s in zip(log_mel, starts, strict=True)]
                     )
-                segments = [
-                    change(clip, self.changes[kind], self.n_frames)
-                    for clip, kind in zip(log_mel, kinds, strict=True)
-                ]
-            patches = cut_into_patches(np.stack(segments), self.grid.height, self.grid.width)
+                log_mel = np.stack(
+                    [
+                        change(clip, self.changes[kind], n_taken)
+                        for clip, kind in zip(log_mel, kinds, strict=True)
+                    ]
+                )
             target = target * len(self.changes) + kinds
-        return list(zip(patches, target.tolist(), strict=True))
+        return list(zip(log_mel, target.tolist(), strict=True))
 
 
 class FineTuningNet(NeuralNet):

@@ -16,17 +16,17 @@ from skanopatch.embedding.devices import autocast_dtype, memory_errors
 from skanopatch.embedding.head import standardize_head
 from skanopatch.embedding.layers import recomputed_layers
 from skanopatch.embedding.lora import merge_lora
-from skanopatch.embedding.module import PatchEmbedding
+from skanopatch.embedding.module import EmbeddingNetwork
 from skanopatch.embedding.net import (
     EpochSeed,
     FineTuningNet,
-    PatchDataset,
     ResumableCheckpoint,
+    SpectrogramDataset,
     WarmupCosine,
     optimizer_by_name,
 )
 from skanopatch.embedding.settings import FineTuning
-from skanopatch.spectra.patches import LazyPatches
+from skanopatch.spectra.lazy_patches import LazyPatches
 
 # What `max_epochs="auto"` comes to: about the same time for 300 clips as for 5,000.
 _CLIPS_IN_ALL, _LEAST_EPOCHS, _MOST_EPOCHS = 20_000, 5, 100
@@ -53,19 +53,19 @@ def fine_tune(
     seed: int,
     device: torch.device,
     verbose: bool,
-) -> tuple[PatchEmbedding, list[dict[str, Any]]]:
+) -> tuple[EmbeddingNetwork, list[dict[str, Any]]]:
     """Train backbone, pooling and head with skorch, from a checkpoint if there is one.
 
     Parameters
     ----------
-    X : ndarray or LazyPatches of shape (n_clips, n_patches, patch_area)
+    X : ndarray or LazyPatches of shape (n_clips, n_time, n_freq, patch_area)
     target : ndarray of shape (n_clips,), int
         Classes from 0.
     usable : ndarray of int
         The clips to train on.
     settings : FineTuning
     module_params : dict
-        Parameters of `PatchEmbedding`.
+        Parameters of `EmbeddingNetwork`.
     batch_size : int
         Clips a step.
     seed : int
@@ -76,7 +76,7 @@ def fine_tune(
 
     Returns
     -------
-    module : PatchEmbedding
+    module : EmbeddingNetwork
         LoRA's updates are part of its weights.
     history : list of dict
         An entry an epoch.
@@ -100,7 +100,7 @@ def fine_tune(
         checkpoint = ResumableCheckpoint(Path(settings.checkpoint_dir) / f"{fingerprint}.pt")
         callbacks.append(checkpoint)
     net = FineTuningNet(
-        PatchEmbedding,
+        EmbeddingNetwork,
         **{f"module__{name}": value for name, value in module_params.items()},
         criterion=ArcFace,
         criterion__n_dims=settings.n_dims,
@@ -125,9 +125,7 @@ def fine_tune(
     with memory_errors(batch_size):
         net.initialize()
         backbone = net.module_.backbone
-        clips = PatchDataset(
-            X, target, usable, n_freq=net.module_.grid.n_freq, segment=backbone.segment
-        )
+        clips = SpectrogramDataset(X, target, usable, segment=backbone.segment)
         is_finished = checkpoint is not None and checkpoint.restore(net)
         if not net.history:
             standardize_head(net.module_, clips, batch_size, device)

@@ -43,11 +43,6 @@ def with_scale(end: BaseEstimator) -> BaseEstimator:
     return end
 
 
-def with_bands(estimator: Any, n_freq: int) -> Any:
-    """Set the number of bands of an estimator that has such a parameter."""
-    return estimator.set_params(n_freq=n_freq) if "n_freq" in estimator.get_params() else estimator
-
-
 def domains_of(metadata: dict[str, list]) -> list[Hashable] | None:
     """Return the domains, or the labels where these can serve as such."""
     if "domains" in metadata or "labels" not in metadata:
@@ -94,7 +89,7 @@ def train_network(
     ----------
     embedder : AnoPatchEmbedder
         It is fitted.
-    patches : ndarray or LazyPatches of shape (n_clips, n_patches, patch_area)
+    patches : ndarray or LazyPatches of shape (n_clips, n_time, n_freq, patch_area)
     statistics : ndarray of shape (n_clips, n_statistics)
         NaN for clips that cannot be read.
     metadata : dict

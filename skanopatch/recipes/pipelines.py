@@ -8,8 +8,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import gen_batches
 
 from skanopatch.detectors import MahalanobisDetector, SubbandKNNDetector
-from skanopatch.spectra.mel_patcher import MelPatcher
-from skanopatch.spectra.patches import LazyPatches
+from skanopatch.spectra.lazy_patches import LazyPatches
 
 _BATCH_SIZE = 64  # clips whose tokens are held at a time
 
@@ -43,7 +42,7 @@ def make_anopatch_pipeline(backbone="anopatch-tiny", *, detector=None, memory=No
 
     See Also
     --------
-    MelPatcher.for_backbone : The first step alone.
+    skanopatch.backbones.make_patcher : The first step alone.
 
     Examples
     --------
@@ -55,24 +54,16 @@ def make_anopatch_pipeline(backbone="anopatch-tiny", *, detector=None, memory=No
     (2,)
     """
     # Not above: they take as long to import as all the rest.
-    from skanopatch.backbones import check_front_end
+    from skanopatch.backbones import check_front_end, make_patcher
     from skanopatch.embedding.embedder import AnoPatchEmbedder
 
     pipeline: Pipeline = make_pipeline(
-        MelPatcher.for_backbone(backbone),
+        make_patcher(backbone),
         AnoPatchEmbedder(backbone),
         MahalanobisDetector() if detector is None else detector,
         memory=memory,
     ).set_params(**params)
-    patcher, embedder = pipeline[0], pipeline[1]
-    n_freq = patcher.n_mels // patcher.patch_size
-    if params.get("anopatchembedder__n_freq", n_freq) != n_freq:
-        raise ValueError(
-            f"anopatchembedder__n_freq must be {n_freq} for {patcher.n_mels} mel bins in patches "
-            f"of {patcher.patch_size}. Got {embedder.n_freq} instead."
-        )
-    embedder.set_params(n_freq=n_freq)
-    check_front_end(embedder.backbone, patcher.front_end)
+    check_front_end(pipeline[1].backbone, pipeline[0].front_end)
     return pipeline
 
 
@@ -113,15 +104,13 @@ def make_map_pipeline(backbone="anopatch-tiny", *, detector=None, memory=None, *
     >>> anomaly_map(pipe, clips[:2]).shape
     (2, 6, 8)
     """
-    pipeline = make_anopatch_pipeline(
+    return make_anopatch_pipeline(
         backbone,
         detector=SubbandKNNDetector() if detector is None else detector,
         memory=memory,
         anopatchembedder__output="patches",
         **params,
     )
-    name = f"{pipeline.steps[-1][0]}__n_freq"
-    return pipeline.set_params(**{name: params.get(name, pipeline[1].n_freq)})
 
 
 def anomaly_map(pipeline, X):

@@ -37,13 +37,12 @@ from skanopatch.recipes.network import (
     may_join,
     some_of_each,
     train_network,
-    with_bands,
     with_scale,
 )
 from skanopatch.spectra.band_statistics import BandStatistics
 from skanopatch.spectra.mel_patcher import MelPatcher
 from skanopatch.spectra.patch_statistics import PatchStatistics
-from skanopatch.spectra.patches import given_patches, iterate_batches
+from skanopatch.spectra.patches import given_patches, iterate_batches, warn_of_another_unit
 
 _MOST_FOR_MAPS = 100  # clips: 0.3 s and 0.1 MB for each of 10 s
 _BATCH_SIZE = 64  # clips whose maps are computed at a time
@@ -198,10 +197,11 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
 
     def _default(self, name: str, embedder: Any) -> Any:
         """Return what a part is that is None."""
-        from skanopatch.embedding.embedder import AnoPatchEmbedder  # not above: it imports torch
+        from skanopatch.backbones import make_patcher  # not above: both import torch
+        from skanopatch.embedding.embedder import AnoPatchEmbedder
 
         if name == "patcher" and isinstance(embedder, AnoPatchEmbedder):
-            return MelPatcher.for_backbone(embedder.backbone)
+            return make_patcher(embedder.backbone)
         defaults = {
             "patcher": MelPatcher,
             "embedder": AnoPatchEmbedder,
@@ -227,7 +227,7 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
         ----------
         X : sequence of clips, or array-like of shape (n_clips, n_samples)
             Normal clips. A clip is a path, a 1-D array at the patcher's `sample_rate` or a pair
-            (array, sample_rate). With "passthrough", patches (n_clips, n_patches, patch_area).
+            (array, sample_rate). With "passthrough", patches (n_clips, n_time, n_freq, patch_area).
         y : None
             Ignored; drop anomalous clips with `FitOnNormal`.
         labels : iterable of hashables of length n_clips, default=None
@@ -265,7 +265,7 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
         self.clip_names_ = file_names(X, n_clips)
         embedder = None if isinstance(self.embedder, str) else self._embedder(seed)
         self.separation_: dict[str, float] | None = None
-        statistics = BandStatistics(self._n_freq())
+        statistics = BandStatistics()
         statistics.set_output(transform="default")
         self.normal_statistics_ = statistics.fit_transform(patches)
         self.statistics_ = statistics
@@ -312,24 +312,19 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
         """Return the patches of clips."""
         self.patcher_ = None
         if isinstance(self.patcher, str):
-            return given_patches(X)
+            patches = given_patches(X)
+            warn_of_another_unit(patches)
+            return patches
         self.patcher_ = self._part("patcher")
         return self.patcher_.fit(X).transform(X)
 
     def _patches(self, X: Any) -> Any:
         return given_patches(X) if self.patcher_ is None else self.patcher_.transform(X)
 
-    def _n_freq(self) -> int:
-        if self.patcher_ is not None:
-            return self.patcher_.n_mels // self.patcher_.patch_size
-        has_params = isinstance(self.embedder, BaseEstimator)
-        params = self.embedder.get_params() if has_params else {}
-        return params.get("n_freq", BandStatistics().n_freq)
-
     def _embedder(self, seed: int) -> Any:
         from skanopatch.backbones import check_front_end
 
-        embedder = with_bands(self._part("embedder"), self._n_freq())
+        embedder = self._part("embedder")
         params = embedder.get_params()
         if self.patcher_ is not None and "backbone" in params:
             check_front_end(embedder.backbone, self.patcher_.front_end)
@@ -356,7 +351,7 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
         self.map_pipeline_ = None
         if isinstance(self.map_detector, str):
             return
-        detector = with_bands(self._part("map_detector"), self._n_freq()).set_params(
+        detector = self._part("map_detector").set_params(
             false_alarm_rate=self.false_alarm_rate, threshold=self.threshold
         )
         metadata = {name: values for name, values in metadata.items() if name != "domains"}
@@ -365,7 +360,7 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
         rows = rows[some_of_each([groups[row] for row in rows], _MOST_FOR_MAPS)]
         if "groups" in metadata:
             detector = GroupedDetector(detector)
-        tokens = PatchStatistics(self._n_freq())
+        tokens = PatchStatistics()
         self.map_pipeline_ = Pipeline([("patchstatistics", tokens), ("detector", detector)])
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Clips of one session")  # said before

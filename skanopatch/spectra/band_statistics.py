@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from numbers import Integral, Real
+from numbers import Real
 
 import numpy as np
 from sklearn.base import (
@@ -12,12 +12,12 @@ from sklearn.base import (
     TransformerMixin,
     _fit_context,
 )
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
 from skanopatch.spectra.patches import (
     iterate_batches,
-    measure_log_unit,
+    patch_grid,
     unpatchify,
     validate_patches,
 )
@@ -45,17 +45,12 @@ class BandStatistics(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     Parameters
     ----------
-    n_freq : int, default=8
-        Frequency bands of the patches: ``n_mels // patch_size`` of the `MelPatcher`.
-    log_unit : float or "auto", default="auto"
-        Nepers (natural logarithms of power) that a unit of the patches is: 1 for those of
-        `MelPatcher`, 0.23 for decibels. "auto" measures it, by how far bins step from frame to
-        frame, and takes exactly 1 or ln(10) / 10 where it is near to either.
+    log_unit : float, default=1.0
+        What a unit of the patches is as a natural logarithm of power: 1 for those of `MelPatcher`,
+        ``ln(10) / 10`` for decibels.
 
     Attributes
     ----------
-    log_unit_ : float
-        Nepers that a unit of the patches is.
     n_features_in_ : int
         Patch area.
 
@@ -73,22 +68,20 @@ class BandStatistics(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     """
 
     _parameter_constraints: dict = {
-        "n_freq": [Interval(Integral, 1, None, closed="left")],
-        "log_unit": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
+        "log_unit": [Interval(Real, 0, None, closed="neither")],
     }
 
-    def __init__(self, n_freq=8, *, log_unit="auto"):
-        self.n_freq = n_freq
+    def __init__(self, log_unit=1.0):
         self.log_unit = log_unit
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
-        """Lay out the bands, and learn the unit of the logarithm.
+        """Lay out the bands for the mel bins of the patches.
 
         Parameters
         ----------
-        X : array-like of shape (n_clips, n_patches, patch_area) or (n_clips, patch_area)
-            Patches in the order of time; 2-D stands for one patch a clip.
+        X : array-like of shape (n_clips, n_time, n_freq, patch_area) or (n_clips, patch_area)
+            Patches, as from `MelPatcher`; 2-D stands for one patch a clip.
         y : None
             Ignored.
 
@@ -96,16 +89,12 @@ class BandStatistics(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         -------
         self : object
         """
-        X, grid = validate_patches(self, X, n_freq=self.n_freq, reset=True)
-        is_auto = self.log_unit == "auto"
-        self.log_unit_ = measure_log_unit(X, grid) if is_auto else float(self.log_unit)
-        self._loud = _band_means(grid.n_mels, _LOUD)
-        self._fluctuating = _band_means(grid.n_mels, _FLUCTUATING)
-        self._swelling = np.hstack(
-            [_band_means(grid.n_mels, n) for n in (_SWELLING, _SWELLING // 2, 1)]
-        )
+        n_mels = patch_grid(validate_patches(self, X, reset=True)).n_mels
+        self._loud = _band_means(n_mels, _LOUD)
+        self._fluctuating = _band_means(n_mels, _FLUCTUATING)
+        self._swelling = np.hstack([_band_means(n_mels, n) for n in (_SWELLING, _SWELLING // 2, 1)])
         n_bands = sum(bands.shape[1] for bands in (self._loud, self._fluctuating, self._swelling))
-        self._n_features_out = grid.n_mels + n_bands + 3
+        self._n_features_out = n_mels + n_bands + 3
         return self
 
     def transform(self, X):
@@ -113,8 +102,8 @@ class BandStatistics(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
         Parameters
         ----------
-        X : array-like of shape (n_clips, n_patches, patch_area) or (n_clips, patch_area)
-            Patches in the order of time, of any number.
+        X : array-like of shape (n_clips, n_time, n_freq, patch_area) or (n_clips, patch_area)
+            Patches of clips of any length.
 
         Returns
         -------
@@ -122,11 +111,10 @@ class BandStatistics(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             In nepers; NaN for clips whose patches are NaN.
         """
         check_is_fitted(self)
-        n_mels = len(self._loud)
-        X, grid = validate_patches(self, X, n_freq=self.n_freq, reset=False, n_mels=n_mels)
+        X = validate_patches(self, X, reset=False, n_mels=len(self._loud))
         return np.concatenate(
             [
-                self._describe(unpatchify(batch, grid.n_freq) * np.float32(self.log_unit_))
+                self._describe(unpatchify(batch) * np.float32(self.log_unit))
                 for batch in iterate_batches(X, _BATCH_SIZE)
             ]
         )

@@ -53,10 +53,10 @@ class FrontEnd:
         """The shortest clip that fills one patch on the time axis."""
         return self.window_samples + (self.patch_size - 1) * self.shift_samples
 
-    def n_patches(self, n_samples: int) -> int:
-        """Return how many patches a clip of that many samples gives."""
+    def grid_shape(self, n_samples: int) -> tuple[int, int]:
+        """Return the patches along time and along frequency of a clip of that many samples."""
         n_frames = 1 + (n_samples - self.window_samples) // self.shift_samples
-        return n_frames // self.patch_size * (self.n_mels // self.patch_size)
+        return n_frames // self.patch_size, self.n_mels // self.patch_size
 
     def bin_edges(self) -> np.ndarray:
         """Return the frequencies in Hz halfway, on the mel scale, between the tips of the filters.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from numbers import Integral, Real
 from typing import Any
 
@@ -13,8 +12,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skanopatch.audio.clips import as_clip_list, clip_duration, clip_name, pcm_to_float
+from skanopatch.spectra.lazy_patches import Clips, LazyPatches, bullets
 from skanopatch.spectra.log_mel import WINDOWS, FrontEnd
-from skanopatch.spectra.patches import ArrayOutputMixin, Clips, LazyPatches, bullets
+from skanopatch.spectra.patches import ArrayOutputMixin
 
 
 class MelPatcher(ArrayOutputMixin, TransformerMixin, BaseEstimator):
@@ -134,39 +134,6 @@ class MelPatcher(ArrayOutputMixin, TransformerMixin, BaseEstimator):
         self.on_error = on_error
         self.n_jobs = n_jobs
 
-    @classmethod
-    def for_backbone(cls, backbone, **params):
-        """Make a patcher with the mel settings that a backbone was trained with.
-
-        Parameters
-        ----------
-        backbone : str
-            A name, see `skanopatch.backbones.list_backbones`.
-        **params : dict
-            Further parameters, such as `duration` or `channel`.
-
-        Returns
-        -------
-        patcher : MelPatcher
-
-        Raises
-        ------
-        ValueError
-            If there is no such backbone, or a parameter contradicts its settings.
-
-        Examples
-        --------
-        >>> from skanopatch import MelPatcher
-        >>> MelPatcher.for_backbone("ast:MIT/ast-finetuned-audioset-10-10-0.4593", duration=4.0)
-        MelPatcher(duration=4.0, scale=1.0, window='hanning')
-        """
-        # Not above: patches are made without the networks, and without the time to import them.
-        from skanopatch.backbones import check_front_end, front_end
-
-        patcher = cls(**{**asdict(front_end(backbone)), **params})
-        check_front_end(backbone, patcher._front_end())
-        return patcher
-
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
         """Check the settings, and learn the duration if it is None.
@@ -201,9 +168,9 @@ class MelPatcher(ArrayOutputMixin, TransformerMixin, BaseEstimator):
 
         Returns
         -------
-        patches : ndarray or LazyPatches of shape (n_clips, n_patches, patch_size ** 2), float32
-            In the order of time, as `patchify` gives them. What would exceed scikit-learn's
-            `working_memory` is computed on demand.
+        patches : ndarray or LazyPatches, float32
+            Of shape (n_clips, n_time, n_freq, patch_size ** 2), as from `patchify`. What would
+            exceed scikit-learn's `working_memory` is computed on demand.
 
         Raises
         ------

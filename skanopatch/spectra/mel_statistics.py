@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from numbers import Integral
-
 import numpy as np
 from sklearn.base import (
     BaseEstimator,
@@ -11,10 +9,9 @@ from sklearn.base import (
     TransformerMixin,
     _fit_context,
 )
-from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
-from skanopatch.spectra.patches import iterate_batches, unpatchify, validate_patches
+from skanopatch.spectra.patches import iterate_batches, patch_grid, unpatchify, validate_patches
 
 _BATCH_SIZE = 64  # clips
 
@@ -24,11 +21,6 @@ class MelStatistics(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     No network, nothing learnt: with `MahalanobisDetector` behind it, the baseline that any
     embedding has to beat, and on steady machines a strong one.
-
-    Parameters
-    ----------
-    n_freq : int, default=8
-        Frequency bands of the patches: ``n_mels // patch_size`` of the `MelPatcher`.
 
     Attributes
     ----------
@@ -44,10 +36,7 @@ class MelStatistics(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     (3, 256)
     """
 
-    _parameter_constraints: dict = {"n_freq": [Interval(Integral, 1, None, closed="left")]}
-
-    def __init__(self, n_freq=8):
-        self.n_freq = n_freq
+    _parameter_constraints: dict = {}
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
@@ -55,8 +44,8 @@ class MelStatistics(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
         Parameters
         ----------
-        X : array-like of shape (n_clips, n_patches, patch_area) or (n_clips, patch_area)
-            Patches in the order of time; 2-D stands for one patch a clip.
+        X : array-like of shape (n_clips, n_time, n_freq, patch_area) or (n_clips, patch_area)
+            Patches, as from `MelPatcher`; 2-D stands for one patch a clip.
         y : None
             Ignored.
 
@@ -64,8 +53,7 @@ class MelStatistics(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         -------
         self : object
         """
-        _, grid = validate_patches(self, X, n_freq=self.n_freq, reset=True)
-        self._n_features_out = 2 * grid.n_mels
+        self._n_features_out = 2 * patch_grid(validate_patches(self, X, reset=True)).n_mels
         return self
 
     def transform(self, X):
@@ -73,8 +61,8 @@ class MelStatistics(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
         Parameters
         ----------
-        X : array-like of shape (n_clips, n_patches, patch_area) or (n_clips, patch_area)
-            Patches in the order of time.
+        X : array-like of shape (n_clips, n_time, n_freq, patch_area) or (n_clips, patch_area)
+            Patches of clips of any length.
 
         Returns
         -------
@@ -82,18 +70,11 @@ class MelStatistics(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             The means of all bins, then their deviations; NaN for clips whose patches are NaN.
         """
         check_is_fitted(self)
-        n_mels = self._n_features_out // 2
-        X, grid = validate_patches(self, X, n_freq=self.n_freq, reset=False, n_mels=n_mels)
-        return np.concatenate(
-            [_mean_and_deviation(batch, grid.n_freq) for batch in iterate_batches(X, _BATCH_SIZE)]
-        )
+        X = validate_patches(self, X, reset=False, n_mels=self._n_features_out // 2)
+        spectrograms = map(unpatchify, iterate_batches(X, _BATCH_SIZE))
+        return np.concatenate([np.hstack([s.mean(axis=1), s.std(axis=1)]) for s in spectrograms])
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
-
-
-def _mean_and_deviation(patches: np.ndarray, n_freq: int) -> np.ndarray:
-    log_mel = unpatchify(patches, n_freq)
-    return np.concatenate([log_mel.mean(axis=1), log_mel.std(axis=1)], axis=1)

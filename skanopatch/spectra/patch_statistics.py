@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from numbers import Integral, Real
+from numbers import Real
 
 import numpy as np
 from scipy.special import expit, logsumexp
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
 from skanopatch.spectra.patches import (
     ArrayOutputMixin,
-    PatchGrid,
     iterate_batches,
-    measure_log_unit,
+    patch_grid,
     validate_patches,
 )
 
@@ -38,17 +37,12 @@ class PatchStatistics(ArrayOutputMixin, TransformerMixin, BaseEstimator):
 
     Parameters
     ----------
-    n_freq : int, default=8
-        Frequency bands of the patches: ``n_mels // patch_size`` of the `MelPatcher`.
-    log_unit : float or "auto", default="auto"
-        Nepers (natural logarithms of power) that a unit of the patches is: 1 for those of
-        `MelPatcher`, 0.23 for decibels. "auto" measures it, by how far bins step from frame to
-        frame, and takes exactly 1 or ln(10) / 10 where it is near to either.
+    log_unit : float, default=1.0
+        What a unit of the patches is as a natural logarithm of power: 1 for those of `MelPatcher`,
+        ``ln(10) / 10`` for decibels.
 
     Attributes
     ----------
-    log_unit_ : float
-        Nepers that a unit of the patches is.
     n_features_in_ : int
         Patch area.
 
@@ -62,26 +56,24 @@ class PatchStatistics(ArrayOutputMixin, TransformerMixin, BaseEstimator):
     >>> from skanopatch import PatchStatistics, patchify
     >>> patches = patchify(np.random.default_rng(0).normal(size=(3, 192, 128)))
     >>> PatchStatistics().fit_transform(patches).shape
-    (3, 96, 48)
+    (3, 12, 8, 48)
     """
 
     _parameter_constraints: dict = {
-        "n_freq": [Interval(Integral, 1, None, closed="left")],
-        "log_unit": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
+        "log_unit": [Interval(Real, 0, None, closed="neither")],
     }
 
-    def __init__(self, n_freq=8, *, log_unit="auto"):
-        self.n_freq = n_freq
+    def __init__(self, log_unit=1.0):
         self.log_unit = log_unit
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
-        """Check the patches, and learn the unit of the logarithm.
+        """Check the patches; nothing is learnt.
 
         Parameters
         ----------
-        X : array-like of shape (n_clips, n_patches, patch_area) or (n_clips, patch_area)
-            Patches in the order of time; 2-D stands for one patch a clip.
+        X : array-like of shape (n_clips, n_time, n_freq, patch_area) or (n_clips, patch_area)
+            Patches, as from `MelPatcher`; 2-D stands for one patch a clip.
         y : None
             Ignored.
 
@@ -89,9 +81,7 @@ class PatchStatistics(ArrayOutputMixin, TransformerMixin, BaseEstimator):
         -------
         self : object
         """
-        X, grid = validate_patches(self, X, n_freq=self.n_freq, reset=True)
-        is_auto = self.log_unit == "auto"
-        self.log_unit_ = measure_log_unit(X, grid) if is_auto else float(self.log_unit)
+        validate_patches(self, X, reset=True)
         return self
 
     def transform(self, X):
@@ -99,19 +89,19 @@ class PatchStatistics(ArrayOutputMixin, TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_clips, n_patches, patch_area) or (n_clips, patch_area)
-            Patches in the order of time, of any number.
+        X : array-like of shape (n_clips, n_time, n_freq, patch_area) or (n_clips, patch_area)
+            Patches of clips of any length.
 
         Returns
         -------
-        tokens : ndarray of shape (n_clips, n_patches, n_statistics), float32
+        tokens : ndarray of shape (n_clips, n_time, n_freq, n_statistics), float32
             In nepers, and shares; NaN for clips whose patches are NaN.
         """
         check_is_fitted(self)
-        X, grid = validate_patches(self, X, n_freq=self.n_freq, reset=False)
+        X = validate_patches(self, X, reset=False)
         return np.concatenate(
             [
-                _describe(batch * np.float32(self.log_unit_), grid)
+                _describe(batch * np.float32(self.log_unit))
                 for batch in iterate_batches(X, _BATCH_SIZE)
             ]
         )
@@ -122,9 +112,9 @@ class PatchStatistics(ArrayOutputMixin, TransformerMixin, BaseEstimator):
         return tags
 
 
-def _describe(patches: np.ndarray, grid: PatchGrid) -> np.ndarray:
-    n_clips, n_patches, _ = patches.shape
-    cells = patches.reshape(n_clips, grid.n_time, grid.n_freq, grid.height, grid.width)
+def _describe(patches: np.ndarray) -> np.ndarray:
+    grid = patch_grid(patches)
+    cells = patches.reshape(*patches.shape[:3], grid.height, grid.width)
     spectra = cells.mean(axis=3)
     peaks = logsumexp(cells, axis=3) - np.log(np.float32(grid.height)) - spectra
     levels = logsumexp(cells, axis=4)
@@ -132,4 +122,4 @@ def _describe(patches: np.ndarray, grid: PatchGrid) -> np.ndarray:
     step = _LEVELS[1] - _LEVELS[0]
     shares = expit(((levels - of_band)[..., np.newaxis] - _LEVELS) / step).mean(axis=3)
     in_band = spectra - spectra.mean(axis=(1, 3), keepdims=True)
-    return np.concatenate([in_band, peaks, shares], axis=3).reshape(n_clips, n_patches, -1)
+    return np.concatenate([in_band, peaks, shares], axis=3)
