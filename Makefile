@@ -8,7 +8,7 @@ TEST ?=
 .PHONY: demo test lint docs bench clean
 
 demo: $(VENV)/.installed  ## score a small park of machines, or CLIPS=<normal wavs> TEST=<new wavs>
-	$(BIN)/python -m skanopatch.cli.park $(if $(CLIPS),--clips "$(CLIPS)") $(if $(TEST),--test "$(TEST)")
+	$(BIN)/python -m skanopatch demo $(if $(CLIPS),--clips "$(CLIPS)") $(if $(TEST),--test "$(TEST)")
 
 test: $(VENV)/.installed-test  ## run the test suite, slow tests included
 	$(BIN)/python -m pytest -n auto

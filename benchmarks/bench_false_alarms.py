@@ -75,7 +75,7 @@ def siblings(seed):
         X, units = statistics_of(sounds.clips), np.asarray(sounds.units)
         place = sounds.groups
         new = sounds.is_normal & (place >= max(N_CLIPS))
-        odd = ~sounds.is_normal
+        anomalous = ~sounds.is_normal
         for n_clips in N_CLIPS:
             seen = sounds.is_normal & (place < n_clips)
             for recipe, detector in {
@@ -83,14 +83,16 @@ def siblings(seed):
                 "labels": GroupedDetector(MahalanobisDetector(), pooled=True),
             }.items():
                 detector.fit(X[seen], groups=units[seen].tolist())
-                rates = rates_of(detector, X[new], X[odd], units[new].tolist(), units[odd].tolist())
+                rates = rates_of(
+                    detector, X[new], X[anomalous], units[new].tolist(), units[anomalous].tolist()
+                )
                 yield {"recipe": recipe, "clips": n_clips, "seed": seed, **rates}
             detector = MahalanobisDetector().fit(X[seen], domains=units[seen].tolist())
             yield {
                 "recipe": "labels, unit not given",
                 "clips": n_clips,
                 "seed": seed,
-                **rates_of(detector, X[new], X[odd]),
+                **rates_of(detector, X[new], X[anomalous]),
             }
 
 

@@ -16,9 +16,9 @@ from torch.utils.flop_counter import (
 )
 
 from skanopatch.embedding.arcface import ArcFace
-from skanopatch.embedding.module import PatchEmbedding
+from skanopatch.embedding.module import EmbeddingNetwork
 from skanopatch.embedding.net import FineTuningNet
-from skanopatch.spectra.patches import patch_grid
+from skanopatch.spectra.patches import PatchGrid
 
 # torch counts the attention of CUDA by itself, that of the CPU not.
 CPU_ATTENTION = {
@@ -35,12 +35,12 @@ CPU_ATTENTION = {
 SEED, REPEATS, BATCH_SIZE, SIZE = 0, 7, 32, 4096
 
 
-def make_step(backbone, n_patches):
+def make_step(backbone, n_frames):
     """Return a function that does one training step, and its floating-point operations."""
     net = FineTuningNet(
-        PatchEmbedding,
+        EmbeddingNetwork,
         module__backbone=backbone,
-        module__grid=patch_grid((n_patches, 256), 8),
+        module__grid=PatchGrid(n_time=n_frames // 16, n_freq=8, height=16, width=16),
         module__n_dims=256,
         module__time_mask=80,
         module__frequency_mask=80,
@@ -50,10 +50,10 @@ def make_step(backbone, n_patches):
         optimizer=torch.optim.AdamW,
         verbose=0,
     ).initialize()
-    patches = torch.from_numpy(
-        np.random.default_rng(SEED).normal(15, 6, size=(BATCH_SIZE, n_patches, 256))
+    log_mel = torch.from_numpy(
+        np.random.default_rng(SEED).normal(15, 6, size=(BATCH_SIZE, n_frames, 128))
     ).float()
-    batch = patches, torch.arange(BATCH_SIZE) % 4
+    batch = log_mel, torch.arange(BATCH_SIZE) % 4
     with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
         net.train_step(batch)
     return lambda: net.train_step(batch), counter.get_total_flops()
@@ -63,12 +63,12 @@ def main():
     print_environment(SEED)
     torch.manual_seed(SEED)
     square = torch.randn(SIZE, SIZE)
-    for backbone, seconds, n_patches in (
-        ("vit_tiny", 2, 96),
-        ("vit_tiny", 10, 496),
-        ("timm:vit_small_patch16_224", 2, 96),
+    for backbone, seconds, n_frames in (
+        ("vit_tiny", 2, 192),
+        ("vit_tiny", 10, 992),
+        ("timm:vit_small_patch16_224", 2, 192),
     ):
-        step, flops = make_step(backbone, n_patches)
+        step, flops = make_step(backbone, n_frames)
         taken, product = time_in_turns([step, lambda: square @ square], REPEATS)
         achieved, possible = flops / taken / 1e9, 2 * SIZE**3 / product / 1e9
         print(

@@ -49,7 +49,7 @@ from skanopatch import (
     MelPatcher,
     MelStatistics,
 )
-from skanopatch.audio.clips import load_clip
+from skanopatch.audio import load_clip
 from skanopatch.datasets import make_machine_sounds
 from skanopatch.datasets.factory import Unit
 from skanopatch.metrics import auc_score, pauc_score
@@ -219,7 +219,7 @@ class PyODDetector:
         return self
 
     def anomaly_score(self, X):
-        """Return how odd each clip is."""
+        """Return how anomalous each clip is."""
         return self.detector.decision_function(self.scaler.transform(X))
 
 

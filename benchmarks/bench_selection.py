@@ -41,7 +41,7 @@ from skanopatch import (
     make_anomaly_scorer,
     make_pseudo_anomalies,
 )
-from skanopatch.audio.clips import load_clip
+from skanopatch.audio import load_clip
 from skanopatch.datasets import make_machine_sounds
 
 SEEDS, N_BOOTSTRAPS = (0, 1, 2), 10_000

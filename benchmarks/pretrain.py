@@ -25,15 +25,15 @@ from timm.models.vision_transformer import Block
 from torch import nn
 
 from skanopatch import MelPatcher
-from skanopatch.audio.clips import load_clip
+from skanopatch.audio import load_clip
 from skanopatch.backbones.vit import TINY_GRID, vit_tiny
 from skanopatch.datasets import make_machine_sounds
 from skanopatch.embedding.augmentation import CHANGES
 from skanopatch.embedding.net import (
     EpochSeed,
     FineTuningNet,
-    PatchDataset,
     ResumableCheckpoint,
+    SpectrogramDataset,
     WarmupCosine,
 )
 
@@ -49,7 +49,7 @@ class MaskedAutoencoder(nn.Module):
     Parameters
     ----------
     mean, std : float
-        What patches are normalised by.
+        What spectrograms are normalised by.
     visible : float, default=0.25
         Share of the patches that the encoder sees.
     """
@@ -67,9 +67,11 @@ class MaskedAutoencoder(nn.Module):
             nn.LayerNorm(n_decoder), nn.Linear(n_decoder, TINY_GRID.height * TINY_GRID.width)
         )
 
-    def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        """Return the errors (n_clips,) of patches (n_clips, n_patches, patch_area)."""
-        patches = (patches - self.mean) / self.std
+    def forward(self, log_mel: torch.Tensor) -> torch.Tensor:
+        """Return the errors (n_clips,) of spectrograms (n_clips, n_frames, n_mels)."""
+        cells = ((log_mel - self.mean) / self.std).unflatten(2, (-1, TINY_GRID.width))
+        cells = cells.unflatten(1, (-1, TINY_GRID.height)).transpose(2, 3)
+        patches = cells.flatten(3).flatten(1, 2)
         order = torch.rand(patches.shape[:2], device=patches.device).argsort(dim=1)[..., None]
         visible, hidden = order[:, : self.n_visible], order[:, self.n_visible :]
 
@@ -110,7 +112,7 @@ def main() -> None:
     print(f"{len(recordings)} pieces of recordings, {len(simulated)} simulated", flush=True)
 
     patches = np.asarray(MelPatcher(duration=DURATION).fit_transform(recordings + simulated))
-    patches = patches - patches.mean(axis=(1, 2), keepdims=True)  # level says nothing here
+    patches = patches - patches.mean(axis=(1, 2, 3), keepdims=True)  # level says nothing here
     n_clips = len(patches)
     torch.manual_seed(options.seed)
     run = joblib.hash((patches, options.epochs, options.seed))
@@ -138,7 +140,7 @@ def main() -> None:
     if not checkpoint.restore(net):
         no_labels = np.zeros(n_clips, dtype=int)
         net.train_on(
-            PatchDataset(
+            SpectrogramDataset(
                 patches,
                 no_labels,
                 np.arange(n_clips),

@@ -2,9 +2,9 @@
 Where it sounds wrong
 =====================
 
-A score says that a clip is odd. A map says where in time and frequency, so that somebody can listen
-there. This example fits on a linear slider that runs well, draws the map of a clip with a damaged
-rail over its spectrogram, and holds it against the sound of the damage alone, which only a
+A score says that a clip is anomalous. A map says where in time and frequency, so that somebody can
+listen there. This example fits on a linear slider that runs well, draws the map of a clip with a
+damaged rail over its spectrogram, and holds it against the sound of the damage alone, which only a
 simulation can give.
 """
 
@@ -50,7 +50,7 @@ moments.fit(sounds.clips[is_train])
 is_test = (sounds.split == "test") & (sounds.domain == "source")
 band_maps, moment_maps = (anomaly_map(pipe, sounds.clips[is_test]) for pipe in (bands, moments))
 print("{} clips, {} stretches of time, {} bands".format(*band_maps.shape))
-print("oddest cell   bands  moments")
+print("highest cell  bands  moments")
 for fault, of_bands, of_moments in zip(
     sounds.fault[is_test], band_maps.max(axis=(1, 2)), moment_maps.max(axis=(1, 2)), strict=True
 ):
@@ -59,8 +59,8 @@ for fault, of_bands, of_moments in zip(
 # %%
 # Maps as pictures
 # ----------------
-# :class:`~skanopatch.AnomalyMapDisplay` draws one clip: the spectrogram in grey, what is odd in
-# colour, and a line around what is above the threshold. The clip below is the first one with a
+# :class:`~skanopatch.AnomalyMapDisplay` draws one clip: the spectrogram in grey, what is anomalous
+# in colour, and a line around what is above the threshold. The clip below is the first one with a
 # damaged rail; the carriage hits it at each stroke.
 
 import matplotlib.pyplot as plt

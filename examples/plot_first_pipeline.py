@@ -105,7 +105,7 @@ for rate in (0.05, 0.02):
 # %%
 # P-values
 # --------
-# A p-value is the share of normal clips that are as odd. Those of new normal clips are spread
+# A p-value is the share of normal clips that are as anomalous. Those of new normal clips are spread
 # evenly over 0 to 1; those of faults are small. 72 clips can give no less than 1 / 73.
 
 p_values = model.p_values(test_clips)

@@ -49,16 +49,17 @@ for file in new_files[:3]:
 # %%
 # Fit on paths
 # ------------
-# All clips are used at ``sample_rate``, on their first channel and for ``duration`` seconds:
-# longer ones are cut and shorter ones repeated. With ``on_error="nan"`` a file that cannot be read
-# gets the score NaN and is called an anomaly, and one warning names all such files; the default is
-# an error.
+# All clips are used at ``sample_rate``, on their first channel and in windows of ``duration``
+# seconds: of a longer clip the worst window decides, and a shorter one is repeated. With
+# ``on_error="nan"`` a file that cannot be read gets the score NaN and is called an anomaly, and one
+# warning names all such files; the default is an error. Another warning says that what two of the
+# recorders hold above 8 kHz is not used.
 
 import warnings
 
 from skanopatch import AnomalousSoundDetector, MelPatcher
 
-model = AnomalousSoundDetector(MelPatcher(duration=2.0, on_error="nan"), false_alarm_rate=0.05)
+model = AnomalousSoundDetector(MelPatcher(duration=2.5, on_error="nan"), false_alarm_rate=0.05)
 model.fit(normal_files)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")

@@ -1,4 +1,6 @@
 from . import datasets, inspection, metrics
+from .audio.clips import Segment
+from .audio.reading import split_recording
 from .detectors import (
     CalibratedDetector,
     GMMDetector,
@@ -53,6 +55,7 @@ __all__ = [
     "PatchKNNDetector",
     "PatchStatistics",
     "ScoreDisplay",
+    "Segment",
     "SubbandKNNDetector",
     "TimelineDisplay",
     "anomaly_map",
@@ -67,5 +70,6 @@ __all__ = [
     "metrics",
     "patchify",
     "save_model",
+    "split_recording",
     "unpatchify",
 ]

@@ -1,6 +1,8 @@
 """Recordings on which the tests of the command line work, and how they run it."""
 
 import json
+import os
+import time
 
 import numpy as np
 import soundfile
@@ -26,6 +28,7 @@ def make_workspace(folder):
         hum = 0.1 * np.sin(2 * np.pi * rng.uniform(98, 102) * seconds)
         sound = hum + 0.02 * rng.normal(size=16000) + whine * np.sin(2 * np.pi * 3000 * seconds)
         soundfile.write(path, sound, 16000)
+        aged(path)
 
     for i in range(12):
         write(f"recordings/normal/{'monday' if i < 6 else 'tuesday'}/{i:02}.wav")
@@ -37,6 +40,19 @@ def make_workspace(folder):
     (folder / "nothing").mkdir()
     make_miniature_dcase(folder / "dcase", year=2023, machines=["valve"], random_state=0)
     return folder
+
+
+def aged(path):
+    """Let a file be an hour old: the command line waits for files that may still be written."""
+    os.utime(path, (time.time() - 3600,) * 2)
+    return path
+
+
+def write(path, n_samples=16000, rate=16000, seed=0, **kwargs):
+    path.parent.mkdir(exist_ok=True, parents=True)
+    noise = np.random.default_rng(seed).normal(scale=0.1, size=n_samples)
+    soundfile.write(path, noise, rate, **kwargs)
+    return aged(path)
 
 
 def fit_model(workspace):

@@ -1,6 +1,11 @@
-"""BandStatistics: each number against its definition, and the unit of the logarithm."""
+"""BandStatistics: each number against its definition; what all that takes patches refuses."""
+
+import re
+import warnings
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.signal import lfilter
@@ -8,8 +13,17 @@ from scipy.special import logsumexp
 from sklearn import config_context
 from sklearn.base import clone
 
-from skanopatch import BandStatistics, MelPatcher, PatchStatistics, patchify
-from skanopatch.spectra.patches import LazyPatches
+from skanopatch import (
+    AnoPatchEmbedder,
+    BandStatistics,
+    MelPatcher,
+    MelStatistics,
+    PatchStatistics,
+    patchify,
+    unpatchify,
+)
+from skanopatch.spectra.lazy_patches import LazyPatches
+from skanopatch.spectra.patches import warn_of_another_unit
 
 
 def by_definition(log_mel):
@@ -34,7 +48,7 @@ def by_definition(log_mel):
 @pytest.mark.parametrize("n_frames", [16, 192, 992])
 def test_statistics_equal_their_definition(n_frames):
     log_mel = np.random.default_rng(0).normal(8, 3, size=(10, n_frames, 128)).astype(np.float32)
-    statistics = BandStatistics(log_unit=1.0).fit_transform(patchify(log_mel))
+    statistics = BandStatistics().fit_transform(patchify(log_mel))
     assert statistics.dtype == np.float32
     expected = [by_definition(clip.astype(float)) for clip in log_mel]
     assert_allclose(statistics, expected, atol=2e-4)
@@ -43,7 +57,7 @@ def test_statistics_equal_their_definition(n_frames):
 def test_a_range_beyond_float32_stays_finite():
     log_mel = np.full((1, 48, 128), -500.0)
     log_mel[:, 20] = 500.0
-    statistics = BandStatistics(log_unit=1.0).fit_transform(patchify(log_mel))[0]
+    statistics = BandStatistics().fit_transform(patchify(log_mel))[0]
     assert np.isfinite(statistics).all()
     # One frame of 48 holds all power.
     assert_allclose(statistics[128 + 5], 500 - np.log(48) / 2, rtol=1e-5)
@@ -52,14 +66,14 @@ def test_a_range_beyond_float32_stays_finite():
 def test_a_knock_moves_the_loud_moments_and_hardly_the_mean():
     log_mel = np.zeros((2, 192, 128), dtype=np.float32)
     log_mel[1, 100] = 10.0
-    calm, knocked = BandStatistics(log_unit=1.0).fit_transform(patchify(log_mel))
+    calm, knocked = BandStatistics().fit_transform(patchify(log_mel))
     assert_allclose((knocked - calm)[:128], 10 / 192, rtol=1e-4)
     assert_allclose((knocked - calm)[128:160], (20 - np.log(192)) / 2, rtol=1e-4)
 
 
 def test_a_spectrum_of_few_bins_has_fewer_bands():
     log_mel = np.random.default_rng(0).normal(size=(2, 32, 24))
-    assert BandStatistics(n_freq=3).fit_transform(patchify(log_mel, patch_size=8)).shape == (
+    assert BandStatistics().fit_transform(patchify(log_mel, patch_size=8)).shape == (
         2, 24 + 8 + 8 + 7 + 3,
     )  # fmt: skip
 
@@ -73,33 +87,140 @@ def test_clips_that_are_nan_stay_so():
 
 
 @pytest.mark.parametrize("statistics", [BandStatistics(), PatchStatistics()])
-def test_the_unit_of_the_logarithm_does_not_matter(statistics):
+def test_decibels_with_their_unit_give_the_statistics_of_natural_logarithms(statistics):
     rng = np.random.default_rng(0)
     nepers = patchify(np.log(rng.gamma(3.0, size=(6, 64, 128)) * rng.gamma(1.0, size=(128,))))
     decibels = (10 / np.log(10)) * nepers
-    assert_allclose(
-        statistics.fit_transform(decibels), statistics.fit_transform(nepers), rtol=2e-4, atol=1e-5
-    )
+    expected = statistics.fit_transform(nepers)
+    in_decibels = clone(statistics).set_params(log_unit=np.log(10) / 10)
+    assert_allclose(in_decibels.fit_transform(decibels), expected, rtol=2e-4, atol=1e-5)
     # Not by chance: taken for nepers, decibels give other shapes of the same clips.
-    taken_for_nepers = clone(statistics).set_params(log_unit=1.0).fit_transform(decibels)
-    assert np.abs(taken_for_nepers - statistics.fit_transform(nepers)).max() > 1
+    assert np.abs(statistics.fit_transform(decibels) - expected).max() > 1
 
 
-def noise_patches(colour, gain=1.0, n_clips=4):
+def test_64_mel_bins_give_statistics_of_64_bins():
+    noise = np.random.default_rng(0).normal(size=(4, 16000))
+    patches = MelPatcher(n_mels=64, duration=1.0).fit_transform(noise)
+    assert patches.shape == (4, 6, 4, 256)
+    log_mel = unpatchify(patches)
+    statistics = BandStatistics().fit_transform(patches)
+    assert statistics.shape == (4, 64 + 32 + 16 + 7 + 3)
+    assert_allclose(statistics, [by_definition(clip.astype(float)) for clip in log_mel], atol=2e-4)
+    mean_and_deviation = np.hstack([log_mel.mean(axis=1), log_mel.std(axis=1)])
+    assert_allclose(MelStatistics().fit_transform(patches), mean_and_deviation, atol=1e-5)
+    of_a_patch = PatchStatistics().fit_transform(patches)[1, 2, 3, :16]
+    band = log_mel[1, :, 48:]
+    assert_allclose(of_a_patch, band[32:48].mean(axis=0) - band.mean(), atol=1e-5)
+    embedded = AnoPatchEmbedder().fit_transform(patches)
+    assert_allclose(embedded, statistics / statistics.std(axis=0), rtol=1e-4)
+
+
+CLIPS = {
+    "paths": ["a.wav", "b.wav"],
+    "a series of paths": pd.Series(["a.wav", "b.wav"]),
+    "a table of paths": pd.DataFrame({"clip": ["a.wav", "b.wav"]}),
+    "path objects": [Path("a.wav"), Path("b.wav")],
+    "pairs": [(np.zeros(9000), 16000), (np.zeros(8000), 16000)],
+    "pairs of equal lengths": [(np.zeros(9000), 16000), (np.zeros(9000), 16000)],
+    "clips of different lengths": [np.zeros(9000), np.zeros(8000)],
+    "an array of such": np.array([np.zeros(9000), np.zeros(8000)], dtype=object),
+}
+
+
+@pytest.mark.parametrize("clips", CLIPS.values(), ids=CLIPS)
+@pytest.mark.parametrize(
+    "estimator",
+    [AnoPatchEmbedder(), BandStatistics(), MelStatistics(), PatchStatistics()],
+    ids=lambda estimator: type(estimator).__name__,
+)
+def test_clips_in_place_of_patches_are_refused(estimator, clips):
+    name = type(estimator).__name__
+    message = f"{name} takes patches, and X are clips. Put MelPatcher() first."
+    fitted = clone(estimator).fit(patchify(np.random.default_rng(0).normal(size=(4, 16, 64))))
+    for method in (clone(estimator).fit, fitted.transform):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            method(clips)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [AnoPatchEmbedder(), BandStatistics(), MelStatistics(), PatchStatistics()],
+    ids=lambda estimator: type(estimator).__name__,
+)
+@pytest.mark.parametrize("form", [np.asarray, list, pd.DataFrame])
+def test_rows_of_samples_in_place_of_patches_are_refused(estimator, form):
+    name = type(estimator).__name__
+    message = (
+        f"{name} takes patches, and X has rows of 4097 values, more than the 4096 of the largest "
+        "patch: these seem to be samples. Put MelPatcher() first."
+    )
+    rows = np.random.default_rng(0).normal(size=(3, 4097))
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        clone(estimator).fit(form(rows))
+    clone(estimator).fit(form(rows[:, :4096]))
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [AnoPatchEmbedder(), BandStatistics(), MelStatistics(), PatchStatistics()],
+    ids=lambda estimator: type(estimator).__name__,
+)
+def test_patches_without_their_grid_are_refused(estimator):
+    patches = patchify(np.random.default_rng(0).normal(size=(3, 32, 128)))
+    message = (
+        "X must have the shape (n_clips, n_time, n_freq, patch_area) of patches that MelPatcher "
+        "makes of clips and patchify of spectrograms. Got an array of shape (3, 16, 256) instead."
+    )
+    fitted = clone(estimator).fit(patches)
+    for method in (clone(estimator).fit, fitted.transform):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            method(patches.reshape(3, 16, 256))
+
+
+def noise_patches(colour, n_clips=4):
     noise = np.random.default_rng(0).normal(size=(n_clips, 32000))
-    return MelPatcher(duration=2.0).fit_transform(gain * lfilter([1], [1, -colour], noise))
+    return MelPatcher(duration=2.0).fit_transform(lfilter([1], [1, -colour], noise))
 
 
-@pytest.mark.parametrize("estimator", [BandStatistics(), PatchStatistics()])
 @pytest.mark.parametrize("colour", [0.0, 0.97])
-def test_the_unit_is_measured_by_the_steps_of_noise(colour, estimator):
+def test_patches_in_another_unit_are_warned_of_by_the_steps_of_noise(colour):
     patches = noise_patches(colour)
-    decibels = 10 / np.log(10) * patches
-    assert clone(estimator).fit(patches).log_unit_ == 1
-    assert clone(estimator).fit(decibels).log_unit_ == np.log(10) / 10
-    standardized = (patches - patches.mean()) / (4 * patches.std())
-    measured = clone(estimator).fit(standardized).log_unit_
-    assert measured == pytest.approx(4 * patches.std(), rel=0.15)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_another_unit(patches)
+        warn_of_another_unit(patches - 7)
+        warn_of_another_unit(np.where(np.arange(4)[:, None, None, None] == 1, np.nan, patches))
+        warn_of_another_unit(np.zeros((3, 1, 8, 256)))  # silence has no unit
+    message = (
+        r"^The mel bins of X step by 3\.\d from frame to frame \(median\), and natural logarithms "
+        r"of power by about 0\.7: they may have another unit\. Multiply decibels by 0\.2303, and "
+        r"do not standardize\.$"
+    )
+    with pytest.warns(UserWarning, match=message):
+        warn_of_another_unit(10 / np.log(10) * patches)
+    with pytest.warns(UserWarning, match=r"step by 0\.1\d from frame to frame"):
+        warn_of_another_unit((patches - patches.mean()) / 4.5)
+
+
+@pytest.mark.parametrize(
+    ("step", "is_usual"), [(0.34, False), (0.36, True), (1.39, True), (1.41, False)]
+)
+def test_steps_are_usual_from_half_to_twice_those_of_noise(step, is_usual):
+    log_mel = np.where(np.arange(64) % 2, step, 0.0)[np.newaxis, :, np.newaxis].repeat(16, axis=2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_another_unit(patchify(log_mel))
+    assert [f"step by {step:.2g} from" in str(w.message) for w in caught] == (
+        [] if is_usual else [True]
+    )
+
+
+def test_the_unit_is_measured_on_clips_that_are_evenly_spread():
+    patches = noise_patches(0.0, n_clips=4)[np.arange(300) % 4]
+    patches[:100] *= 10 / np.log(10)  # a third of the clips: the median is of the others
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_another_unit(patches)
 
 
 @pytest.mark.parametrize("estimator", [BandStatistics(), PatchStatistics()])
@@ -115,10 +236,4 @@ def test_lazy_patches_arrays_and_slices_of_them_give_the_same_statistics(estimat
     for rows in (slice(3, 6), slice(None, None, 50), [7]):
         for patches in (lazy[rows], eager[rows]):
             assert type(patches) is np.ndarray
-            fitted = clone(estimator).fit(patches)
-            assert fitted.log_unit_ == 1
-            assert_array_equal(fitted.transform(patches), expected[rows])
-
-
-def test_silence_has_no_unit():
-    assert BandStatistics().fit(np.zeros((3, 8, 256))).log_unit_ == 1
+            assert_array_equal(clone(estimator).fit_transform(patches), expected[rows])

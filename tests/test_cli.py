@@ -121,6 +121,7 @@ def test_a_report_knows_labels_from_a_table_and_from_folders(model, tmp_path, wo
     assert "Warning: no label in" in result.stderr
     run("report", model, "recordings/new", "-o", page, "--players", 1)
     assert "<dt>AUC</dt>" not in page.read_text()
+    assert 'class="label"' not in page.read_text()
     assert page.read_text().count('data-media="clip-') == 1
     for kind, name in [("normal", "a"), ("Anomaly", "b")]:
         (tmp_path / kind).mkdir()
@@ -148,7 +149,8 @@ def test_info_says_what_is_in_a_model(model, workspace):
     assert facts["sample rate"] == 16000
     assert facts["members"] == ["statistics"]
     assert facts["separation"] is None
-    assert facts["threshold"] == -loaded.offset_
+    assert facts["channel"] == 0
+    assert facts["threshold distance"] == -loaded.offset_
     assert facts["false-alarm rate"] == 0.1
     assert facts["estimator"].startswith("AnomalousSoundDetector(")
     assert facts["maps"] is False
@@ -208,7 +210,16 @@ def test_demo_draws_into_a_folder(tmp_path):
         ("fit gone/*.wav -o m.skano", 1, "Error: No file or folder matches 'gone/*.wav'."),
         ("fit nothing -o m.skano", 1, "Error: The folder 'nothing' holds no recording (.aif, "),
         ("fit - -o m.skano", 1, "Error: There is no recording to work on: standard input is"),
-        ("fit recordings/new/a.wav -o m.skano", 1, "At least 2 normal clips are needed. Got 1."),
+        (f"{FIT} --channel left", 2, "'left' is not a valid integer range."),
+        (f"{FIT} --channel 1", 1, "channel=1 was asked for, but it has 1 channel(s)"),
+        (f"{FIT} --sample-rate 0", 2, "0 is not in the range x>=1."),
+        (
+            "fit recordings/new/a.wav -o m.skano",
+            1,
+            "are needed for maps (2 with --no-maps). Got 1.",
+        ),
+        ("fit recordings/new/a.wav -o m.skano --no-maps", 1, "At least 2 normal clips are needed"),
+        (f"{FIT} --window 0.5 --hop 0.6", 1, "hop must be at most the 0.5 s of a window"),
         ("fit recordings/new", 2, "Error: Missing option '-o' / '--output'."),
         ("fit -o m.skano", 2, "Error: Missing argument 'NORMAL...'."),
         ("fit recordings/new -o gone/m.skano", 2, "There is no folder '"),
@@ -231,14 +242,21 @@ def test_demo_draws_into_a_folder(tmp_path):
         ("score model.skano", 2, "Error: Missing argument 'CLIPS...'."),
         ("score model.skano gone.wav", 1, "Error: There is no file or folder 'gone.wav'."),
         (f"{SCORE} --csv - --json -", 2, "Error: --csv and --json cannot both"),
+        (f"{SCORE} --threshold 0", 2, "0.0 is not in the range x>0."),
+        (f"{SCORE} --threshold 2 --false-alarm-rate 0.2", 2, "-rate and --threshold exclude each"),
         (f"{SCORE} --csv gone/x.csv", 2, "There is no folder '"),
         (f"{SCORE} --group fan", 1, "a machine that the model knows (none). Got 'fan'."),
         ("report model.skano recordings/new", 2, "Error: Missing option '-o' / '--output'."),
         ("report model.skano recordings -o x.html --labels one.csv", 1, "'one.csv' must have"),
         ("info recordings/new/a.wav", 1, "is damaged, or is no 'skanopatch model'"),
         ("info nothing", 2, "'nothing' is a directory."),
-        ("demo --clips recordings/normal", 1, "Error: --clips needs --test, a folder of record"),
-        ("demo --clips gone --test gone", 1, "Error: --clips: there is no folder 'gone'."),
+        ("demo --clips recordings/normal", 2, "Error: --clips (normal recordings) and --test need"),
+        ("demo --clips gone --test gone", 2, "'--clips': Directory 'gone' does not exist."),
+        (
+            "demo --clips nothing --test nothing",
+            1,
+            "Error: The folder 'nothing' holds no recording",
+        ),
         ("evaluate nothing --year 2023", 1, "Error: "),
         ("scor", 2, "Error: No such command 'scor'."),
     ],
@@ -287,7 +305,7 @@ def test_ctrl_c_in_a_shell_ends_without_a_traceback(tmp_path):
     first = process.stderr.readline()  # then there are seconds of work to be done
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate(timeout=120)
-    assert first == "Fitting on 12 clips ...\n"
+    assert first == "Fitting on 12 clips of 1 s ...\n"
     assert (process.returncode, rest) == (130, "Interrupted.\n")
     assert list(tmp_path.iterdir()) == []
 
@@ -350,7 +368,7 @@ def test_evaluate_takes_the_mahalanobis_detector_by_default():
     ("arguments", "code", "message"),
     [
         (["--year", 2026, "--machine", "drill"], 1, "Error: machine must be of ['ToyCar'"),
-        (["--year", 2026, "--output", f"{__file__}/x"], 2, "test_cli.py' is no folder that can be"),
+        (["--year", 2026, "--output", f"{__file__}/x"], 2, "test_cli.py' that can be written to."),
         (["--year", 2019], 2, "2019 is not in the range 2020<=x<=2026"),
         (["--year", 2026, "--set", "detector"], 2, "'detector' is not of the form"),
         (["--year", 2026, "--set", "detector__k=1"], 1, "Error: Invalid parameter 'k'"),

@@ -30,7 +30,7 @@ from skanopatch import (
     save_model,
 )
 from skanopatch.datasets import make_machine_sounds
-from skanopatch.spectra.patches import LazyPatches
+from skanopatch.spectra.lazy_patches import LazyPatches
 
 DURATION = 1.0
 
@@ -254,15 +254,42 @@ def test_the_form_of_clips_changes_no_bit(form, case, expected, train, test):
         )
 
 
-def test_a_clip_scores_alike_alone_in_any_batch_and_in_any_order(expected, train, test):
+def p_values(pipeline, X):
+    return pipeline[-1].p_values(pipeline[:-1].transform(X))
+
+
+def test_a_clip_scores_alike_alone_in_any_batch_and_in_any_order(case, expected, train, test):
     clips = np.concatenate([test, train])  # those of fit are no others
-    together = expected.score_samples(clips)
-    alone = np.concatenate([expected.score_samples([clip]) for clip in clips])
     order = np.random.default_rng(0).permutation(len(clips))
-    shuffled = expected.score_samples(clips[order])
-    assert_allclose(alone, together, rtol=1e-5)
-    assert_allclose(shuffled, together[order], rtol=1e-5)
-    assert_allclose(expected.score_samples(clips[::3]), together[::3], rtol=1e-5)
+    batches = np.array_split(np.arange(len(clips)), 7)
+    methods = [expected.score_samples, lambda X: p_values(expected, X)]
+    if case.is_map:
+        methods.append(lambda X: anomaly_map(expected, X))
+    for method in methods:
+        together = method(clips)
+        alone = np.concatenate([method([clip]) for clip in clips])
+        assert_allclose(alone, together, rtol=1e-5)
+        in_batches = np.concatenate([method(clips[rows]) for rows in batches])
+        assert_allclose(in_batches, together, rtol=1e-5)
+        assert_allclose(method(clips[order]), together[order], rtol=1e-5)
+        assert_allclose(method(clips[::3]), together[::3], rtol=1e-5)
+    decided = np.concatenate([expected.predict([clip]) for clip in clips])
+    assert_array_equal(decided, expected.predict(clips))
+    assert set(decided) == {-1, 1}
+
+
+def test_tables_leave_the_steps_of_a_pipeline_named_and_their_scores_as_they_are(
+    case, expected, train, test
+):
+    pipeline = case.fit(train, lambda pipeline: pipeline.set_output(transform="pandas"))
+    features = pipeline[:-1].transform(test)
+    if case.is_map:
+        assert type(features) is np.ndarray
+    else:
+        n_features = expected[:-1].transform(test).shape[1]
+        assert list(features) == [f"anopatchembedder{i}" for i in range(n_features)]
+        assert list(pipeline[-1].feature_names_in_) == list(features)
+    assert_array_equal(pipeline[-1].score_samples(features), expected.score_samples(test))
 
 
 def test_copies_and_files_change_no_bit(case, expected, test, tmp_path):

@@ -251,6 +251,92 @@ def test_wrong_input_is_named(miniature, tmp_path):
         load_dcase(twice, year=2023, machine="fan")
 
 
+def test_copies_of_the_organizers_script_are_listed_once(miniature, tmp_path):
+    root = shutil.copytree(miniature(2021), tmp_path / "copy")
+    before = load_dcase(root, year=2021, machine="fan")
+    test = root / "fan" / "test"
+    test.mkdir()
+    for path in [*root.glob("fan/source_test/*"), *root.glob("fan/target_test/*")]:
+        shutil.copy(path, test)
+    after = load_dcase(root, year=2021, machine="fan")
+    assert after.paths.tolist() == before.paths.tolist()
+    assert np.sum(after.split == "test") == 24  # six sections, two domains, two labels
+    for path in root.glob("fan/*_test/*"):
+        path.unlink()
+    alone = load_dcase(root, year=2021, machine="fan", split="test")
+    assert {Path(path).parent.name for path in alone.paths} == {"test"}
+    assert len(alone.paths) == 24
+
+
+def test_clips_of_one_name_and_two_sizes_are_no_copies(miniature, tmp_path):
+    root = shutil.copytree(miniature(2021), tmp_path / "copy")
+    path = next(root.glob("fan/source_test/*"))
+    (root / "fan" / "test").mkdir()
+    (root / "fan" / "test" / path.name).write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(ValueError, match=r"are the same clip. Give the folder of one copy of one"):
+        load_dcase(root, year=2021, machine="fan")
+
+
+def test_machines_and_clips_are_named_by_links_not_by_their_targets(miniature, tmp_path):
+    store = tmp_path / "store"
+    shutil.copytree(miniature(2023) / "fan" / "train", store / "8c")
+    (tmp_path / "root" / "fan" / "test").mkdir(parents=True)
+    (tmp_path / "root" / "fan" / "train").symlink_to(store / "8c")
+    (tmp_path / "root" / "fan" / "loop").symlink_to(tmp_path / "root")
+    for number, path in enumerate((miniature(2023) / "fan" / "test").iterdir()):
+        shutil.copy(path, store / f"{number}.blob")
+        (tmp_path / "root" / "fan" / "test" / path.name).symlink_to(store / f"{number}.blob")
+    found = load_dcase(tmp_path / "root", year=2023, machine="fan", subset="development")
+    expected = load_dcase(miniature(2023), year=2023, machine="fan", subset="development")
+    relative = [Path(path).relative_to(tmp_path / "root").as_posix() for path in found.paths]
+    assert relative == [Path(p).relative_to(miniature(2023)).as_posix() for p in expected.paths]
+    assert found.y.tolist() == expected.y.tolist()
+    assert found.domain.tolist() == expected.domain.tolist()
+
+
+@pytest.mark.parametrize(
+    ("table", "content", "message"),
+    [
+        (
+            "ground_truth_data/ground_truth_bandsaw_section_00_test.csv",
+            "section_00_0000.wav\n",
+            "Line 1 of '{path}' must have at least 2 columns. Got 'section_00_0000.wav'.",
+        ),
+        (
+            "ground_truth_domain/ground_truth_bandsaw_section_00_test.csv",
+            "section_00_0000.wav,2\n",
+            "'{path}' must have 0 or 1 for 'section_00_0000.wav'. Got '2' instead.",
+        ),
+    ],
+)
+def test_wrong_lines_of_the_evaluator_are_named(miniature, tmp_path, table, content, message):
+    evaluator = shutil.copytree(miniature(2023) / "evaluator", tmp_path / "evaluator")
+    path = evaluator / table
+    path.write_text("\n" + path.read_text().replace("\n", "\n\n"))  # blank lines are none
+    load_dcase(miniature(2023), year=2023, machine="bandsaw", ground_truth=evaluator)
+    path.write_text(content)
+    with pytest.raises(ValueError, match=f"^{re.escape(message.format(path=path))}$"):
+        load_dcase(miniature(2023), year=2023, machine="bandsaw", ground_truth=evaluator)
+
+
+def test_wrong_lines_of_other_tables_are_named(miniature, tmp_path):
+    evaluator = shutil.copytree(miniature(2020) / "evaluator", tmp_path / "evaluator")
+    path = evaluator / "eval_data_list.csv"
+    path.write_text("ToyConveyor\n\nid_04_00000000.wav,normal_id_04_00000000.wav\n")
+    message = (
+        f"'{path}' must have 0 or 1 for 'id_04_00000000.wav'. Got 'normal_id_04_00000000.wav' "
+        "instead."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        load_dcase(miniature(2020), year=2020, machine="ToyConveyor", ground_truth=evaluator)
+    root = shutil.copytree(miniature(2024), tmp_path / "copy")
+    for content, got in (("", "[]"), ("name,d1p,d1v\n", "['name', 'd1p', 'd1v']")):
+        (root / "fan" / "attributes_00.csv").write_text(content)
+        message = f"attributes_00.csv' must have a column file_name. Got {got} instead."
+        with pytest.raises(ValueError, match=f"{re.escape(message)}$"):
+            load_dcase(root, year=2024, machine="fan", split="train")
+
+
 def test_miniatures_are_seeded_and_machines_do_not_depend_on_each_other(miniature, tmp_path):
     alone = make_miniature_dcase(
         tmp_path, year=2023, machines=["bandsaw"], n_train=4, n_test=1, random_state=0
@@ -305,6 +391,57 @@ def test_recordings_are_found_where_links_lead_once_and_without_an_end(tmp_path)
     found = find_recordings(root)
     assert {path.name for path in found} == {"a.wav", "b.MP3", "c.aiff"}
     assert len(found) == 3
+
+
+def linked_folders(tmp_path):
+    """A store of git-annex beside its links, and one folder that a link names."""
+    root, store = tmp_path / "root", tmp_path / "root" / ".git" / "annex"
+    for name in ("root/.git/annex/a1.wav", "root/.git/annex/b2.wav", "elsewhere/77/0.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for label, blob in (("normal", "a1.wav"), ("abnormal", "b2.wav")):
+        (root / "fan" / label).mkdir(parents=True)
+        (root / "fan" / label / f"{label} 1.wav").symlink_to(store / blob)
+    (root / "pump").mkdir()
+    (root / "pump" / "normal").symlink_to(tmp_path / "elsewhere" / "77")
+    return root
+
+
+def test_labels_and_names_of_own_recordings_are_those_of_the_links(tmp_path):
+    root = linked_folders(tmp_path)
+    clips = load_folder(root)
+    assert [Path(path).relative_to(root).as_posix() for path in clips.paths] == [
+        "fan/abnormal/abnormal 1.wav",
+        "fan/normal/normal 1.wav",
+        "pump/normal/0.wav",
+    ]
+    assert clips.y.tolist() == [-1, 1, 1]
+    assert clips.machine.tolist() == ["fan", "fan", "pump"]
+    assert find_recordings(root) == [Path(path) for path in clips.paths]
+
+
+@pytest.mark.parametrize("store", ["a store", "the store"])  # before and behind "fan" and "pump"
+def test_a_folder_beside_its_links_is_listed_by_their_names(tmp_path, store):
+    for name in (f"{store}/1/0.wav", f"{store}/2/0.wav", "fan/id_00/normal/0.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "pump").mkdir()
+    (tmp_path / "pump" / "normal").symlink_to(Path("..", store, "1"))
+    (tmp_path / "pump" / "anomaly").symlink_to(Path("..", store, "2"))
+    (tmp_path / "fan" / "id_02").symlink_to("id_00")  # a second machine, of the same clips
+    clips = load_folder(tmp_path)
+    assert clips.machine.tolist() == ["fan/id_00", "fan/id_02", "pump", "pump"]
+    assert clips.y.tolist() == [1, 1, -1, 1]
+    found = [path.relative_to(tmp_path).as_posix() for path in find_recordings(tmp_path)]
+    assert found == ["fan/id_02/normal/0.wav", "pump/anomaly/0.wav", "pump/normal/0.wav"]
+
+
+def test_a_folder_that_links_call_normal_and_anomalous_is_refused(tmp_path):
+    (tmp_path / "normal").mkdir()
+    (tmp_path / "normal" / "0.wav").touch()
+    (tmp_path / "anomaly").symlink_to("normal")
+    with pytest.raises(ValueError, match="are one folder, so its recordings are both normal and"):
+        load_folder(tmp_path)
 
 
 def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch):

@@ -130,3 +130,47 @@ def test_missing_and_mixed_up_clips_are_named(tmp_path):
         FileNotFoundError, match=r"holds no file of the form anomaly_score_<machine"
     ):
         read_challenge_files(tmp_path / "nothing")
+
+
+def test_blank_lines_are_passed_over(tmp_path):
+    for path in write(tmp_path):
+        path.write_bytes(b"\n" + path.read_bytes().replace(b"\n", b"\r\n\r\n") + b"  \n\n")
+    results = read_challenge_files(
+        tmp_path, names=CLIPS["names"], machine=CLIPS["machine"], section=CLIPS["section"]
+    )
+    assert results.anomaly_score.tobytes() == SCORES.tobytes()
+    assert results.decision.tolist() == [0, 1, 0, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "message"),
+    [
+        (
+            "anomaly_score",
+            b"section_00_0000.wav,0.5\n\nsection_00_0002.wav\n",
+            "Line 3 of '{path}' must have at least 2 columns. Got 'section_00_0002.wav'.",
+        ),
+        (
+            "anomaly_score",
+            b"section_00_0000.wav,high\n",
+            "'{path}' must have a number for 'section_00_0000.wav'. Got 'high' instead.",
+        ),
+        (
+            "decision_result",
+            b"section_00_0000.wav,0.5\nsection_00_0002.wav,1\n",
+            "'{path}' must have 0 or 1 for 'section_00_0000.wav'. Got '0.5' instead.",
+        ),
+        (
+            "anomaly_score",
+            "section_00_0000.wav,0,5 \u00b1".encode("latin-1"),
+            "'{path}' must be a CSV file in UTF-8: 'utf-8' codec can't decode byte 0xb1 in "
+            "position 24: invalid start byte.",
+        ),
+    ],
+)
+def test_wrong_lines_are_named(tmp_path, kind, content, message):
+    write(tmp_path)
+    path = tmp_path / f"{kind}_fan_section_00_test.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{re.escape(message.format(path=path))}$"):
+        read_challenge_files(tmp_path)

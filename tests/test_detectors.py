@@ -2,6 +2,8 @@
 
 import pickle
 import re
+import warnings
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -29,8 +31,10 @@ from skanopatch.detectors import (
     MahalanobisDetector,
     PatchKNNDetector,
     SubbandKNNDetector,
+    search,
 )
-from skanopatch.detectors.search import find_nearest, prepare
+from skanopatch.detectors.grouped import with_threshold
+from skanopatch.detectors.search import as_distance, find_nearest, prepare
 from skanopatch.detectors.thresholds import place_threshold
 
 ONES = [
@@ -242,13 +246,20 @@ def test_float32_scores_as_float64_does(detector):
 @pytest.mark.filterwarnings("ignore:Number of distinct clusters")
 @pytest.mark.parametrize("constant", [1.0, 0.1, 0.0, 1e6])
 @every_detector
-def test_identical_clips_are_all_normal(detector, constant):
+def test_equal_clips_are_refused(detector, constant):
     X = np.full((30, 6), constant)
-    inner = "detector__" if isinstance(detector, GroupedDetector) else ""
-    for threshold in ("lognormal", "quantile", "gamma"):
-        detector = clone(detector).set_params(**{f"{inner}threshold": threshold})
-        assert (detector.fit(X).predict(X[:3]) == 1).all()
-        assert_allclose(detector.p_values(X[:3]), 1)
+    message = (
+        "All 30 clips are equal: none of the 6 features varies, so that any other clip would be an "
+        "anomaly. Were they silent, or one recording many times?"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        clone(detector).fit(X)
+    X[::2] *= 1 + 1e-15  # as rounding of another batch changes it
+    for dtype in (np.float32, np.float64):
+        with pytest.raises(ValueError, match="All 30 clips are equal"):
+            clone(detector).fit(X.astype(dtype))
+    X[:3, 2] += 1e-3 * (1 + constant)  # of three folds
+    assert np.isfinite(clone(detector).fit(X).offset_)
 
 
 @pytest.mark.filterwarnings("ignore:Number of distinct clusters")
@@ -312,6 +323,51 @@ def test_parameters_set_after_construction_count():
         detector.fit(X).training_scores_, KNNDetector(4, metric="euclidean").fit(X).training_scores_
     )
     assert 12 < (detector.predict(clips(60, seed=1)) == -1).sum() < 24
+
+
+@every_detector
+def test_contamination_is_explained(detector):
+    message = "takes no contamination. Detectors have false_alarm_rate, the share of new normal"
+    with pytest.raises(TypeError, match=message):
+        type(detector)(contamination=0.1)
+
+
+RECORDINGS = {
+    "strings": ["a.wav", "b.wav", "c.wav"],
+    "paths": [Path("a.wav"), Path("b.wav")],
+    "array": np.array([["a.wav"], ["b.wav"]], dtype=object),
+    "frame": pd.DataFrame({"file": ["a.wav", "b.wav"]}),
+    "series": pd.Series([Path("a.wav"), Path("b.wav")]),
+    "lengths": [np.zeros(5), np.zeros(6)],
+    "pairs": [(np.zeros(5), 16_000), (np.zeros(6), 16_000)],
+    "samples": np.random.default_rng(0).normal(size=(3, 16_000)).astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("kind", RECORDINGS)
+@pytest.mark.parametrize(
+    "detector",
+    [
+        KNNDetector(),
+        MahalanobisDetector(),
+        SubbandKNNDetector(),
+        PatchKNNDetector(),
+        GroupedDetector(),
+        CalibratedDetector(KNNDetector()),
+        JoinedDetector([("near", KNNDetector())]),
+    ],
+    ids=by_name,
+)
+def test_recordings_need_a_patcher_first(detector, kind):
+    with pytest.raises(ValueError, match=r"put MelPatcher\(\) first") as caught:
+        clone(detector).fit(RECORDINGS[kind])
+    said = {"samples": "X has 16000 features", "lengths": "table of", "pairs": "table of"}
+    assert said.get(kind, "a.wav") in str(caught.value)
+
+
+def test_15000_features_are_taken():
+    X = np.random.default_rng(0).normal(size=(4, 15_000)).astype(np.float32)
+    assert KNNDetector().fit(X).n_features_in_ == 15_000
 
 
 def test_nothing_but_unreadable_training_clips():
@@ -437,13 +493,28 @@ def test_scores_are_those_of_brute_force(metric, working_memory):
     assert_allclose(seen, -oracle.kneighbors()[0][:200].mean(axis=1), rtol=1e-6)
 
 
-def test_neighbours_that_are_apart_are_others():
-    X = clips(60)
-    labels = np.arange(60) // 3
-    distances, neighbors = find_nearest(X, X, 2, apart=(labels, labels))
-    exact = np.where(labels[:, np.newaxis] == labels, np.inf, cdist(X, X))
-    assert_allclose(distances, np.sort(exact, axis=1)[:, :2])
-    assert (labels[neighbors] != labels[:, np.newaxis]).all()
+@pytest.mark.parametrize("name", ["plain", "outlier"])
+def test_within_a_bank_none_is_its_own_neighbour(name):
+    X, _ = scenes(name, np.random.default_rng(0))
+    distances, neighbors = find_nearest(X, X, 2, within_bank=True)
+    exact = cdist(X, X)
+    np.fill_diagonal(exact, np.inf)
+    assert_allclose(distances, np.sort(exact, axis=1)[:, :2], rtol=1e-9)
+    assert (neighbors != np.arange(len(X))[:, np.newaxis]).all()
+
+
+def test_spare_candidates_leave_few_queries_to_an_exact_search(monkeypatch):
+    """Each such query costs a pass over the bank in float64."""
+    calls = []
+
+    def count(squared, metric):
+        calls.append(len(squared))
+        return as_distance(squared, metric)
+
+    monkeypatch.setattr(search, "as_distance", count)
+    bank, queries = scenes("plain", np.random.default_rng(0))
+    find_nearest(queries, bank, 3, skip_self=True)
+    assert len(calls) == 1  # of the one batch, and none of single queries
 
 
 # --- KNNDetector ---------------------------------------------------------------------------------
@@ -513,6 +584,16 @@ def test_densities_of_twins_are_a_millionth_of_the_largest():
     ).fit(X)
     (densities,) = detector.densities_
     assert_array_equal(densities[:2], 1e-6 * densities.max())
+
+
+def test_a_domain_of_equal_clips_has_densities_of_one():
+    X = clips(20)
+    X[10:] = X[10]
+    detector = KNNDetector(metric="euclidean", normalization="local_density")
+    detector.fit(X, domains=["a", "b"] * 5 + ["c"] * 10)
+    assert_array_equal(detector.densities_[2], 1)
+    near = X[10] + np.array([0.5, 0, 0, 0, 0, 0])
+    assert detector.score_samples([near], domains=["c"])[0] == pytest.approx(-0.5)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
@@ -666,6 +747,34 @@ def test_units_of_features_do_not_matter_to_mahalanobis(n_clips):
         assert_allclose(raw.fit(X * unit).score_samples(new * unit), plain, rtol=1e-7)
 
 
+def test_features_that_depend_on_others_add_no_component():
+    """Rounding leaves a component of deviation 1e-16, in units of which any clip is far away."""
+    X, new = clips(60), clips(200, seed=1)
+    X[:, 5], new[:, 5] = X[:, 0] + X[:, 1] / 3, new[:, 0] + new[:, 1] / 3
+    detector = MahalanobisDetector().fit(X)
+    assert detector.n_components_ == 5
+    assert detector.components_.shape == (5, 6)
+    assert np.mean(detector.predict(new) == -1) < 0.2
+
+
+def test_a_large_constant_adds_no_component():
+    X = clips(60)
+    X[:, 2] = 1e9 / 7  # its mean is off by 1e-8
+    assert MahalanobisDetector().fit(X).components_.shape == (5, 6)
+
+
+@pytest.mark.parametrize("n_features", [3, 12_000])
+def test_a_clip_that_spans_a_direction_alone_has_a_likeliest_shrinkage(n_features):
+    X = np.zeros((8, n_features))
+    X[:, :2] = np.random.default_rng(0).normal(size=(8, 2))
+    X[3, 2] = 1e6
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        detector = MahalanobisDetector(standardize=False).fit(X)
+    assert 1e-3 <= detector.shrinkage_ <= 1
+    assert np.isfinite(detector.training_scores_).all()
+
+
 def test_attributes_describe_the_principal_components():
     X = clips(40, 12)
     detector = MahalanobisDetector().fit(X)
@@ -709,6 +818,17 @@ def test_distance_of_one_gaussian_is_mahalanobis(covariance_type):
     inverse = np.linalg.inv(covariance + 0.05 * np.eye(6))
     expected = cdist(scaler.transform(new), np.zeros((1, 6)), "mahalanobis", VI=inverse)[:, 0]
     assert_allclose(detector.score_samples(new), -expected, rtol=1e-9)
+
+
+def test_a_clip_at_the_peak_is_at_distance_zero_though_rounding_puts_it_above():
+    for seed in range(20):
+        X = clips(60, seed=seed)
+        X[30:] += 100  # far from 0, where products of coordinates lose digits
+        detector = GMMDetector(1, reg_covar=1e-6, random_state=0)
+        detector.fit(X, domains=["near"] * 30 + ["far"] * 30)
+        means = np.vstack([mixture.means_ for mixture in detector.mixtures_])
+        nearest = detector.anomaly_score(detector.location_ + detector.scale_ * means).min()
+        assert nearest == pytest.approx(0, abs=1e-3)
 
 
 @pytest.mark.parametrize("covariance_type", ["diag", "full"])
@@ -906,7 +1026,7 @@ def test_clips_are_fitted_and_judged_by_their_groups(inner):
 
 
 def test_another_rate_moves_groups_of_scores_that_are_relative_to_it():
-    tokens = np.random.default_rng(0).normal(size=(40, 16, 4))
+    tokens = np.random.default_rng(0).normal(size=(40, 2, 8, 4))
     groups = ["fan", "pump"] * 20
     moved = GroupedDetector(PatchKNNDetector()).fit(tokens, groups=groups)
     moved.set_false_alarm_rate(0.3)
@@ -960,10 +1080,68 @@ def test_another_rate_moves_the_threshold_of_each_group(inner, pooled, rate):
     assert_allclose(moved.training_scores_, again.training_scores_, rtol=1e-12)
 
 
-@pytest.mark.parametrize("inner", [IsolationForest(), SubbandKNNDetector(2)])
+def test_another_rate_of_groups_is_kept_by_clone():
+    X, groups = machines()
+    for inner in (None, KNNDetector(), make_pipeline(StandardScaler(), KNNDetector())):
+        moved = GroupedDetector(inner).fit(X, groups=groups).set_false_alarm_rate(0.3)
+        again = clone(moved).fit(X, groups=groups)
+        assert_allclose(again.training_scores_, moved.training_scores_, rtol=1e-12)
+        assert inner is None or KNNDetector().false_alarm_rate == 0.1  # the caller's own
+    forest = GroupedDetector(IsolationForest(n_estimators=5, random_state=0)).fit(X, groups=groups)
+    again = clone(forest.set_false_alarm_rate(0.3)).fit(X, groups=groups)
+    assert again.detectors_["fan"].false_alarm_rate == 0.3
+
+
+def test_parameters_of_a_threshold_reach_the_detector_of_each_group():
+    inner = GroupedDetector(make_pipeline(StandardScaler(), KNNDetector()))
+    changed = with_threshold(inner, false_alarm_rate=0.02, threshold="quantile")
+    end = changed.detector[-1]
+    assert (end.false_alarm_rate, end.threshold) == (0.02, "quantile")
+    assert inner.detector[-1].false_alarm_rate == 0.1
+    assert (
+        with_threshold(GroupedDetector(), false_alarm_rate=0.02).detector.false_alarm_rate == 0.02
+    )
+    forest = with_threshold(IsolationForest(), false_alarm_rate=0.02)
+    assert isinstance(forest, CalibratedDetector)
+
+
+@pytest.mark.parametrize(
+    ("inner", "domains", "is_pooled"),
+    [
+        (KNNDetector(), ["s", "t"] * 60, True),
+        (KNNDetector(), None, False),
+        (IsolationForest(n_estimators=5), ["s", "t"] * 60, False),
+    ],
+)
+def test_groups_are_pooled_if_the_detector_compares_domains_and_gets_them(
+    inner, domains, is_pooled
+):
+    X, groups = machines()
+    detector = GroupedDetector(inner, pooled="auto").fit(X, groups=groups, domains=domains)
+    assert detector.pooled_ is is_pooled
+    assert (len(set(map(id, detector.detectors_.values()))) == 1) is is_pooled
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_pooled_groups_measure_distances_once(monkeypatch, given):
+    X, groups = machines()
+    detector = GroupedDetector(KNNDetector(), pooled=True)
+    detector.fit(X, groups=groups, domains=["s", "t"] * 60)
+    calls = []
+    terms = KNNDetector._terms
+    monkeypatch.setattr(KNNDetector, "_terms", lambda self, X: calls.append(X) or terms(self, X))
+    detector.score_samples(X, groups=groups if given else None)
+    assert len(calls) == 1
+
+
+def test_groups_have_maps_if_their_detectors_have():
+    assert hasattr(GroupedDetector(SubbandKNNDetector()), "anomaly_map")
+    assert not hasattr(GroupedDetector(), "anomaly_map")
+
+
+@pytest.mark.parametrize("inner", [IsolationForest(), SubbandKNNDetector()])
 def test_pooling_needs_a_detector_that_compares_domains(inner):
     X, groups = machines()
-    X = X.reshape(120, 2, 3) if hasattr(inner, "n_freq") else X
     message = (
         "With pooled=True, detector must compare a clip with domains, as MahalanobisDetector() "
         f"does. Got {inner!r} instead."
@@ -1038,14 +1216,14 @@ def test_a_group_whose_clips_score_the_same_is_scored_by_its_own_threshold():
     assert far < -1 <= near
 
 
-@pytest.mark.parametrize("detector", [PatchKNNDetector(n_freq=2), SubbandKNNDetector(n_freq=2)])
+@pytest.mark.parametrize("detector", [PatchKNNDetector(), SubbandKNNDetector()])
 def test_detectors_of_maps_can_be_grouped(detector):
-    tokens = np.random.default_rng(0).normal(size=(24, 6, 5))
+    tokens = np.random.default_rng(0).normal(size=(24, 3, 2, 5))
     groups = ["fan", "pump"] * 12
     grouped = GroupedDetector(detector).fit(tokens, groups=groups)
     assert grouped.n_features_in_ == 5
     own = clone(detector).fit(tokens[::2])
-    new = np.random.default_rng(1).normal(size=(9, 6, 5))
+    new = np.random.default_rng(1).normal(size=(9, 3, 2, 5))
     assert_array_equal(grouped.predict(new, groups=["fan"] * 9), own.predict(new))
     assert_array_equal(grouped.anomaly_map(new, groups=["fan"] * 9), own.anomaly_map(new))
     best = grouped.score_samples(new, groups=["fan"] * 9) >= grouped.score_samples(
@@ -1054,7 +1232,7 @@ def test_detectors_of_maps_can_be_grouped(detector):
     maps = [grouped.anomaly_map(new, groups=[g] * 9) for g in ("fan", "pump")]
     assert 0 < best.sum() < 9
     assert_array_equal(grouped.anomaly_map(new), np.where(best[:, np.newaxis, np.newaxis], *maps))
-    assert np.isfinite(grouped.score_samples(tokens[:, :4], groups=groups)).all()
+    assert np.isfinite(grouped.score_samples(tokens[:, :2], groups=groups)).all()
 
 
 # --- metadata in a pipeline ----------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""Where a clip is odd: detectors of patches, their maps and the pipelines around them."""
+"""Detectors of patches: which cells of time and frequency are anomalies."""
 
 import pickle
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,34 +10,19 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.covariance import ledoit_wolf
-from sklearn.metrics import roc_auc_score
 from sklearn.metrics.pairwise import cosine_distances
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
 
-from skanopatch import (
-    AnoPatchEmbedder,
-    KNNDetector,
-    MelPatcher,
-    PatchKNNDetector,
-    PatchStatistics,
-    SubbandKNNDetector,
-    anomaly_map,
-    make_map_pipeline,
-    patchify,
-)
-from skanopatch.datasets import make_machine_sounds
-from skanopatch.detectors import patch_knn
-from skanopatch.detectors.patch_knn import _farthest_first, available_memory
+from skanopatch.detectors import PatchKNNDetector, SubbandKNNDetector, patch_knn
+from skanopatch.detectors.patch_knn import _farthest_first
 from skanopatch.detectors.thresholds import place_threshold
 
 N_TIME, N_FREQ, N_DIMS = 6, 4, 5
 
 DETECTORS = [
-    SubbandKNNDetector(N_FREQ),
-    SubbandKNNDetector(N_FREQ, metric="cosine"),
-    PatchKNNDetector(N_FREQ),
-    PatchKNNDetector(N_FREQ, metric="euclidean", max_bank_size=100, random_state=0),
+    SubbandKNNDetector(),
+    SubbandKNNDetector("cosine"),
+    PatchKNNDetector(),
+    PatchKNNDetector("euclidean", max_bank_size=100, random_state=0),
 ]
 every_detector = pytest.mark.parametrize("detector", DETECTORS, ids=repr)
 
@@ -47,7 +33,7 @@ def clips(n, seed=0, n_time=N_TIME):
     mixing = np.random.default_rng(7).normal(size=(N_DIMS, N_DIMS))
     means = 3 * np.random.default_rng(8).normal(size=(N_FREQ, N_DIMS))
     X = rng.normal(size=(n, n_time, N_FREQ, N_DIMS)) + rng.normal(size=(n, 1, N_FREQ, N_DIMS))
-    return (X @ mixing + means).reshape(n, n_time * N_FREQ, N_DIMS)
+    return X @ mixing + means
 
 
 # --- the contract --------------------------------------------------------------------------------
@@ -56,7 +42,7 @@ def clips(n, seed=0, n_time=N_TIME):
 @every_detector
 def test_a_map_has_its_highest_cell_where_a_token_is_odd(detector):
     X = clips(1, seed=1)
-    X[0, 3 * N_FREQ + 2] *= -9
+    X[0, 3, 2] *= -9
     maps = clone(detector).fit(clips(40)).anomaly_map(X)
     assert maps.shape == (1, N_TIME, N_FREQ)
     assert maps.dtype == np.float64
@@ -96,6 +82,25 @@ def test_training_clips_are_not_their_own_neighbours(detector):
     assert_allclose(detector.score_samples(X[order]), scores[order], rtol=1e-9)
     alone = [detector.score_samples(row[np.newaxis])[0] for row in X]
     assert_allclose(alone, scores, rtol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@every_detector
+def test_training_clips_have_the_same_map_alone_and_in_a_batch(detector, dtype):
+    """Products over a batch round differently with its length; clips are skipped all the same."""
+    mixing = np.random.default_rng(3).normal(size=(N_DIMS, 200))
+    X = (
+        clips(60) @ mixing + 0.1 * np.random.default_rng(4).normal(size=(60, 6, 4, 200)) + 5
+    ).astype(dtype)
+    detector = clone(detector).fit(X)
+    maps, scores = detector.anomaly_map(X), detector.score_samples(X)
+    tolerance = (
+        {"rtol": 1e-4, "atol": 1e-4} if dtype == np.float32 else {"rtol": 1e-7, "atol": 1e-9}
+    )
+    for rows in ([0], [59], [3, 40, 7], range(17)):
+        part = X[list(rows)]
+        assert_allclose(detector.anomaly_map(part), maps[list(rows)], **tolerance)
+        assert_allclose(detector.score_samples(part), scores[list(rows)], **tolerance)
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.3])
@@ -155,7 +160,7 @@ def test_an_unreadable_clip_has_a_map_of_nan_and_harms_no_other(detector):
     assert np.isnan(maps[2]).all()
     assert_allclose(maps[[0, 1, 3, 4]], whole[[0, 1, 3, 4]])
     assert again.predict(new)[2] == -1
-    assert np.isnan(again.anomaly_map(np.full((2, 24, N_DIMS), np.nan))).all()
+    assert np.isnan(again.anomaly_map(np.full((2, 6, 4, N_DIMS), np.nan))).all()
 
 
 @every_detector
@@ -167,9 +172,9 @@ def test_clips_of_other_lengths_are_compared_cell_by_cell(detector):
 
 @every_detector
 def test_a_clip_of_one_token_is_a_row(detector):
-    X, new = clips(40)[:, 0], clips(5, seed=1)[:, 0]
-    rows, tokens = clone(detector).fit(X), clone(detector).fit(X[:, np.newaxis])
-    assert_array_equal(rows.anomaly_map(new), tokens.anomaly_map(new[:, np.newaxis]))
+    X, new = clips(40)[:, 0, 0], clips(5, seed=1)[:, 0, 0]
+    rows, tokens = clone(detector).fit(X), clone(detector).fit(X[:, np.newaxis, np.newaxis])
+    assert_array_equal(rows.anomaly_map(new), tokens.anomaly_map(new[:, np.newaxis, np.newaxis]))
     assert rows.anomaly_map(new).shape == (5, 1, 1)
 
 
@@ -184,33 +189,65 @@ def test_saved_detector_gives_the_same_maps(detector):
 @every_detector
 def test_what_does_not_fit_is_refused_by_name(detector):
     detector = clone(detector).fit(clips(40))
-    with pytest.raises(ValueError, match="tokens must be a multiple of n_freq=4"):
-        detector.anomaly_map(clips(1)[:, :23])
+    shape = r"must have the shape \(n_clips, n_time, n_freq, n_dims\), .* Got .* \([13], 24, 5\)"
+    with pytest.raises(ValueError, match=shape):
+        detector.anomaly_map(clips(1).reshape(1, 24, N_DIMS))
+    with pytest.raises(ValueError, match=shape):
+        clone(detector).fit(clips(3).reshape(3, 24, N_DIMS))
     with pytest.raises(ValueError, match=r"tokens of 3 dimensions in 4 bands, but .* of 5 dim"):
         detector.anomaly_map(clips(1)[..., :3])
     with pytest.raises(ValueError, match=r"5 dimensions in 1 bands, but .* in 4 bands"):
-        detector.anomaly_map(clips(1)[:, 0])
+        detector.anomaly_map(clips(1)[:, 0, 0])
     half = clips(3)
-    half[1, 2, 0] = np.nan
+    half[1, 0, 2, 0] = np.nan
     with pytest.raises(ValueError, match=r"Input X contains NaN\."):
         detector.anomaly_map(half)
 
 
 def test_too_few_clips_are_refused():
-    message = "SubbandKNNDetector(n_freq=4) needs at least 3 clips, since each is left out once"
+    message = "SubbandKNNDetector() needs at least 3 clips, since each is left out once"
     with pytest.raises(ValueError, match=re.escape(message)):
-        SubbandKNNDetector(N_FREQ).fit(clips(2))
-    assert np.isfinite(SubbandKNNDetector(N_FREQ, metric="cosine").fit(clips(2)).offset_)
+        SubbandKNNDetector().fit(clips(2))
+    assert np.isfinite(SubbandKNNDetector("cosine").fit(clips(2)).offset_)
     domains = ["source"] * 8 + ["target"]
-    fitted = SubbandKNNDetector(N_FREQ).fit(clips(9), domains=domains)
-    assert np.isfinite(fitted.training_scores_).all()
+    fitted = SubbandKNNDetector().fit(clips(9), domains=domains)
+    # The target clip is the only one of its domain: left out, it has nothing to be compared with.
+    assert np.isnan(fitted.training_scores_).tolist() == [False] * 8 + [True]
 
 
-def test_constant_clips_are_all_normal():
-    for detector in (SubbandKNNDetector(N_FREQ), PatchKNNDetector(N_FREQ, metric="cosine")):
-        detector.fit(np.ones((20, 8, 3)))
-        assert_array_equal(detector.anomaly_map(np.ones((2, 8, 3))), 0)
-        assert_array_equal(detector.predict(np.ones((2, 8, 3))), 1)
+def test_equal_clips_are_refused():
+    message = "All 20 clips are equal: none of the 24 features varies"
+    for detector in (SubbandKNNDetector(), PatchKNNDetector("cosine")):
+        with pytest.raises(ValueError, match=message):
+            detector.fit(np.ones((20, 2, 4, 3)))
+
+
+def test_domains_of_single_clips_are_refused():
+    X = clips(12)
+    detector = SubbandKNNDetector().fit(X, domains=["a", "b"] * 6)
+    message = "compares a clip with all domains at once. Got domains for 12 clips; leave them out."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        detector.score_samples(X, domains=["a", "b"] * 6)
+
+
+@pytest.mark.filterwarnings("ignore:Clips of one session", "ignore:2 sessions are few")
+def test_a_domain_of_one_session_has_no_left_out_scores():
+    """A left-out clip of a domain that no other session has cannot be compared with it."""
+    X, domains = clips(20), ["a"] * 16 + ["b"] * 4
+    X[16:] += 30
+    sessions = np.arange(20) // 2
+    sessions[16:] = 8
+    detector = SubbandKNNDetector().fit(X, domains=domains, sessions=sessions)
+    assert_array_equal(np.isnan(detector.training_scores_), np.array(domains) == "b")
+    assert detector.offset_ > -10  # and not the distance to the other domain
+    assert np.isfinite(detector.level_)
+    assert np.isfinite(detector.anomaly_map(X)).all()
+    patch_knn_scores = (
+        PatchKNNDetector().fit(X, domains=domains, sessions=sessions).training_scores_
+    )
+    assert np.isfinite(patch_knn_scores).all()  # it compares with all domains
+    with pytest.raises(ValueError, match=r"Each domain of \['a', 'b'\] has one session only"):
+        detector.fit(X, domains=domains, sessions=domains)
 
 
 # --- SubbandKNNDetector --------------------------------------------------------------------------
@@ -221,30 +258,31 @@ def test_subband_score_is_that_of_beam():
     of_bands = [
         cosine_distances(a, b).min(axis=1)
         for a, b in zip(
-            *(np.moveaxis(Z.reshape(-1, N_TIME, N_FREQ, N_DIMS).mean(1), 1, 0) for Z in (new, X)),
+            *(np.moveaxis(Z.mean(1), 1, 0) for Z in (new, X)),
             strict=True,
         )
     ]
-    detector = SubbandKNNDetector(N_FREQ, metric="cosine").fit(X)
+    detector = SubbandKNNDetector("cosine").fit(X)
     assert_allclose(detector.score_samples(new), -np.mean(of_bands, axis=0), rtol=1e-6)
 
 
 def test_whitened_distance_is_that_of_the_shrunk_covariance():
-    X = clips(30).reshape(30, N_TIME, N_FREQ, N_DIMS)[:, :, :1].mean(axis=1)
-    new = clips(7, seed=1)[:, :1]
-    scale = X[:, 0].std(axis=0)
-    covariance, _ = ledoit_wolf(X[:, 0] / scale)
+    X = clips(30)[:, :, :1]
+    new = clips(7, seed=1)[:, :, :1]
+    means, new_means = X.mean(axis=(1, 2)), new.mean(axis=(1, 2))
+    scale = means.std(axis=0)
+    covariance, _ = ledoit_wolf(means / scale)
     precision = np.linalg.inv(covariance * np.outer(scale, scale))
-    differences = new[:, 0, np.newaxis] - X[:, 0]
+    differences = new_means[:, np.newaxis] - means
     squared = np.einsum("qrd,de,qre->qr", differences, precision, differences)
-    detector = SubbandKNNDetector(1).fit(X)
+    detector = SubbandKNNDetector().fit(X)
     assert_allclose(detector.score_samples(new), -np.sqrt(squared.min(axis=1)), rtol=1e-5)
 
 
 def test_subband_map_is_the_sum_of_band_and_token_in_quartile_ranges():
     X, new = clips(30), clips(7, seed=1)
-    detector = SubbandKNNDetector(N_FREQ, metric="euclidean").fit(X)
-    X, Z = (A.reshape(-1, N_TIME, N_FREQ, N_DIMS) for A in (X, new))
+    detector = SubbandKNNDetector("euclidean").fit(X)
+    Z = new
     f = 2
     band = np.linalg.norm(Z.mean(1)[:, None, f] - X.mean(1)[None, :, f], axis=2).min(axis=1)
     references = X[:, :, f].reshape(-1, N_DIMS)
@@ -260,9 +298,8 @@ def test_subband_map_is_the_sum_of_band_and_token_in_quartile_ranges():
 @pytest.mark.parametrize("n_clips", [12, 50])
 def test_spread_of_a_band_is_the_quartile_range_of_its_clips_left_out(n_clips):
     X = clips(n_clips)
-    detector = SubbandKNNDetector(N_FREQ, metric="euclidean").fit(X)
-    grid = X.reshape(-1, N_TIME, N_FREQ, N_DIMS)
-    band, tokens = grid.mean(axis=1)[:, 2], grid[:, :, 2]
+    detector = SubbandKNNDetector("euclidean").fit(X)
+    band, tokens = X.mean(axis=1)[:, 2], X[:, :, 2]
     fold = np.arange(n_clips) % 20
     apart = fold[:, np.newaxis] != fold
     of_clips = np.linalg.norm(band[:, np.newaxis] - band, axis=2)
@@ -278,10 +315,30 @@ def test_spread_of_a_band_is_the_quartile_range_of_its_clips_left_out(n_clips):
         assert_allclose(detector.band_iqr_[term, 2], quartiles[2] - quartiles[0], rtol=1e-5)
 
 
+def test_the_level_is_placed_among_cells_in_units_of_the_other_clips():
+    """A clip that is far away does not stretch the units in which it is itself measured."""
+    X = clips(12)
+    X[5] *= 30
+    detector = SubbandKNNDetector("euclidean").fit(X)
+    logs = [np.empty((12, n_time, N_FREQ)) for n_time in (1, N_TIME)]
+    for i in range(12):
+        part = clone(detector).fit(np.delete(X, i, axis=0))
+        for log, cells in zip(logs, part._terms(X[[i]]), strict=True):
+            log[i] = np.log1p(cells[0])
+    highest = np.empty(12)
+    for i in range(12):
+        cells = 0
+        for log in logs:
+            low, median, high = np.quantile(np.delete(log, i, axis=0), [0.25, 0.5, 0.75], (0, 1))
+            cells = cells + (log[i] - median) / (high - low)
+        highest[i] = cells.max()
+    assert detector.level_ == pytest.approx(place_threshold(highest, 0.1))
+
+
 def test_training_scores_are_those_of_refits():
     X = clips(30)
     for metric in ("mahalanobis", "cosine"):
-        detector = SubbandKNNDetector(N_FREQ, metric=metric).fit(X)
+        detector = SubbandKNNDetector(metric=metric).fit(X)
         expected = np.empty(30)
         for fold in range(20):
             left = np.arange(fold, 30, 20)
@@ -293,10 +350,10 @@ def test_training_scores_are_those_of_refits():
 
 def test_one_odd_clip_among_the_normal_ones_hides_no_fault():
     X, new = clips(60), clips(3, seed=1)
-    new[:, 2 * N_FREQ + 1] += 20
-    clean = SubbandKNNDetector(N_FREQ).fit(X).anomaly_map(new)
+    new[:, 2, 1] += 20
+    clean = SubbandKNNDetector().fit(X).anomaly_map(new)
     X[0] += 100
-    stained = SubbandKNNDetector(N_FREQ).fit(X).anomaly_map(new)
+    stained = SubbandKNNDetector().fit(X).anomaly_map(new)
     place = (np.arange(3), 2, 1)
     assert (clean[place] > 1).all()
     assert (stained[place] > 1).all()
@@ -305,7 +362,7 @@ def test_one_odd_clip_among_the_normal_ones_hides_no_fault():
 def test_a_clip_is_as_normal_as_its_best_domain_finds_it():
     X, new = clips(30), clips(9, seed=1)
     X[20:] += 2
-    together, source, target = (SubbandKNNDetector(N_FREQ, metric="cosine") for _ in range(3))
+    together, source, target = (SubbandKNNDetector("cosine") for _ in range(3))
     together.fit(X, domains=["source"] * 20 + ["target"] * 10)
     scores = [
         part.fit(rows).score_samples(new) for part, rows in ((source, X[:20]), (target, X[20:]))
@@ -316,8 +373,8 @@ def test_a_clip_is_as_normal_as_its_best_domain_finds_it():
 def test_the_best_domain_is_that_of_the_least_mean_over_bands():
     X = clips(30)
     new = X[:5] + 1.0
-    X[20:25] = new + 3 * (np.arange(N_TIME * N_FREQ) % N_FREQ > 0)[:, np.newaxis]  # but for a band
-    detector = SubbandKNNDetector(N_FREQ, metric="euclidean")
+    X[20:25] = new + 3 * (np.arange(N_FREQ) > 0)[:, np.newaxis]  # but for a band
+    detector = SubbandKNNDetector("euclidean")
     together = detector.fit(X, domains=["source"] * 20 + ["target"] * 10).score_samples(new)
     alone = [clone(detector).fit(part).score_samples(new) for part in (X[:20], X[20:])]
     assert (alone[0] > alone[1]).all()
@@ -328,7 +385,7 @@ def test_the_best_domain_is_that_of_the_least_mean_over_bands():
 
 
 def test_patch_score_is_minus_the_highest_cell_so_that_the_threshold_is_minus_1():
-    detector = PatchKNNDetector(N_FREQ).fit(clips(40))
+    detector = PatchKNNDetector().fit(clips(40))
     new = clips(20, seed=1)
     maxima = detector.anomaly_map(new).max(axis=(1, 2))
     assert_allclose(detector.score_samples(new), -maxima)
@@ -338,20 +395,19 @@ def test_patch_score_is_minus_the_highest_cell_so_that_the_threshold_is_minus_1(
 
 def test_search_in_chunks_finds_what_it_finds_at_once():
     X, new = clips(20), clips(5, seed=1)
-    at_once = PatchKNNDetector(N_FREQ).fit(X)
+    at_once = PatchKNNDetector().fit(X)
     with config_context(working_memory=0.01):
-        in_chunks = PatchKNNDetector(N_FREQ).fit(X)
+        in_chunks = PatchKNNDetector().fit(X)
         assert_allclose(in_chunks.anomaly_map(new), at_once.anomaly_map(new), rtol=1e-6)
     references = at_once.bank_.astype(np.float64)
     queries = at_once._project(new.reshape(-1, N_DIMS), at_once._space)
     distances = np.linalg.norm(queries[:, np.newaxis] - references, axis=2).min(axis=1)
-    assert_allclose(at_once._cells(new.reshape(5, N_TIME, N_FREQ, N_DIMS))[0].ravel(), distances)
+    assert_allclose(at_once._terms(new)[0].ravel(), distances)
 
 
 def test_greedy_choice_takes_the_farthest_token_each_time():
     tokens = np.random.default_rng(0).normal(size=(200, 3))
-    with patch_knn.tqdm(disable=True) as progress:
-        chosen = _farthest_first(tokens, 30, np.random.RandomState(0), progress)
+    chosen = _farthest_first(tokens, range(30), np.random.RandomState(0))
     for i in range(1, 30):
         gaps = np.linalg.norm(tokens[:, np.newaxis] - tokens[chosen[:i]], axis=2).min(axis=1)
         assert_allclose(gaps[chosen[i]], gaps.max(), rtol=1e-5)
@@ -361,143 +417,45 @@ def test_greedy_choice_takes_the_farthest_token_each_time():
 def test_greedy_choice_covers_more_than_a_random_one_also_in_a_projection():
     rng = np.random.default_rng(0)
     common, rare = rng.normal(size=(2000, 128)), rng.normal(size=(5, 128)) + 3
-    with patch_knn.tqdm(disable=True) as progress:
-        chosen = _farthest_first(np.vstack([common, rare]), 40, np.random.RandomState(0), progress)
+    chosen = _farthest_first(np.vstack([common, rare]), range(40), np.random.RandomState(0))
     assert np.any(chosen >= 2000)  # 40 of 2005 at random would miss them nine times out of ten
 
 
 def test_bank_is_bounded_and_depends_on_the_seed_alone():
     def bank(seed):
-        detector = PatchKNNDetector(N_FREQ, max_bank_size=50, random_state=seed)
+        detector = PatchKNNDetector(max_bank_size=50, random_state=seed)
         return detector.fit(clips(20)).bank_
 
     assert bank(0).shape == (50, N_DIMS)
     assert_array_equal(bank(0), bank(0))
     assert not np.array_equal(bank(0), bank(1))
     # A bound that is not reached leaves the tokens in their order.
-    assert PatchKNNDetector(N_FREQ, max_bank_size=None).fit(clips(20)).bank_.shape == (480, N_DIMS)
+    assert PatchKNNDetector(max_bank_size=None).fit(clips(20)).bank_.shape == (480, N_DIMS)
 
 
 def test_too_little_memory_is_an_error_that_says_what_to_set(monkeypatch):
-    monkeypatch.setattr(patch_knn, "available_memory", lambda: 10**6)
+    memory = SimpleNamespace(available=10**6)
+    monkeypatch.setattr(patch_knn.psutil, "virtual_memory", lambda: memory)
     message = "needs 1.1 GB to keep 480 of 480 tokens of 5 dimensions, and 0.001 GB are available"
-    with pytest.raises(MemoryError, match=re.escape(message)):
-        PatchKNNDetector(N_FREQ).fit(clips(20))
-    monkeypatch.setattr(patch_knn, "available_memory", lambda: None)
-    PatchKNNDetector(N_FREQ).fit(clips(20))
+    with pytest.raises(MemoryError, match=re.escape(message)) as caught:
+        PatchKNNDetector().fit(clips(20))
+    assert "MelPatcher" not in str(caught.value)
+    memory.available = 2 * 10**9
+    PatchKNNDetector().fit(clips(20))
 
 
-def test_available_memory_falls_back_on_all_there_is(monkeypatch):
-    def refuse(*_):
-        raise OSError
-
-    monkeypatch.setattr("builtins.open", refuse)
-    monkeypatch.setattr("os.sysconf", {"SC_PHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}.get)
-    assert available_memory() == 4_096_000
-    monkeypatch.delattr("os.sysconf")
-    assert available_memory() is None
+def test_tokens_of_many_dimensions_need_memory_for_their_covariance(monkeypatch):
+    memory = SimpleNamespace(available=1.2 * 10**9)
+    monkeypatch.setattr(patch_knn.psutil, "virtual_memory", lambda: memory)
+    X = np.random.default_rng(0).normal(size=(4, 1, 1, 3000))
+    with pytest.raises(MemoryError, match=r"needs 1\.4 GB .*put MelPatcher\(\) first"):
+        PatchKNNDetector().fit(X)  # four matrices of 3,000 x 3,000 beside 1 GiB to work in
+    assert PatchKNNDetector("cosine").fit(X).bank_.shape == (4, 3001)
 
 
 def test_verbose_fit_estimates_memory_and_shows_the_progress_of_the_choice(capfd):
-    PatchKNNDetector(N_FREQ, max_bank_size=50, random_state=0, verbose=1).fit(clips(20))
+    PatchKNNDetector(max_bank_size=50, random_state=0, verbose=1).fit(clips(20))
     out, err = capfd.readouterr()
     assert "keeps 50 of 480 tokens of 5 dimensions; fit takes 1.1 GB." in out
     assert "Choosing tokens: 100%" in err
     assert err.count("50/50") == 6  # five folds and the whole
-
-
-# --- PatchStatistics -----------------------------------------------------------------------------
-
-
-def test_statistics_of_a_patch_are_these():
-    log_mel = np.random.default_rng(0).normal(size=(2, 64, 128))
-    statistics = PatchStatistics(log_unit=1.0)
-    tokens = statistics.fit_transform(patchify(log_mel)).reshape(2, 4, 8, 48)
-    t, f = 2, 5
-    band = log_mel[1, :, 16 * f : 16 * f + 16]
-    patch = band[16 * t : 16 * t + 16]
-    spectrum = patch.mean(axis=0)
-    peaks = np.log(np.exp(patch).mean(axis=0)) - spectrum
-    level = np.log(np.exp(band).sum(axis=1))
-    above = (level - level.mean())[16 * t : 16 * t + 16, np.newaxis] - np.linspace(-3, 3, 16)
-    shares = (1 / (1 + np.exp(-above / 0.4))).mean(axis=0)
-    expected = np.concatenate([spectrum - band.mean(), peaks, shares])
-    assert_allclose(tokens[1, t, f], expected, atol=1e-5)
-
-
-def test_gain_and_colour_of_bands_do_not_show_in_the_statistics():
-    log_mel = np.random.default_rng(0).normal(size=(1, 64, 128))
-    coloured = log_mel + 7 + np.repeat(np.arange(8.0), 16)
-    plain, other = (PatchStatistics().fit_transform(patchify(x)) for x in (log_mel, coloured))
-    assert_allclose(other, plain, atol=1e-5)
-
-
-# --- pipelines -----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def slider():
-    """Clips of a slider, its faults of severity 1 and of severity 0."""
-    params = {"machines": ["slider"], "n_units": 1, "n_train": 24, "n_normal": 4, "n_anomalous": 4,
-              "target_fraction": 0.0, "duration": 4.0, "random_state": 0}  # fmt: skip
-    return make_machine_sounds(**params, severity=1.0), make_machine_sounds(**params, severity=0.0)
-
-
-def test_the_map_finds_a_simulated_fault(slider):
-    faulty, healthy = slider
-    train, test = faulty.split == "train", faulty.y == -1
-    pipe = make_map_pipeline(melpatcher__duration=4.0).fit(faulty.clips[train])
-    maps = anomaly_map(pipe, faulty.clips[test])
-    power = [
-        np.exp(pipe[0].transform(s.clips[test]).astype(float)).sum(axis=2)
-        for s in (faulty, healthy)
-    ]
-    truth = (10 * np.log10(power[0] / power[1]) >= 1).ravel()
-    assert truth.mean() > 0.02
-    assert roc_auc_score(truth, maps.ravel()) > 0.9
-
-
-def test_map_pipeline_passes_parameters_on():
-    pipe = make_map_pipeline(
-        detector=PatchKNNDetector(), melpatcher__duration=2.0, patchknndetector__metric="cosine"
-    )
-    assert list(pipe.named_steps) == ["melpatcher", "anopatchembedder", "patchknndetector"]
-    assert (pipe[0].duration, pipe[1].output, pipe[2].metric) == (2.0, "patches", "cosine")
-    small = make_map_pipeline(melpatcher__patch_size=8, melpatcher__duration=1.0)
-    assert small[1].n_freq == small[2].n_freq == 16
-    overlapping = make_map_pipeline(subbandknndetector__n_freq=12)
-    assert (overlapping[1].n_freq, overlapping[2].n_freq) == (8, 12)
-
-
-@pytest.mark.parametrize("working_memory", [1024, 0.1])
-def test_maps_in_batches_are_the_maps_at_once(monkeypatch, slider, working_memory):
-    clips_ = list(slider[0].clips[:12])
-    pipe = make_map_pipeline(melpatcher__duration=1.0).fit(clips_)
-    new = list(slider[0].clips[12:19])
-    at_once = pipe[-1].anomaly_map(pipe[:-1].transform(new))
-    monkeypatch.setattr("skanopatch.recipes.pipelines._BATCH_SIZE", 3)
-    with config_context(working_memory=working_memory):  # 0.1 MB makes patches lazy
-        assert_allclose(anomaly_map(pipe, new), at_once)
-
-
-def test_maps_of_tokens_need_no_patcher(slider):
-    tokens = PatchStatistics().fit_transform(
-        MelPatcher(duration=1.0).fit_transform(slider[0].clips[:12])
-    )
-    pipe = make_pipeline(FunctionTransformer(), SubbandKNNDetector()).fit(tokens)
-    assert_array_equal(anomaly_map(pipe, tokens), pipe[-1].anomaly_map(tokens))
-
-
-def test_unreadable_clips_have_maps_of_nan(slider):
-    pipe = make_map_pipeline(melpatcher__duration=1.0, melpatcher__on_error="nan")
-    pipe.fit(slider[0].clips[:12])
-    with pytest.warns(UserWarning, match="1 of 3 clips cannot be used"):
-        maps = anomaly_map(pipe, [slider[0].clips[12], "missing.wav", slider[0].clips[13]])
-    assert np.isnan(maps).all(axis=(1, 2)).tolist() == [False, True, False]
-
-
-def test_a_pipeline_without_maps_is_refused_by_the_name_of_its_last_step(slider):
-    pipe = make_pipeline(MelPatcher(duration=1.0), AnoPatchEmbedder(), KNNDetector())
-    pipe.fit(slider[0].clips[:12])
-    with pytest.raises(TypeError, match=r"must have anomaly_map, .* Got KNNDetector\(\) instead"):
-        anomaly_map(pipe, slider[0].clips)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from copy import deepcopy
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,6 +12,8 @@ from sklearn import config_context
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.mixture import GaussianMixture
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from torchaudio.compliance.kaldi import get_mel_banks
@@ -20,8 +23,13 @@ from skanopatch import (
     AnomalousSoundDetector,
     AnomalyMapDisplay,
     AnomalyRocDisplay,
+    BandStatistics,
+    CalibratedDetector,
     EmbeddingDisplay,
+    FitOnNormal,
+    GMMDetector,
     GroupedDetector,
+    JoinedDetector,
     KNNDetector,
     MahalanobisDetector,
     MelPatcher,
@@ -30,8 +38,10 @@ from skanopatch import (
     ScoreDisplay,
     TimelineDisplay,
     anomaly_map,
+    make_anomaly_scorer,
     unpatchify,
 )
+from skanopatch.inspection.decisions import decision_table, relative_scores
 from skanopatch.metrics import pauc_score
 
 RATE = 16000
@@ -202,13 +212,34 @@ def test_map_is_transparent_below_and_coloured_above_the_threshold(front_end):
     np.testing.assert_allclose(display.map_.get_coordinates()[0, 1, 0], 0.0075 + 0.16)
 
 
-@pytest.mark.parametrize(("highest", "top"), [(0.4, 10), (10, 10), (10.4, 11), (314, 320)])
-def test_scale_of_a_map_has_the_threshold_in_its_middle(highest, top, front_end):
+def test_one_value_has_one_colour_in_the_maps_of_all_clips(front_end):
+    colours = []
+    for highest in (0.4, 10, 314):
+        odd = np.zeros((6, 8))
+        odd[3, 3] = highest
+        drawn = AnomalyMapDisplay.from_predictions(LOG_MEL, odd, front_end=front_end).map_
+        colours.append(drawn.to_rgba([0.9, 1.0, 1.5, 10.0, 314.0]))
+    np.testing.assert_array_equal(colours[0], colours[1])
+    np.testing.assert_array_equal(colours[0], colours[2])
+    _, threshold, above, top, beyond = colours[0]
+    assert len({tuple(threshold), tuple(above), tuple(top)}) == 3
+    np.testing.assert_array_equal(beyond, top)
+    np.testing.assert_allclose(drawn.norm([1, 10**0.5, 10]), [0, 0.5, 1])
+
+
+@pytest.mark.parametrize(
+    ("highest", "texts"),
+    [
+        (0.44, ["nothing is above the threshold (highest: 0.44)"]),
+        (1.0, ["nothing is above the threshold (highest: 1)"]),
+        (1.01, []),
+    ],
+)
+def test_a_map_without_a_cell_above_the_threshold_says_so(highest, texts, front_end):
     odd = np.zeros((6, 8))
     odd[3, 3] = highest
-    norm = AnomalyMapDisplay.from_predictions(LOG_MEL, odd, front_end=front_end).map_.norm
-    np.testing.assert_allclose(norm([0, 0.5, 1, top**0.5, top]), [0, 0.25, 0.5, 0.75, 1])
-    np.testing.assert_allclose(norm.inverse([0.25, 0.5, 0.75, 1]), [0.5, 1, top**0.5, top])
+    display = AnomalyMapDisplay.from_predictions(LOG_MEL, odd, front_end=front_end)
+    assert [text.get_text() for text in display.ax_.texts] == texts
 
 
 def test_outline_goes_around_the_cells_above_the_threshold(front_end):
@@ -230,14 +261,15 @@ def test_outline_goes_around_the_cells_above_the_threshold(front_end):
     assert {tuple(map(tuple, side)) for side in display.outline_.get_segments()} == expected
 
 
-def test_colour_bars_name_their_units_and_mark_the_threshold(front_end):
+def test_colour_bars_name_their_units_and_begin_at_the_threshold(front_end):
     display = DRAW["map"](front_end)
     bars = [ax for ax in display.figure_.axes if ax is not display.ax_]
     labels = [ax.get_ylabel() for ax in bars]
     assert sorted(labels) == ["anomaly map (1 = threshold)", "level (dB re loudest)"]
-    (line,) = bars[labels.index("anomaly map (1 = threshold)")].lines
-    assert list(line.get_ydata()) == [1, 1]
-    assert DRAW["map"](front_end, colorbar=False).figure_.axes != bars
+    bar = bars[labels.index("anomaly map (1 = threshold)")]
+    assert bar.get_ylim() == pytest.approx((1, 10))
+    assert [label.get_text() for label in bar.get_yticklabels()] == ["1", "2", "5", "10"]
+    assert len(DRAW["map"](front_end, colorbar=False).figure_.axes) == 1
 
 
 @pytest.mark.parametrize(
@@ -274,9 +306,24 @@ def test_map_from_estimator_is_that_of_the_whole_recipe(noise):
     np.testing.assert_array_equal(display.log_mel, log_mel)
 
 
-def test_map_from_estimator_refuses_what_has_no_map(clip_pipeline, noise):
+def test_of_a_long_clip_the_worst_window_is_drawn_at_its_seconds(noise):
+    model = AnomalousSoundDetector(MelPatcher(duration=1.0)).fit(noise)
+    long = np.concatenate([noise[0], noise[1], noise[2] + 0.2 * np.sin(np.arange(RATE)), noise[3]])
+    display = AnomalyMapDisplay.from_estimator(model, long)
+    window = long[2 * RATE : 3 * RATE]
+    log_mel = unpatchify(model.patcher_.transform([window]))[0]
+    np.testing.assert_array_equal(display.log_mel, log_mel)
+    np.testing.assert_array_equal(display.anomaly_map, model.anomaly_map([window])[0])
+    np.testing.assert_allclose(display.ax_.get_xlim(), [2.0075, 2.0075 + 0.96])
+
+
+def test_map_from_estimator_refuses_what_has_no_map_or_takes_no_clips(clip_pipeline, noise):
     with pytest.raises(TypeError, match="must have anomaly_map"):
         AnomalyMapDisplay.from_estimator(clip_pipeline, noise[0])
+    patches = MelPatcher(duration=1.0).fit_transform(noise)
+    detector = PatchKNNDetector().fit(patches)
+    with pytest.raises(ValueError, match=r"must be an AnomalousSoundDetector of clips.* Got Patch"):
+        AnomalyMapDisplay.from_estimator(detector, patches[0])
 
 
 # ScoreDisplay
@@ -296,6 +343,14 @@ def test_scores_lie_in_the_rows_of_their_machines_normal_above_anomalous():
     assert [label.get_text() for label in display.ax_.get_yticklabels()] == ["fan", "pump"]
     assert legend_texts(display) == ["normal", "anomalous"]
     assert display.threshold_line_ is None
+
+
+@pytest.mark.parametrize("y", [None, [1] * 30, [-1] * 30])
+def test_clips_of_one_label_lie_in_the_middle_of_their_row(y):
+    (points,) = ScoreDisplay.from_predictions(y, np.arange(30.0)).scatter_
+    heights = points.get_offsets()[:, 1]
+    assert -0.16 <= heights.min() < -0.1
+    assert 0.1 < heights.max() <= 0.16
 
 
 def test_labels_differ_by_fill_and_domains_by_marker():
@@ -337,12 +392,103 @@ def test_scores_without_any_label_have_no_legend_and_no_ticks():
     assert len(ax.get_yticks()) == 0
 
 
-def test_scores_from_estimator_are_above_zero_where_it_predicts_anomalies(clip_pipeline, noise):
+def test_scores_from_estimator_are_distances_over_that_of_the_threshold(clip_pipeline, noise):
     clips = [*(noise * 3), *np.random.default_rng(1).normal(scale=0.1, size=(5, RATE))]
     display = ScoreDisplay.from_estimator(clip_pipeline, clips, [-1] * 20 + [1] * 5)
-    np.testing.assert_array_equal(display.anomaly_score > 0, clip_pipeline.predict(clips) == -1)
-    np.testing.assert_array_equal(display.anomaly_score, -clip_pipeline.decision_function(clips))
+    expected = clip_pipeline.score_samples(clips) / clip_pipeline[-1].offset_
+    np.testing.assert_allclose(display.anomaly_score, expected, rtol=1e-12)
+    np.testing.assert_array_equal(display.anomaly_score > 1, clip_pipeline.predict(clips) == -1)
+    assert display.threshold == 1
+    assert display.ax_.get_xlabel() == "anomaly score (1 = threshold)"
+    np.testing.assert_allclose(
+        decision_table(clip_pipeline, clips).score, display.anomaly_score, rtol=1e-12
+    )
+
+
+def test_a_clip_at_the_threshold_is_drawn_at_1_and_one_just_above_it_beyond():
+    detector = KNNDetector(metric="euclidean").fit(np.random.default_rng(0).normal(size=(40, 2)))
+    rows = np.column_stack([np.full(3, 50.0), [0.0, 1e-9, -1e-9]])
+    scores = detector.score_samples(rows)
+    detector.offset_ = scores[0]
+    display = ScoreDisplay.from_estimator(detector, rows)
+    np.testing.assert_array_equal(display.anomaly_score > 1, scores < scores[0])
+    assert display.anomaly_score[0] == 1
+    assert (display.anomaly_score != 1).any()
+
+
+def test_a_clip_at_the_threshold_is_normal_in_the_table(clip_pipeline, noise):
+    pipeline = deepcopy(clip_pipeline)
+    scores = pipeline.score_samples(noise[:3] * [[1], [1], [3]])
+    pipeline[-1].offset_ = scores[0]
+    table = decision_table(pipeline, list(noise[:3] * [[1], [1], [3]]))
+    assert (table.score[0], table.decision[0]) == (1, "normal")
+    assert (table.score[2] > 1, table.decision[2]) == (True, "anomaly")
+
+
+def test_scores_of_a_mixture_are_drawn_as_distances():
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    new = [[0, 0, 0], [2, 0, 0], [0, 8, 0]]
+    mixture = GMMDetector(1, covariance_type="full", reg_covar=1e-9, random_state=0).fit(X)
+    display = ScoreDisplay.from_estimator(mixture, new)
+    # One Gaussian: Mahalanobis' distance, whose ratios the likelihood and its logarithm lack.
+    residuals = new - X.mean(axis=0)
+    inverse = np.linalg.inv(np.cov(X, rowvar=False, bias=True))
+    distance = np.sqrt(np.einsum("ij,jk,ik->i", residuals, inverse, residuals))
+    ratios = display.anomaly_score[1:] / display.anomaly_score[0]
+    np.testing.assert_allclose(ratios, distance[1:] / distance[0], rtol=1e-6)
+    np.testing.assert_array_equal(display.anomaly_score > 1, mixture.predict(new) == -1)
+    assert display.threshold == 1
+
+
+def test_likelihoods_are_drawn_as_minus_the_decision_function():
+    X = np.random.default_rng(0).normal(scale=0.01, size=(60, 3))  # densities far above 1
+    detector = CalibratedDetector(GaussianMixture(random_state=0)).fit(X)
+    assert detector.offset_ > 0
+    display = ScoreDisplay.from_estimator(detector, X * 2)
+    np.testing.assert_array_equal(display.anomaly_score, -detector.decision_function(X * 2))
     assert display.threshold == 0
+    assert display.ax_.get_xlabel() == "anomaly score (0 = threshold)"
+
+
+def test_wrappers_of_a_detector_are_drawn_as_the_detector_itself():
+    X, y = np.random.default_rng(0).normal(size=(40, 3)), np.tile([1, 1, 1, -1], 10)
+    search = GridSearchCV(
+        FitOnNormal(make_pipeline(FunctionTransformer(), KNNDetector(metric="euclidean"))),
+        {"estimator__knndetector__n_neighbors": [2]},
+        scoring=make_anomaly_scorer("auc"),
+    ).fit(X, y)
+    detector = KNNDetector(2, metric="euclidean").fit(X[y == 1])
+    expected = detector.score_samples(X) / detector.offset_
+    for wrapper in (search, search.best_estimator_):
+        display = ScoreDisplay.from_estimator(wrapper, X)
+        np.testing.assert_allclose(display.anomaly_score, expected, rtol=1e-12)
+        embedding = EmbeddingDisplay.from_estimator(wrapper, X)
+        np.testing.assert_allclose(embedding.coordinates, PCA(2).fit_transform(X))
+
+
+@pytest.mark.parametrize(
+    ("offset", "expected"),
+    [
+        (-2.0, [0.5, 1.0, 1.5]),  # minus distances: their ratio
+        (2.0, [2.5, 3.0, 3.5]),  # likelihoods: steps of the threshold
+    ],
+)
+def test_relative_scores_are_1_at_the_threshold_and_higher_for_what_is_more_anomalous(
+    offset, expected
+):
+    np.testing.assert_array_equal(relative_scores(np.array([-1.0, -2, -3]), offset), expected)
+    assert relative_scores(np.array([offset]), offset) == [1]
+
+
+def test_relative_scores_of_equal_training_clips_are_finite_or_infinite_but_not_nan():
+    scores = relative_scores(np.array([0.0, -1e-9]), 0.0)
+    assert scores[0] == 1
+    assert scores[1] > 1e200
+
+
+def test_threshold_of_each_machine_leaves_the_axis_without_a_number():
+    display = ScoreDisplay.from_predictions(None, [1.0], machine=["a"], threshold={"a": 2.0})
+    assert display.ax_.get_xlabel() == "anomaly score"
 
 
 def test_groups_reach_the_detector():
@@ -355,8 +501,8 @@ def test_groups_reach_the_detector():
         params = {"groups": swapped}
         display = ScoreDisplay.from_estimator(pipeline, X, machine=swapped, params=params)
         roc = AnomalyRocDisplay.from_estimator(pipeline, X, np.repeat([1, -1], 20), params=params)
-    expected = -detector.decision_function(X, groups=swapped)
-    np.testing.assert_array_equal(display.anomaly_score, expected)
+    expected = detector.score_samples(X, groups=swapped) / detector.offset_
+    np.testing.assert_allclose(display.anomaly_score, expected, rtol=1e-12)
     assert roc.roc_auc == roc_auc_score(np.repeat([0, 1], 20), expected)
 
 
@@ -457,14 +603,11 @@ def test_curve_from_estimator_is_named_after_it(clip_pipeline, noise):
     assert display.line_.get_label().startswith("Pipeline\nAUC = ")
 
 
-def test_keywords_go_to_the_artists():
-    display = AnomalyRocDisplay.from_predictions(
-        Y, SCORES, curve_kwargs={"lw": 5, "c": "k"}, region_kwargs={"alpha": 0.5}
-    )
-    assert (display.line_.get_linewidth(), display.line_.get_color()) == (5, "k")
-    assert display.region_.get_alpha() == 0.5
-    with pytest.raises(TypeError, match="aliases of one another"):
-        AnomalyRocDisplay.from_predictions(Y, SCORES, curve_kwargs={"lw": 5, "linewidth": 4})
+def test_keywords_go_to_the_curve_and_its_colour_to_the_region():
+    display = AnomalyRocDisplay.from_predictions(Y, SCORES, curve_kwargs={"lw": 5, "c": "#ff0000"})
+    assert (display.line_.get_linewidth(), display.line_.get_color()) == (5, "#ff0000")
+    np.testing.assert_array_equal(display.region_.get_facecolor(), [[1, 0, 0, 0.25]])
+    assert legend_texts(display)[0].startswith("AUC = ")
 
 
 @pytest.mark.parametrize(
@@ -522,6 +665,29 @@ def test_embedding_from_a_pipeline_is_what_its_last_step_gets(clip_pipeline, noi
     np.testing.assert_allclose(display.coordinates, expected, atol=1e-4)
     of_transformer = EmbeddingDisplay.from_estimator(clip_pipeline[:-1], list(noise))
     np.testing.assert_array_equal(of_transformer.coordinates, display.coordinates)
+
+
+@pytest.mark.parametrize("patcher", [MelPatcher(duration=1.0), "passthrough"])
+def test_embedding_from_the_whole_recipe_is_what_its_detector_gets(patcher, noise):
+    X = noise if patcher != "passthrough" else MelPatcher(duration=1.0).fit_transform(noise)
+    model = AnomalousSoundDetector(patcher, map_detector="drop").fit(X)
+    display = EmbeddingDisplay.from_estimator(model, X)
+    patches = X if patcher == "passthrough" else model.patcher_.transform(X)
+    expected = PCA(2).fit_transform(model.detector_[:-1].transform(patches))
+    np.testing.assert_allclose(display.coordinates, expected, atol=1e-4)
+
+
+def test_embedding_from_a_recipe_with_two_members_is_that_of_the_last(noise):
+    model = AnomalousSoundDetector(MelPatcher(duration=1.0), map_detector="drop").fit(noise)
+    patches = model.patcher_.transform(noise)
+    members = [
+        (name, make_pipeline(features, MahalanobisDetector()))
+        for name, features in [("statistics", BandStatistics()), ("network", MelStatistics())]
+    ]
+    model.detector_ = JoinedDetector(members).fit(patches)
+    display = EmbeddingDisplay.from_estimator(model, noise)
+    expected = PCA(2).fit_transform(MelStatistics().fit_transform(patches))
+    np.testing.assert_allclose(display.coordinates, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -582,7 +748,7 @@ def test_time_is_labelled_in_the_unit_of_its_length(seconds, label, tick):
 
 
 class Level(OutlierMixin, BaseEstimator):
-    """A detector of loud clips, for which the patcher in front only says what is heard."""
+    """A detector of loud clips, whose threshold is not known to the displays."""
 
     def fit(self, X, y=None):
         self.n_features_in_ = X.shape[1]
@@ -618,12 +784,15 @@ def test_windows_cover_the_whole_recording(kind, tmp_path):
     assert display.ax_.get_xlim() == (0, pytest.approx(4.3))
 
 
-def test_window_is_by_default_what_the_pipeline_hears(clip_pipeline, noise):
+def test_window_is_by_default_what_the_pipeline_uses_of_a_clip(clip_pipeline, noise):
     recording = noise[:3].ravel()
     display = TimelineDisplay.from_estimator(clip_pipeline, recording)
     assert list(display.times) == [0.5, 1.0, 1.5, 2.0, 2.5]
     windows = [recording[start : start + RATE] for start in range(0, 2 * RATE + 1, RATE // 2)]
-    np.testing.assert_array_equal(display.anomaly_score, -clip_pipeline.decision_function(windows))
+    expected = clip_pipeline.score_samples(windows) / clip_pipeline[-1].offset_
+    np.testing.assert_allclose(display.anomaly_score, expected, rtol=1e-12)
+    assert display.threshold == 1
+    assert display.ax_.get_ylabel() == "anomaly score (1 = threshold)"
     whole = TimelineDisplay.from_estimator(clip_pipeline, recording[:RATE])
     np.testing.assert_allclose(whole.ax_.get_xlim(), [0, 1])
 
@@ -631,9 +800,9 @@ def test_window_is_by_default_what_the_pipeline_hears(clip_pipeline, noise):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"window": 2.0}, "at most 1, which is what the pipeline hears of a clip. Got 2.0"),
+        ({"window": 2.0}, "at most 1, which is what the pipeline uses of a clip. Got 2.0"),
         ({"window": 0}, "window must be a number of seconds above 0"),
-        ({"hop": 1.5}, "hop must be .* at most window=1, .* Got 1.5"),
+        ({"hop": 1.5}, "hop must be .* at most 1, the window, .* Got 1.5"),
         ({"hop": "1"}, "Got '1' instead"),
     ],
 )

@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import signal
+import warnings
 
 import joblib
 import numpy as np
@@ -59,12 +60,24 @@ def make_patches(n_clips=24, n_frames=32, n_classes=2, seed=0):
     return patchify(log_mel), labels
 
 
-def spread(embeddings, labels):
-    """Return the mean cosine within a class, less that between classes."""
+def cosines(embeddings, labels):
+    """Return the cosines of all pairs of clips of one class, and of two classes."""
     directions = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     cosine = directions @ directions.T
     same = labels[:, None] == labels
-    return cosine[same].mean() - cosine[~same].mean()
+    return cosine[same], cosine[~same]
+
+
+def spread(embeddings, labels):
+    """Return the mean cosine within a class, less that between classes."""
+    within, between = cosines(embeddings, labels)
+    return within.mean() - between.mean()
+
+
+def are_apart(embeddings, labels):
+    """Return whether any two clips of a class are nearer than any two of different classes."""
+    within, between = cosines(embeddings, labels)
+    return within.min() > between.max()
 
 
 # --- Without labels -------------------------------------------------------------------------
@@ -83,7 +96,7 @@ def test_a_timm_backbone_computes_what_timm_computes():
     images = torch.from_numpy((unpatchify(patches) - 0.5) / 2)[:, None]
     with torch.inference_mode():
         expected = vit.forward_features(images)[:, 1:]  # without the class token
-    assert_allclose(embedder.transform(patches), expected, atol=1e-5)
+    assert_allclose(embedder.transform(patches), expected.reshape(3, 4, 8, 192), atol=1e-5)
 
 
 def test_layers_are_chosen_and_averaged():
@@ -105,9 +118,10 @@ def test_bands_are_kept_side_by_side():
     params = {"pooling": "mean", "statistics": False, "random_state": 0}
     tokens = AnoPatchEmbedder(output="patches", **params).fit_transform(patches)
     kept = AnoPatchEmbedder(keep_bands=True, **params).fit_transform(patches)
-    assert_allclose(kept, tokens.reshape(2, 3, 8, 192).mean(axis=1).reshape(2, -1), atol=1e-6)
+    assert tokens.shape == (2, 3, 8, 192)
+    assert_allclose(kept, tokens.mean(axis=1).reshape(2, -1), atol=1e-6)
     pooled = make_embedder(**params).fit_transform(patches)
-    assert_allclose(pooled, tokens.mean(axis=1), atol=1e-6)
+    assert_allclose(pooled, tokens.mean(axis=(1, 2)), atol=1e-6)
 
 
 def test_normalization_is_learnt_on_the_training_patches():
@@ -168,22 +182,11 @@ def test_without_labels_statistics_replace_the_small_networks():
     assert make_embedder().fit_transform(patches).shape == (20, 384)
 
 
-@pytest.mark.parametrize("output", ["clip", "patches"])
-def test_decibels_are_embedded_as_natural_logarithms_are(output):
-    noise = np.random.default_rng(0).normal(size=(12, 16000))
-    patches = MelPatcher(duration=1.0).fit_transform(noise)
-    embedder = AnoPatchEmbedder(output=output)
-    expected = embedder.fit_transform(patches)
-    found = embedder.fit_transform(10 / np.log(10) * patches)
-    scale = np.abs(expected).max()
-    assert_allclose(found, expected, rtol=1e-4, atol=1e-6 * scale)
-
-
 def test_a_constant_statistic_is_divided_by_1():
-    patches = np.full((4, 8, 256), 3.0)  # silence
+    patches = np.full((4, 1, 8, 256), 3.0)  # silence
     expected = BandStatistics().fit_transform(patches)
     assert_allclose(AnoPatchEmbedder().fit_transform(patches), expected, rtol=1e-6)
-    patches[:] += np.arange(4)[:, None, None]
+    patches[:] += np.arange(4)[:, None, None, None]
     embeddings = AnoPatchEmbedder().fit_transform(patches)
     assert_allclose(embeddings[:, 0], (3 + np.arange(4)) / np.sqrt(1.25), rtol=1e-5)
 
@@ -198,7 +201,7 @@ def test_labels_train_the_network_and_nothing_comes_beside_it():
         assert (embeddings.shape, embeddings.dtype) == ((6, 192), np.float32)
         assert len(embedder.history_) == 1
     tokens = make_embedder(output="patches", **params).fit(patches, labels=labels)
-    assert tokens.transform(patches).shape == (6, 16, 192)
+    assert tokens.transform(patches).shape == (6, 2, 8, 192)
 
 
 def test_the_output_is_that_of_fit():
@@ -209,7 +212,7 @@ def test_the_output_is_that_of_fit():
         embedder.set_params(output="patches")
         assert_array_equal(embedder.transform(patches), expected)
         assert len(embedder.get_feature_names_out()) == expected.shape[1]
-        assert embedder.fit_transform(patches).ndim == 3
+        assert embedder.fit_transform(patches).ndim == 4
         with pytest.raises(AttributeError) as caught:
             embedder.get_feature_names_out()
         assert "get_feature_names_out needs output='clip'" in str(caught.value.__cause__)
@@ -262,7 +265,7 @@ def test_a_grid_search_reaches_the_settings_of_the_training():
     pipe = make_pipeline(AnoPatchEmbedder(random_state=0, statistics=False), LogisticRegression())
     with config_context(enable_metadata_routing=True):
         pipe[0].set_fit_request(labels=True)
-        pipe.set_params(anopatchembedder__fine_tuning__max_epochs=2)
+        pipe.set_params(anopatchembedder__fine_tuning__max_epochs=6)
         grid = {"anopatchembedder__fine_tuning__n_dims": [4, 8]}
         search = GridSearchCV(pipe, grid, cv=2).fit(patches, labels, labels=labels)
         pipe[0].set_params(fine_tuning=None)
@@ -271,7 +274,7 @@ def test_a_grid_search_reaches_the_settings_of_the_training():
         GridSearchCV(pipe, one, cv=2, error_score="raise").fit(patches, labels, labels=labels)
     n_dims = search.best_params_["anopatchembedder__fine_tuning__n_dims"]
     assert search.best_estimator_[:-1].transform(patches).shape == (24, n_dims)
-    assert search.best_score_ > 0.8  # chance is 0.5
+    assert search.best_score_ > 0.8  # chance is 0.5, other seeds give 0.96 to 1
 
 
 BEATS_LIKE = "timm:vit_tiny_patch16_224"  # normalised as BEATs is
@@ -292,8 +295,24 @@ def test_patches_of_another_front_end_are_warned_of(gain, recwarn):
         message = r"have a mean of -10\.0, .* mean of 15\.4: they differ by -3\.9 times 6\.6"
         with pytest.warns(UserWarning, match=message):
             fit(scale=1.0, window="hanning")
-    with pytest.warns(UserWarning, match=r"MelPatcher\.for_backbone\('timm:vit_tiny"):
+    with pytest.warns(UserWarning, match=r"skanopatch\.backbones\.make_patcher\('timm:vit_tiny"):
         fit(unit=10 / np.log(10))
+
+
+@pytest.mark.parametrize(
+    ("distance", "is_usual"), [(-3.06, False), (-2.94, True), (1.44, True), (1.56, False)]
+)
+def test_a_mean_is_usual_from_3_divisors_below_to_one_and_a_half_above_that_of_the_backbone(
+    distance, is_usual
+):
+    noise, _ = make_patches(n_clips=2)
+    patches = noise - noise.mean() + 15.41663 + distance * 6.55582  # AudioSet's mean and divisor
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        AnoPatchEmbedder(BEATS_LIKE, random_state=0).fit(patches)
+    assert [f"they differ by {distance:.1f} times 6.6" in str(w.message) for w in caught] == (
+        [] if is_usual else [True]
+    )
 
 
 def test_classes_are_separable_where_a_classifier_finds_them_on_other_clips():
@@ -308,8 +327,19 @@ def test_classes_are_separable_where_a_classifier_finds_them_on_other_clips():
     assert not are_separable(of_four, noise + 4 * (of_four == 0)[:, np.newaxis])
     # A class of one clip is left out, and nothing is left to separate where one class remains.
     one_each = np.append(np.zeros(32, dtype=int), 3 + np.arange(32))
-    assert not are_separable(one_each, noise)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not are_separable(one_each, noise)
     assert are_separable(np.append(target, [3, 4]), np.vstack([shifted, noise[:2]]))
+
+
+def test_many_classes_of_one_clip_do_not_hide_that_the_others_are_separable():
+    rng = np.random.default_rng(0)
+    target = np.concatenate([np.arange(20) % 2, 2 + np.arange(40)])
+    features = rng.normal(size=(60, 5)) + 8 * np.eye(2, 5)[target % 2] * (target < 2)[:, np.newaxis]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # scikit-learn's, of classes smaller than the folds
+        assert are_separable(target, features)
 
 
 def test_statistics_do_not_replace_the_backbones_of_others():
@@ -323,19 +353,20 @@ def test_a_long_clip_is_read_segment_by_segment():
     params = {"output": "patches", "statistics": False, "random_state": 0}
     embedder = make_embedder(**params).fit(patches)
     tokens = embedder.transform(patches)
-    head = embedder.transform(patches[:, : 12 * 8])
-    tail = embedder.transform(patches[:, 5 * 8 :])
-    assert_allclose(tokens, np.concatenate([head, tail[:, 7 * 8 :]], axis=1), atol=1e-5)
+    head = embedder.transform(patches[:, :12])
+    tail = embedder.transform(patches[:, 5:])
+    assert tokens.shape == (2, 17, 8, 192)
+    assert_allclose(tokens, np.concatenate([head, tail[:, 7:]], axis=1), atol=1e-5)
 
 
 def test_other_lengths_than_in_fit_are_embedded():
     patches, _ = make_patches(2, n_frames=160)
-    short = AnoPatchEmbedder(statistics=False, random_state=0).fit(patches[:, :16])
-    for n_patches in (16, 160 // 16 * 8):
+    short = AnoPatchEmbedder(statistics=False, random_state=0).fit(patches[:, :2])
+    for n_time in (2, 10):
         as_fitted = AnoPatchEmbedder(
             statistics=False, normalization=short.normalization_, random_state=0
-        ).fit_transform(patches[:, :n_patches])
-        assert_allclose(short.transform(patches[:, :n_patches]), as_fitted, atol=1e-5)
+        ).fit_transform(patches[:, :n_time])
+        assert_allclose(short.transform(patches[:, :n_time]), as_fitted, atol=1e-5)
 
 
 def test_a_clip_is_embedded_alike_alone_and_in_a_batch():
@@ -403,6 +434,9 @@ def fine_tuned():
 def test_fine_tuning_tells_unseen_clips_of_the_classes_apart(fine_tuned):
     patches, labels = make_patches(n_clips=30, n_classes=3, seed=1)
     frozen = make_embedder().fit(patches)
+    assert are_apart(fine_tuned.transform(patches), labels)
+    assert not are_apart(frozen.transform(patches), labels)
+    # 1.0 to 1.08 and 0.05 with other seeds and other rounding.
     assert spread(fine_tuned.transform(patches), labels) > 0.8
     assert spread(frozen.transform(patches), labels) < 0.2
 
@@ -412,6 +446,17 @@ def test_the_loss_falls(fine_tuned):
     assert len(losses) == 8
     assert losses[-1] < 0.5 * losses[0]
     assert fine_tuned.classes_ == [0, 1, 2]
+
+
+def test_gradients_are_clipped_to_a_norm_of_1(monkeypatch):
+    norms = []
+    monkeypatch.setattr(
+        "skorch.callbacks.regularization.clip_grad_norm_",
+        lambda parameters, max_norm, **kwargs: norms.append(max_norm),
+    )
+    patches, labels = make_patches()
+    make_embedder(max_epochs=1).fit(patches, labels=labels)
+    assert norms == [1.0] * 3  # steps
 
 
 @pytest.mark.parametrize(
@@ -544,6 +589,9 @@ def test_other_clips_or_parameters_do_not_take_a_checkpoint_of_others(tmp_path):
     make_embedder(**params).fit(patches + 1, labels=labels)
     make_embedder(**params).fit(patches, labels=np.arange(24) // 12)
     assert len(list(tmp_path.iterdir())) == 4
+    # Settings of the machine change no weights.
+    make_embedder(**params, n_workers=1, gradient_checkpointing=True).fit(patches, labels=labels)
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 # --- Persistence and devices -----------------------------------------------------------------
@@ -612,7 +660,7 @@ def test_both_precisions_learn_the_classes(precision):
     new, new_labels = make_patches(n_clips=30, n_classes=3, seed=1)
     params = {"max_epochs": 12, "time_mask": 0, "frequency_mask": 0, "precision": precision}
     embedder = make_embedder(**params).fit(patches, labels=labels)
-    assert spread(embedder.transform(new), new_labels) > 0.8
+    assert are_apart(embedder.transform(new), new_labels)
 
 
 def test_automatic_precision_is_float32_on_every_cpu(monkeypatch):
@@ -680,10 +728,6 @@ def test_other_errors_pass_through():
         (
             {"layers": 6},
             "layers must be indices of the backbone's 6 layers, from -6 to 5. Got 6 instead.",
-        ),
-        (
-            {"n_freq": 7},
-            "The number of patches must be a multiple of n_freq=7. Got 16 patches a clip instead.",
         ),
         ({"device": "gpu"}, "device must be 'auto' or a torch device. Got 'gpu' instead."),
         (
@@ -758,11 +802,11 @@ def test_other_bands_than_those_of_fit_are_refused(estimator):
     patches, _ = make_patches()
     estimator = clone(estimator).fit(patches)
     message = r"X has 1 bands of patches, which are 16 mel bins, but \w+ was fitted on 128 mel bins"
-    for one_patch in (patches[:, :1], patches[:, 0]):
+    for one_patch in (patches[:, :1, :1], patches[:, 0, 0]):
         with pytest.raises(ValueError, match=message):
             estimator.transform(one_patch)
     with pytest.raises(ValueError, match="X has 4 bands of patches, which are 64 mel bins"):
-        estimator.set_params(n_freq=4).transform(patches)
+        estimator.transform(patches[:, :, :4])
 
 
 @pytest.mark.parametrize("layers", [np.int64(1), np.array([0, 1])[:1].tolist(), (np.int32(-5),)])
@@ -819,12 +863,12 @@ def test_patches_of_another_area_are_refused():
     embedder = AnoPatchEmbedder(random_state=0).fit(make_patches(2)[0])
     message = "X has patches of 64 values, but AnoPatchEmbedder was fitted on patches of 256."
     with pytest.raises(ValueError, match=f"^{message}$"):
-        embedder.transform(np.zeros((2, 64, 64)))
+        embedder.transform(np.zeros((2, 4, 16, 64)))
 
 
 def test_a_hole_in_a_clip_is_refused():
     patches, _ = make_patches(4)
-    patches[2, 3, 4] = np.nan
+    patches[2, 1, 3, 4] = np.nan
     embedder = AnoPatchEmbedder(random_state=0).fit(make_patches(4)[0])
     with pytest.raises(ValueError, match=r"^The patches of clip 2 contain NaN or infinity\.$"):
         embedder.transform(patches)
@@ -832,4 +876,4 @@ def test_a_hole_in_a_clip_is_refused():
 
 def test_nothing_but_unreadable_clips():
     with pytest.raises(ValueError, match=r"^Every clip is NaN: there is nothing to learn from\.$"):
-        AnoPatchEmbedder(normalization="fit").fit(np.full((3, 8, 256), np.nan))
+        AnoPatchEmbedder(normalization="fit").fit(np.full((3, 1, 8, 256), np.nan))

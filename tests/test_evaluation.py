@@ -11,7 +11,14 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.ensemble import IsolationForest
 from sklearn.pipeline import make_pipeline
 
-from skanopatch import GroupedDetector, KNNDetector, MahalanobisDetector, evaluate_dcase
+from skanopatch import (
+    AnomalousSoundDetector,
+    GroupedDetector,
+    KNNDetector,
+    MahalanobisDetector,
+    MelPatcher,
+    evaluate_dcase,
+)
 from skanopatch.datasets import load_dcase, make_miniature_dcase, read_challenge_files
 from skanopatch.metrics import dcase_scores
 
@@ -28,8 +35,9 @@ def root(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _forget():
     BandLevels.fits.clear()
+    LevelDetector.fits.clear()
     BandLevels.embedded.clear()
-    SpyDetector.told.clear()
+    SpyDetector.fits.clear()
 
 
 class BandLevels(TransformerMixin, BaseEstimator):
@@ -58,11 +66,45 @@ class LevelsInATable(BandLevels):
 
 
 class SpyDetector(KNNDetector):
-    told: list = []
+    fits: list = []
 
     def fit(self, X, y=None, *, domains=None, sessions=None):
-        self.told.append((len(X), None if domains is None else list(domains)))
+        self.fits.append((len(X), None if domains is None else list(domains)))
         return super().fit(X, y, domains=domains, sessions=sessions)
+
+
+class LevelDetector(BaseEstimator):
+    """Scores clips, not embeddings: by their distance to the mean of the bands' levels."""
+
+    fits: list = []
+
+    def fit(self, X, y=None, labels=None, domains=None):
+        self.fits.append((list(X), labels, domains))
+        self.mean_ = levels_of(X).mean(axis=0)
+        return self
+
+    def score_samples(self, X):
+        return -np.linalg.norm(levels_of(X) - self.mean_, axis=1)
+
+    def predict(self, X):
+        return np.where(self.score_samples(X) < -1.0, -1, 1)
+
+
+class LevelDetectorOfGroups(LevelDetector):
+    """Fitted once, on the clips of all groups."""
+
+    def fit(self, X, y=None, labels=None, domains=None, groups=None):
+        self.fits.append((list(X), labels, domains, list(groups)))
+        levels, groups = levels_of(X), np.array(groups)
+        self.means_ = {group: levels[groups == group].mean(axis=0) for group in set(groups)}
+        return self
+
+    def score_samples(self, X, groups=None):
+        means = np.array([self.means_[group] for group in groups])
+        return -np.linalg.norm(levels_of(X) - means, axis=1)
+
+    def predict(self, X, groups=None):
+        return np.where(self.score_samples(X, groups) < -1.0, -1, 1)
 
 
 def levels_of(paths):
@@ -127,14 +169,75 @@ def test_one_embedder_is_told_labels_and_each_detector_its_domains(root):
     assert labels == train.label.tolist()
     assert len(set(labels)) > 2  # attributes are part of them
     domains = [train.domain[train.machine == machine].tolist() for machine in ("fan", "valve")]
-    assert SpyDetector.told == [(12, own) for own in domains]
+    assert SpyDetector.fits == [(12, own) for own in domains]
     assert domains[0].count("target") == 2
 
-    SpyDetector.told.clear()
+    SpyDetector.fits.clear()
     grouped = GroupedDetector(SpyDetector())
     evaluate_dcase(pipe(grouped), root, year=2023, machine="fan", domains=False)
-    assert SpyDetector.told == [(12, None)]
+    assert SpyDetector.fits == [(12, None)]
     evaluate_dcase(pipe(IsolationForest(random_state=0)), root, year=2023, machine="fan")
+
+
+@pytest.mark.filterwarnings("ignore:.* lacks:UserWarning")
+@pytest.mark.parametrize("detector", [LevelDetector(), make_pipeline(LevelDetector())])
+def test_a_detector_that_is_no_pipeline_is_fitted_for_each_section(root, detector):
+    machines = ["fan", "valve"]
+    evaluation = evaluate_dcase(detector, root, year=2023, machine=machines)
+    train = load_dcase(root, year=2023, machine=machines, split="train")
+    test = load_dcase(root, year=2023, machine=machines, split="test")
+    assert evaluation.clips.path.tolist() == test.paths.tolist()
+    for (paths, labels, domains), machine in zip(LevelDetector.fits, machines, strict=True):
+        ours = train.machine == machine
+        assert paths == train.paths[ours].tolist()
+        assert labels == train.label[ours].tolist()
+        assert domains == train.domain[ours].tolist()
+        mean = levels_of(paths).mean(axis=0)
+        found = evaluation.clips[evaluation.clips.machine == machine]
+        expected = np.linalg.norm(levels_of(found.path) - mean, axis=1)
+        np.testing.assert_allclose(found.anomaly_score, expected, rtol=1e-12)
+        assert_array_equal(found.decision, expected > 1.0)
+        rate = found.decision[found.y == 1].mean()
+        assert evaluation.rates.false_alarm_rate[machine, 0] == rate
+
+
+@pytest.mark.filterwarnings("ignore:.* lacks:UserWarning")
+def test_a_detector_that_takes_groups_is_fitted_once(root):
+    arguments = {"year": 2023, "machine": ["fan", "valve"]}
+    once = evaluate_dcase(LevelDetectorOfGroups(), root, domains=False, **arguments)
+    [(paths, _, domains, groups)] = LevelDetector.fits
+    assert len(paths) == 24
+    assert domains is None
+    assert groups == ["fan/00"] * 12 + ["valve/00"] * 12
+    each = evaluate_dcase(LevelDetector(), root, **arguments)
+    pd.testing.assert_frame_equal(once.clips, each.clips)
+
+
+@pytest.mark.filterwarnings("ignore:.* lacks:UserWarning")
+def test_scores_of_a_detector_that_is_no_pipeline_are_kept(root, tmp_path):
+    arguments = {"year": 2023, "machine": "fan", "cache": tmp_path}
+    first = evaluate_dcase(LevelDetector(), root, **arguments)
+    again = evaluate_dcase(LevelDetector(), root, **arguments)
+    assert len(LevelDetector.fits) == 1
+    pd.testing.assert_frame_equal(first.clips, again.clips)
+    evaluate_dcase(LevelDetector(), root, domains=False, **arguments)
+    assert len(LevelDetector.fits) == 2
+
+
+@pytest.mark.filterwarnings("ignore:.* lacks:UserWarning", "ignore:labels have:UserWarning")
+def test_the_whole_recipe_is_evaluated(root):
+    model = AnomalousSoundDetector(
+        MelPatcher(duration=1.0), embedder="drop", map_detector="drop", random_state=0
+    )
+    arguments = {"year": 2023, "machine": ["fan", "valve"]}
+    clips = evaluate_dcase(model, root, domains=False, **arguments).clips
+    train = load_dcase(root, split="train", **arguments)
+    groups = [f"{machine}/00" for machine in train.machine]
+    model.fit(train.paths, groups=groups, labels=train.label)
+    groups = [f"{machine}/00" for machine in clips.machine]
+    expected = model.anomaly_score(clips.path, groups=groups)
+    np.testing.assert_allclose(clips.anomaly_score, expected, rtol=1e-9)
+    assert_array_equal(clips.decision, model.predict(clips.path, groups=groups) == -1)
 
 
 @pytest.mark.filterwarnings("ignore:.* lacks:UserWarning")
@@ -252,11 +355,12 @@ def test_tables_are_written(root, tmp_path):
 @pytest.mark.filterwarnings("ignore:.* lacks:UserWarning")
 def test_wrong_input_is_named(root, tmp_path):
     message = (
-        "The 'pipeline' parameter of evaluate_dcase must be a Pipeline of clips to embeddings to a "
-        "detector. Got KNNDetector() instead."
+        "The 'detector' parameter of evaluate_dcase must be a detector of clips, such as a "
+        "Pipeline of clips to embeddings to a detector or AnomalousSoundDetector(). Got "
+        "BandLevels() instead."
     )
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        evaluate_dcase(KNNDetector(), root, year=2023)
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+        evaluate_dcase(BandLevels(), root, year=2023)
     copy = make_miniature_dcase(
         tmp_path, year=2023, machines=["fan"], n_train=2, n_test=1, random_state=0
     )

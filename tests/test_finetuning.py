@@ -19,15 +19,15 @@ from skanopatch.embedding.augmentation import (
     spec_augment,
 )
 from skanopatch.embedding.head import standardize_head
-from skanopatch.embedding.module import PatchEmbedding
-from skanopatch.embedding.net import PatchDataset, WarmupCosine
+from skanopatch.embedding.module import EmbeddingNetwork
+from skanopatch.embedding.net import SpectrogramDataset, WarmupCosine
 from skanopatch.embedding.pooling import (
     POOLINGS,
     AttentiveStatisticsPooling,
     GeMPooling,
     RDPPooling,
 )
-from skanopatch.spectra.patches import patchify, unpatchify
+from skanopatch.spectra.patches import patchify
 
 
 @pytest.fixture(autouse=True)
@@ -170,29 +170,29 @@ def test_changes_of_pitch_move_the_bins_and_those_of_tilt_turn_them():
 def test_a_change_makes_a_class_of_its_own_of_each_label():
     log_mel = np.random.default_rng(0).normal(size=(6, 64, 128)).astype(np.float32)
     labels = np.array([0, 1, 2, 0, 1, 2])
-    data = PatchDataset(patchify(log_mel), labels, np.array([1, 3, 5]), changes=CHANGES)
+    data = SpectrogramDataset(patchify(log_mel), labels, np.array([1, 3, 5]), changes=CHANGES)
     seen = set()
     for data.epoch_seed in range(40):
-        for row, (patches, target) in zip([1, 3, 5], data.__getitems__([0, 1, 2]), strict=True):
+        for row, (found, target) in zip([1, 3, 5], data.__getitems__([0, 1, 2]), strict=True):
             label, kind = divmod(target, len(CHANGES))
             assert label == labels[row]
             if CHANGES[kind] != "slower":  # the one that starts at a random place
                 expected = change(log_mel[row], CHANGES[kind], 64)
-                assert_array_equal(unpatchify(patches[None])[0], expected)
+                assert_array_equal(found, expected)
             seen.add(kind)
     assert seen == set(range(7))
 
 
 def test_patches_are_left_out_in_training_only():
-    module = PatchEmbedding("vit_tiny", grid=TINY_GRID, patch_dropout=0.5)
-    patches = torch.randn(2, 96, 256)
-    assert module.train().tokens(patches).shape == (2, 48, 192)
-    assert module.eval().tokens(patches).shape == (2, 96, 192)
+    module = EmbeddingNetwork("vit_tiny", grid=TINY_GRID, patch_dropout=0.5)
+    log_mel = torch.randn(2, 192, 128)
+    assert module.train().tokens(log_mel).shape == (2, 48, 192)
+    assert module.eval().tokens(log_mel).shape == (2, 96, 192)
     # Others in each clip, and each with the position embedding of its place.
     module.backbone.vit.blocks = torch.nn.Sequential()
     module.backbone.vit.blocks.append(torch.nn.Identity())
     module.layers = [0]
-    whole, part = module.tokens(patches), module.train().tokens(patches)
+    whole, part = module.tokens(log_mel), module.train().tokens(log_mel)
     same = torch.cdist(part, whole).argmin(dim=2)
     assert_allclose(part.detach(), whole.take_along_dim(same[..., None], 1).detach(), atol=1e-5)
     assert all(len(set(row.tolist())) == 48 for row in same)
@@ -204,33 +204,53 @@ def test_patches_are_left_out_in_training_only():
 def test_a_head_starts_on_standardized_features(params, n_clips, monkeypatch):
     """It is the random head of before, on what scikit-learn's scaler makes of the features."""
     monkeypatch.setattr("skanopatch.embedding.head._MOST_CLIPS", 12)
-    module = PatchEmbedding("vit_tiny", grid=TINY_GRID, n_dims=8, **params)
-    patches = np.random.default_rng(0).normal(1, 2, size=(n_clips, 96, 256)).astype(np.float32)
+    module = EmbeddingNetwork("vit_tiny", grid=TINY_GRID, n_dims=8, **params)
+    log_mel = np.random.default_rng(0).normal(1, 2, size=(n_clips, 192, 128)).astype(np.float32)
     weight, bias = (x.detach().numpy().copy() for x in (module.head.weight, module.head.bias))
-    data = PatchDataset(patches, np.zeros(n_clips, int), np.arange(n_clips))
+    data = SpectrogramDataset(patchify(log_mel), np.zeros(n_clips, int), np.arange(n_clips))
     standardize_head(module, data, 5, torch.device("cpu"))
     with torch.no_grad():
-        features = module.pooled(torch.from_numpy(patches)).numpy()
-        embeddings = module(torch.from_numpy(patches)).numpy()
+        features = module.pooled(torch.from_numpy(log_mel)).numpy()
+        embeddings = module(torch.from_numpy(log_mel)).numpy()
     sample = np.random.default_rng(0).permutation(n_clips)[:12]
     standardized = StandardScaler().fit(features[sample]).transform(features)
     assert_allclose(embeddings, standardized @ weight.T + bias, atol=1e-3)
     assert np.abs(embeddings - features @ weight.T - bias).max() > 0.1
 
 
+def test_a_head_is_standardized_by_1000_clips_at_most():
+    class Identity(torch.nn.Module):
+        def pooled(self, features):
+            return features[:, 0]
+
+        def standardize(self, mean, scale):
+            self.mean, self.scale = mean, scale
+
+    values = np.random.default_rng(0).normal(3, 2, size=1200).astype(np.float32)
+    # One frame of three bins a clip: 3 is no square number.
+    data = SpectrogramDataset(
+        np.repeat(values, 3).reshape(1200, 1, 1, 3), np.zeros(1200, int), np.arange(1200)
+    )
+    module = Identity()
+    standardize_head(module, data, 100, torch.device("cpu"))
+    sample = values[np.random.default_rng(0).permutation(1200)[:1000]]
+    assert_allclose(module.mean, [sample.mean(dtype=float)] * 3, rtol=1e-6)
+    assert_allclose(module.scale, [sample.std(dtype=float)] * 3, rtol=1e-5)
+
+
 def test_what_needs_all_patches_refuses_to_leave_some_out():
     with pytest.raises(ValueError, match=r"patch_dropout must be 0 with keep_bands=True.* Got 0.3"):
-        PatchEmbedding("vit_tiny", grid=TINY_GRID, keep_bands=True, patch_dropout=0.3)
+        EmbeddingNetwork("vit_tiny", grid=TINY_GRID, keep_bands=True, patch_dropout=0.3)
     with pytest.raises(ValueError, match=r"patch_dropout must be 0 .*for Backbone, .* Got 0.3"):
         Backbone(4, 1).drop_patches(0.3)
 
 
 def test_training_takes_a_segment_of_a_long_clip():
     log_mel = np.arange(320, dtype=np.float32)[None, :, None].repeat(128, axis=2)
-    data = PatchDataset(patchify(log_mel), np.zeros(1, int), np.zeros(1, int), segment=192)
+    data = SpectrogramDataset(patchify(log_mel), np.zeros(1, int), np.zeros(1, int), segment=192)
     starts = set()
     for data.epoch_seed in range(50):
-        starts.add(unpatchify(data[0][0][None])[0, 0, 0])
+        starts.add(data[0][0][0, 0])
     assert len(starts) > 20
     assert max(starts) <= 320 - 192
 
@@ -238,15 +258,15 @@ def test_training_takes_a_segment_of_a_long_clip():
 @pytest.mark.parametrize("n_frames", [192, 96])
 def test_training_starts_a_short_clip_anywhere(n_frames):
     log_mel = np.arange(n_frames, dtype=np.float32)[None, :, None].repeat(128, axis=2)
-    data = PatchDataset(patchify(log_mel), np.zeros(1, int), np.zeros(1, int), segment=192)
+    data = SpectrogramDataset(patchify(log_mel), np.zeros(1, int), np.zeros(1, int), segment=192)
     starts = set()
     for data.epoch_seed in range(50):
-        clip = unpatchify(data[0][0][None])[0, :, 0]
+        clip = data[0][0][:, 0]
         starts.add(clip[0])
         assert_array_equal(clip, np.roll(log_mel[0, :, 0], -int(clip[0])))
     assert len(starts) > 20
-    whole = PatchDataset(patchify(log_mel), np.zeros(1, int), np.zeros(1, int))
-    assert_array_equal(unpatchify(whole[0][0][None]), log_mel)
+    whole = SpectrogramDataset(patchify(log_mel), np.zeros(1, int), np.zeros(1, int))
+    assert_array_equal(whole[0][0], log_mel[0])
 
 
 def test_the_learning_rate_warms_up_and_falls_along_a_cosine():

@@ -1,5 +1,6 @@
 """JoinedDetector and CalibratedDetector around detectors of any kind."""
 
+import re
 import warnings
 
 import numpy as np
@@ -211,8 +212,8 @@ def test_pipelines_keep_their_memory_and_nested_ones_are_calibrated(tmp_path):
 
 
 def test_detectors_of_tokens_join():
-    tokens = np.random.default_rng(0).normal(size=(30, 6, 5))
-    found = joined(SubbandKNNDetector(2), SubbandKNNDetector(2, metric="cosine")).fit(tokens)
+    tokens = np.random.default_rng(0).normal(size=(30, 3, 2, 5))
+    found = joined(SubbandKNNDetector(), SubbandKNNDetector("cosine")).fit(tokens)
     assert found.score_samples(tokens[:4]).shape == (4,)
 
 
@@ -262,6 +263,14 @@ def test_metadata_has_one_entry_a_clip():
 def test_members_have_names_of_their_own():
     with pytest.raises(ValueError, match="detectors must have at least one member"):
         JoinedDetector([]).fit(clips(9))
+    message = r"list of \(name, detector\) pairs, .* Got KNNDetector\(metric='euclidean'\) as its "
+    with pytest.raises(ValueError, match=message + "entry 1"):
+        JoinedDetector([("a", SPREAD), NEAR]).fit(clips(9))
+    with pytest.raises(
+        ValueError, match=r"Got \(NEAR, 'a'\)".replace("NEAR", re.escape(repr(NEAR)))
+    ):
+        JoinedDetector([(NEAR, "a")]).fit(clips(9))
+    assert len(joined(NEAR).set_params(detectors=[["a", NEAR]]).fit(clips(9)).detectors_) == 1
     with pytest.raises(ValueError, match="Names provided are not unique"):
         JoinedDetector([("a", NEAR), ("a", SPREAD)]).fit(clips(9))
     with pytest.raises(ValueError, match="conflict with constructor arguments"):

@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 from torchaudio.compliance.kaldi import fbank
 
 from skanopatch.datasets import make_machine_sounds
-from skanopatch.datasets.acoustics import Run, harmonics, impacts, repeat, ring
+from skanopatch.datasets.acoustics import Run, harmonics
 from skanopatch.datasets.machines import MACHINES, Bearing, Fan, Gearbox, Slider, Valve
 
 SAMPLE_RATE = 16000
@@ -54,13 +54,13 @@ def test_resonance_answers_an_impulse_by_a_decaying_sine():
     impulse[0] = 1.0
     t = np.arange(400) / SAMPLE_RATE
     expected = np.exp(-t / 0.003) * np.sin(2 * np.pi * 2100.0 * t)
-    assert_allclose(ring(impulse, 2100.0, 0.003, SAMPLE_RATE), expected, atol=1e-12)
+    assert_allclose(steady_run().ring(impulse, 2100.0, 0.003), expected, atol=1e-12)
 
 
 def test_impacts_keep_their_force_and_their_time():
     run = steady_run()
     cycles = np.array([10.3, 99.99, 200.5])
-    train = impacts(run, cycles, np.array([1.0, 2.0, 3.0]))
+    train = run.impacts(cycles, np.array([1.0, 2.0, 3.0]))
     assert_allclose(train.sum(), 6.0)
     moment = (train * np.arange(len(train))).sum() / SAMPLE_RATE
     assert_allclose(moment, (cycles * [1.0, 2.0, 3.0]).sum() / RATE)
@@ -68,7 +68,7 @@ def test_impacts_keep_their_force_and_their_time():
 
 def test_impacts_outside_the_clip_are_dropped():
     run = steady_run()
-    assert not impacts(run, np.array([-0.1, run.cycles[-1] + 0.1])).any()
+    assert not run.impacts(np.array([-0.1, run.cycles[-1] + 0.1]), np.ones(2)).any()
 
 
 @pytest.mark.parametrize("sample_rate", [8000, 11025, 16000, 44100])
@@ -76,7 +76,7 @@ def test_orders_above_the_nyquist_frequency_are_left_out_not_aliased(sample_rate
     nyquist = sample_rate / 2
     below, above = int(0.9 * nyquist / RATE), int(1.1 * nyquist / RATE)
     waveform = harmonics(np.array([below, above]), np.ones(2), np.zeros(2))
-    sound = repeat(waveform, steady_run(sample_rate=sample_rate))
+    sound = steady_run(sample_rate=sample_rate).repeat(waveform)
     power = np.abs(np.fft.rfft(sound)) ** 2
     line = power[round(below * RATE * SECONDS)]
     # The rest is what linear interpolation between the points of the waveform costs.

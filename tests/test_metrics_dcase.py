@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from skanopatch.metrics import compare_dcase_scores, dcase_scores
-from skanopatch.metrics.sections import weighted_roc_area
+from skanopatch.metrics.sections import Section, bootstrap_weights, weighted_roc_area
 
 SOURCE, TARGET = "source", "target"
 
@@ -278,6 +278,34 @@ def test_bootstrap_of_the_mean_auc_has_the_spread_of_a_loop_over_resamples():
     expected = score(clips.assign(score=second), 2023).official - score(clips, 2023).official
     assert comparison.difference == pytest.approx(expected)
     assert comparison.per_machine.difference["fan"] == pytest.approx(expected)
+
+
+def test_resamples_keep_the_number_of_clips_of_each_domain_and_label():
+    """The one normal clip of the target domain is never absent."""
+    kinds = [(SOURCE, 1)] * 12 + [(TARGET, 1)] + [(SOURCE, -1)] * 5 + [(TARGET, -1)] * 2
+    domain, y = map(np.array, zip(*kinds, strict=True))
+    part = Section("fan", 0, np.arange(20), y == -1, domain)
+    weights = bootstrap_weights(part, 300, np.random.RandomState(0))
+    assert weights.shape == (300, 20)
+    for kind in set(kinds):
+        of_kind = (domain == kind[0]) & (y == kind[1])
+        assert (weights[:, of_kind].sum(axis=1) == of_kind.sum()).all()
+    assert weights[:, 12].tolist() == [1] * 300
+    assert weights[:, :12].std() == pytest.approx(np.sqrt(1 - 1 / 12), rel=0.05)  # binomial
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(2, 20)) - y
+    comparison = compare_dcase_scores(
+        y,
+        first,
+        second,
+        machine=["fan"] * 20,
+        section=[0] * 20,
+        domain=domain,
+        year=2023,
+        n_resamples=300,
+        random_state=0,
+    )
+    assert np.isfinite(comparison.interval).all()
 
 
 def test_comparison_is_paired_and_seeded():

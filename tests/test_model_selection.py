@@ -20,6 +20,7 @@ from skanopatch import (
     MahalanobisDetector,
     make_anomaly_scorer,
 )
+from skanopatch.audio.labels import warn_of_anomalies
 
 
 @pytest.fixture
@@ -170,20 +171,132 @@ def test_it_is_an_outlier_detector_if_its_estimator_is(clips):
     assert model.n_features_in_ == 4
 
 
-@pytest.mark.parametrize("names", [(0, 1), ("broken", "normal")])
-def test_labels_that_say_of_none_that_it_is_an_anomaly_are_warned_of(clips, names):
+@pytest.mark.parametrize(
+    ("normal", "anomaly", "advised"),
+    [
+        ("normal", "anomaly", ["anomaly"]),
+        ("Normal", "ABNORMAL", ["ABNORMAL"]),
+        ("zero", "anomalous", ["anomalous"]),
+        (0, 1, [0, 1]),
+        ("fine", "broken", ["fine", "broken"]),
+    ],
+)
+def test_labels_that_miss_anomaly_label_are_warned_of_with_what_each_would_do(
+    clips, normal, anomaly, advised
+):
     X, y = clips
-    y = np.array(names)[(y == -1).astype(int)]
+    # The first clip is normal, and its label may come first or last in alphabetical order.
+    order = np.argsort(-y, kind="stable")
+    X, y = X[order], np.array([normal, anomaly], dtype=object)[(y[order] == -1).astype(int)]
+    numbers = {normal: (120, 40), anomaly: (40, 120)}
+    effects = "; ".join(
+        f"FitOnNormal(estimator, anomaly_label={label!r}) drops {numbers[label][0]} clips and fits "
+        f"on the other {numbers[label][1]}"
+        for label in advised
+    )
     message = (
-        f"y is made of {names[0]!r} and {names[1]!r} while anomaly_label=-1, so all clips pass for "
-        f"normal. Say which is an anomaly's: FitOnNormal(estimator, anomaly_label={names[1]!r}), "
-        "for one."
+        f"y is made of {normal!r} (120), {anomaly!r} (40) while anomaly_label=-1, so all 160 clips "
+        f"pass for normal. {effects}."
     )
     with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
         FitOnNormal(DETECTOR).fit(X, y)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        FitOnNormal(DETECTOR, anomaly_label=names[1]).fit(X, y)
+        model = FitOnNormal(DETECTOR, anomaly_label=anomaly).fit(X, y)
+    assert len(model.estimator_.training_scores_) == 120
+
+
+def test_the_number_of_labels_decides_what_is_warned_of(clips):
+    X = clips[0][:6]
+    several = (
+        "y is made of 'fine' (3), 'leak' (1), 'rub' (1) and 1 more labels while anomaly_label=-1, "
+        "so all 6 clips pass for normal. Give +1 for each normal clip and -1 for each anomaly as y."
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(several)}$"):
+        FitOnNormal(DETECTOR).fit(X, ["fine", "fine", "fine", "leak", "rub", "knock"])
+    with pytest.warns(
+        UserWarning, match=r"^y is made of 'abnormal' \(6\) while anomaly_label=-1, so"
+    ):
+        FitOnNormal(DETECTOR).fit(X, ["abnormal"] * 6)
+    another = (
+        "y calls 2 of 6 clips 'abnormal'. They pass for normal with anomaly_label='anomaly'. Give "
+        "all anomalies one label."
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(another)}$"):
+        FitOnNormal(DETECTOR, anomaly_label="anomaly").fit(
+            X, ["anomaly", "normal", "normal", "abnormal", "abnormal", "normal"]
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for y in ([1] * 6, [0] * 6, ["fine"] * 6, [1, 1, 1, 2, 2, -1]):
+            FitOnNormal(DETECTOR).fit(X, y)
+
+
+def test_text_as_long_as_the_clips_are_many_is_handed_on_whole():
+    recorder = FitOnNormal(Recorder()).fit(np.zeros((3, 2)), [1, -1, 1], epochs="abc")
+    assert recorder.estimator_.seen_["epochs"] == "abc"
+
+
+def test_what_has_another_length_than_the_clips_is_handed_on_whole():
+    recorder = FitOnNormal(Recorder()).fit(np.zeros((3, 2)), [1, -1, 1], epochs=[5, 6, 7, 8])
+    assert recorder.estimator_.seen_["epochs"] == [5, 6, 7, 8]
+
+
+@pytest.mark.parametrize(
+    ("y", "anomaly_label"),
+    [([1, -1, 1, 1], -1), (["a", "b", "c", "b"], "b"), ([0, 1, 0, 2], 2), ([0, 0, 0, 0], -1)],
+)
+def test_the_estimator_gets_labels_of_normal_clips_only(y, anomaly_label):
+    seen = FitOnNormal(Recorder(), anomaly_label=anomaly_label).fit(np.zeros((4, 2)), y)
+    handed_on = seen.estimator_.seen_["y"]
+    assert handed_on.tolist() == [1] * (4 - y.count(anomaly_label))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_anomalies(handed_on)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (
+            [1, 1, -1, 1],
+            "y calls 1 of 4 clips anomalies (-1), but it is ignored here, so they are taken for "
+            "normal. FitOnNormal(estimator) leaves them out of the fit.",
+        ),
+        (
+            np.array(["normal", "Anomaly", "Anomaly", "normal"]),
+            "y calls 2 of 4 clips anomalies ('Anomaly'), but it is ignored here, so they are taken "
+            "for normal. FitOnNormal(estimator, anomaly_label='Anomaly') leaves them out of the "
+            "fit.",
+        ),
+        (
+            pd.Series([0, 1, 0, 0]),
+            "y holds 0 (3), 1 (1), but it is ignored here, so all 4 clips are taken for normal. If "
+            "some are anomalies, FitOnNormal(estimator, anomaly_label=...) leaves them out of the "
+            "fit.",
+        ),
+        (
+            ["ok", "ng", "ok", "rub", "hum"],
+            "y holds 'ok' (2), 'ng' (1), 'rub' (1), ..., but it is ignored here, so all 5 clips "
+            "are taken for normal. If some are anomalies, FitOnNormal(estimator, "
+            "anomaly_label=...) leaves them out of the fit.",
+        ),
+    ],
+)
+def test_labels_that_a_detector_ignores_are_warned_of(y, message):
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$") as record:
+        warn_of_anomalies(y)
+    assert len(record) == 1
+
+
+@pytest.mark.parametrize(
+    "y", [None, [1, 1], [0, 0], ["ok", "ok"], [0.5, 2.0], [1, 2, 3], [pd.NA, None], [[1], [1, 2]]]
+)
+def test_labels_that_tell_no_anomalies_are_not_warned_of(y):
+    y = y if y is None or not isinstance(y[0], list) else np.array(y, dtype=object)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_anomalies(y)
 
 
 @pytest.mark.parametrize("wrong", [lambda y: y[:-1], lambda y: y[:7], lambda y: np.tile(y, (2, 1))])

@@ -19,7 +19,7 @@ from skanopatch import (
     MelStatistics,
     unpatchify,
 )
-from skanopatch.audio.clips import load_clip
+from skanopatch.audio import load_clip
 from skanopatch.metrics import auc_score
 
 DATA = os.environ.get("SKANOPATCH_DATA")
@@ -55,7 +55,7 @@ def the_fan():
     )
 
 
-def test_a_broken_fan_is_heard():
+def test_a_broken_fan_is_found():
     normal, abnormal = the_fan()
     embed = MelPatcher().fit(normal).transform
     statistics = MelStatistics()

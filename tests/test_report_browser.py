@@ -183,6 +183,40 @@ def test_map_is_painted_over_the_fault_only_and_can_be_taken_off(page):
     assert not find(page, ".detail canvas").is_displayed()
 
 
+@pytest.mark.parametrize("name", ["clip 3.wav", "clip 9.wav"])
+def test_one_value_has_one_colour_in_the_maps_of_all_clips(page, name):
+    open_clip(page, name)
+    anomaly_map, pixels = page.execute_script(
+        "const row = document.querySelector('.detail').previousElementSibling;"
+        "const { map } = JSON.parse(document.getElementById(row.dataset.media).textContent);"
+        "const canvas = document.querySelector('.detail canvas');"
+        "const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);"
+        "return [map, [...data]]"
+    )
+    values = np.array(anomaly_map).T[::-1]
+    pixels = np.reshape(pixels, (*values.shape, 4))
+    assert (pixels[values <= 1, 3] == 0).all()
+    share = np.clip(np.log10(values[values > 1]), 0, 1)  # red from 10 times the threshold on
+    expected = np.column_stack([240 - 75 * share, 190 * (1 - share), np.full(len(share), 40)])
+    np.testing.assert_allclose(pixels[values > 1, :3], expected, atol=3)  # alpha rounds them
+    np.testing.assert_allclose(pixels[values > 1, 3], 2.55 * (40 + 20 * share), atol=1)
+
+
+def test_a_clip_whose_map_stays_below_the_threshold_says_so(page):
+    name, highest = page.execute_script(
+        "return rows().find(([, highest]) => highest <= 1);"
+        "function rows() { return [...document.querySelectorAll('tr.clip[data-media^=clip]')].map("
+        "(row) => [row.querySelector('td.file button').textContent,"
+        "JSON.parse(document.getElementById(row.dataset.media).textContent).highest]); }"
+    )
+    open_clip(page, name)
+    assert find(page, ".detail .moments").text == (
+        f"Nothing in the map is above the threshold: its highest value is {highest:.2f}, and 1 is "
+        "the threshold."
+    )
+    assert page.find_elements(By.CSS_SELECTOR, ".detail .player:first-child .marks span") == []
+
+
 def test_playing_moves_the_marker_and_stops_the_other_player(page):
     open_clip(page, "clip 9.wav")
     page.execute_script("document.querySelector('audio').play()")

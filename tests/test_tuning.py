@@ -10,12 +10,12 @@ from mini_beats import save_mini_beats
 from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
 
-from skanopatch import AnoPatchEmbedder, FineTuning, patchify
+from skanopatch import AnoPatchEmbedder, FineTuning, patchify, unpatchify
 from skanopatch.backbones import create_backbone
 from skanopatch.embedding.arcface import ArcFace
 from skanopatch.embedding.layers import rate_factors, recomputed_layers
 from skanopatch.embedding.lora import LowRankUpdate, add_lora, merge_lora
-from skanopatch.embedding.module import PatchEmbedding
+from skanopatch.embedding.module import EmbeddingNetwork
 from skanopatch.embedding.net import FineTuningNet
 from skanopatch.spectra.patches import PatchGrid
 
@@ -82,21 +82,21 @@ def test_lora_trains_its_updates_of_q_and_v_only(clips):
 
 
 def test_merged_and_unmerged_updates_give_equal_embeddings(clips):
-    module = PatchEmbedding("timm:test_vit", grid=GRID, n_dims=4, tuning="lora").eval()
-    patches = torch.from_numpy(clips[0]).float()
-    as_new = module(patches).detach()
+    module = EmbeddingNetwork("timm:test_vit", grid=GRID, n_dims=4, tuning="lora").eval()
+    log_mel = torch.from_numpy(unpatchify(clips[0]))
+    as_new = module(log_mel).detach()
     for i in range(6):
         nn.init.normal_(module.get_submodule(f"{QKV.format(i)}.parametrizations.weight.0").up)
-    unmerged = module(patches).detach()
+    unmerged = module(log_mel).detach()
     merge_lora(module.backbone)
     assert not any("parametrizations" in name for name in module.state_dict())
-    assert_array_equal(module(patches).detach(), unmerged)
+    assert_array_equal(module(log_mel).detach(), unmerged)
     assert (unmerged - as_new).abs().max() > 0.01
 
 
 def test_the_updates_of_a_backbone_of_90_million_weights_take_less_than_10_mb():
     with torch.device("meta"):
-        module = PatchEmbedding(
+        module = EmbeddingNetwork(
             "beats:of a size without a file",
             config=BEATS_BASE,
             grid=PatchGrid(n_time=62, n_freq=8, height=16, width=16),
@@ -157,7 +157,7 @@ def test_frozen_weights_are_not_in_the_optimizer(clips):
 def make_net(layer_decay=1.0, **module_params):
     params = {"backbone": "timm:test_vit", "grid": GRID, "n_dims": 4, **module_params}
     return FineTuningNet(
-        PatchEmbedding,
+        EmbeddingNetwork,
         **{f"module__{name}": value for name, value in params.items()},
         criterion=ArcFace,
         criterion__n_dims=4,
@@ -209,8 +209,8 @@ def test_layers_are_weighted_by_the_softmax_of_what_is_learnt(clips):
 def test_recomputed_layers_give_equal_gradients_and_keep_less(name, tmp_path, clips):
     backbone = "timm:test_vit" if name == "timm" else save_mini_beats(tmp_path / "mini.pt")
     torch.manual_seed(0)
-    module = PatchEmbedding(backbone, grid=GRID, layers="weighted", n_dims=4)
-    patches = torch.from_numpy(clips[0]).float()
+    module = EmbeddingNetwork(backbone, grid=GRID, layers="weighted", n_dims=4)
+    log_mel = torch.from_numpy(unpatchify(clips[0]))
 
     def gradients(enabled):
         kept = {}
@@ -223,7 +223,7 @@ def test_recomputed_layers_give_equal_gradients_and_keep_less(name, tmp_path, cl
         module.zero_grad()
         with recomputed_layers(module.backbone, enabled=enabled):
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-                loss = module(patches).square().sum()
+                loss = module(log_mel).square().sum()
             loss.backward()
         of_weights = sum(p.nbytes for p in module.parameters())
         return {n: p.grad.clone() for n, p in module.named_parameters()}, (
@@ -273,7 +273,7 @@ def test_lora_with_decayed_rates_goes_on_from_a_checkpoint(clips, tmp_path, monk
 _FIT = """
 import resource
 import numpy as np
-from skanopatch import AnoPatchEmbedder, FineTuning, patchify
+from skanopatch import AnoPatchEmbedder, FineTuning, patchify, unpatchify
 
 log_mel = np.random.default_rng(0).normal(size=(8, {n_frames}, 128))
 labels = np.arange(8) % 2

@@ -1,1 +1,46 @@
-"""What a clip is: paths, arrays and pairs, how they are read, and their labels."""
+"""What a clip is: paths, segments, arrays and pairs, how they are read, and their labels."""
+
+from skanopatch.audio.clips import (
+    Clip,
+    Segment,
+    as_clip_list,
+    clip_name,
+    clip_state,
+    file_names,
+    file_of,
+    file_state,
+    is_pair,
+    is_path,
+    printable_path,
+)
+from skanopatch.audio.reading import (
+    clip_duration,
+    clip_format,
+    files_in_writing,
+    load_clip,
+    read_clip,
+    split_recording,
+)
+from skanopatch.audio.samples import fit_length, pcm_to_float
+
+__all__ = [
+    "Clip",
+    "Segment",
+    "as_clip_list",
+    "clip_duration",
+    "clip_format",
+    "clip_name",
+    "clip_state",
+    "file_names",
+    "file_of",
+    "file_state",
+    "files_in_writing",
+    "fit_length",
+    "is_pair",
+    "is_path",
+    "load_clip",
+    "pcm_to_float",
+    "printable_path",
+    "read_clip",
+    "split_recording",
+]

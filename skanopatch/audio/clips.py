@@ -1,47 +1,109 @@
-"""What a clip is: reading, channel choice, resampling and length."""
+"""What a clip is: a path, a segment of a file, an array, or an array with its rate."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from numbers import Number
 from os import PathLike, fspath
-from pathlib import Path
 from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
-import soundfile
-import torch
-from torchaudio.transforms import Resample
 
-Clip: TypeAlias = "str | PathLike[str] | np.ndarray | tuple[np.ndarray, int]"
 
-# Integer samples of these types are PCM and are divided by their full scale, as soundfile does.
-_PCM_FULL_SCALE = {np.dtype(np.int16): 2.0**15, np.dtype(np.int32): 2.0**31}
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of a recording, as a clip: only this stretch of the file is read.
 
-# Samples read past the wanted end, so that the resampling filter sees what follows the cut.
-_READ_AHEAD_SECONDS = 0.1
+    Parameters
+    ----------
+    path : str or Path
+    start, stop : float
+        Seconds from the beginning of the file.
+
+    Examples
+    --------
+    >>> from skanopatch import Segment
+    >>> Segment("shift.wav", 3600.0, 3610.0)
+    Segment(path='shift.wav', start=3600.0, stop=3610.0)
+    """
+
+    path: str
+    start: float
+    stop: float
+
+    def __post_init__(self):
+        # Plain types, so that equal segments have equal hashes and pickles.
+        object.__setattr__(self, "path", str(fspath(self.path)))
+        object.__setattr__(self, "start", float(self.start))
+        object.__setattr__(self, "stop", float(self.stop))
+        if not 0 <= self.start < self.stop < math.inf:
+            raise ValueError(
+                "A Segment must have 0 <= start < stop, in seconds. "
+                f"Got start={self.start:g} and stop={self.stop:g} instead."
+            )
+
+
+# Columns a row from which on a 2-D array can only be (channels, samples).
+_SAMPLES_PER_CHANNEL = 8
+
+Clip: TypeAlias = "str | PathLike[str] | Segment | np.ndarray | tuple[np.ndarray, int]"
 
 
 def is_path(clip: Any) -> TypeGuard[str | PathLike[str]]:
-    """Tell whether a clip is a path (str or os.PathLike)."""
+    """Return whether a clip is a path (str or os.PathLike)."""
     return isinstance(clip, (str, PathLike))
 
 
 def is_pair(clip: Any) -> TypeGuard[tuple[np.ndarray, int]]:
-    """Tell whether a clip is a pair (array, sample_rate)."""
+    """Return whether a clip is a pair (array, sample_rate), or (sample_rate, array) as SciPy's."""
     return (
         isinstance(clip, (tuple, list))
         and len(clip) == 2
-        and np.ndim(clip[0]) > 0
-        and np.ndim(clip[1]) == 0
+        and any(map(_is_number, clip))
+        and max(map(_n_dimensions, clip)) > 0
     )
 
 
+def _is_number(entry: Any) -> bool:
+    return isinstance(entry, (Number, np.number)) or getattr(entry, "ndim", None) == 0
+
+
+def _n_dimensions(entry: Any) -> int:
+    try:
+        return np.ndim(entry)
+    except ValueError:  # a list of unlike things
+        return 0
+
+
+def file_of(clip: Any) -> str | None:
+    """Return the path of the file that a clip lies in, None for a clip in memory."""
+    if is_path(clip):
+        return fspath(clip)
+    return clip.path if isinstance(clip, Segment) else None
+
+
+def printable_path(path: str | PathLike[str]) -> str:
+    r"""Return a path as text that every output takes: bytes that are no UTF-8 become ``\xfc``."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def clip_name(clip: Any, index: int) -> str:
-    """Name a clip in a message: its index in X, and its path where it has one."""
-    return f"clip {index} ('{fspath(clip)}')" if is_path(clip) else f"clip {index}"
+    """Name a clip in a message: its index in X, and where its file is if it has one."""
+    path = file_of(clip)
+    if path is None:
+        return f"clip {index}"
+    seconds = f", {clip.start:g} to {clip.stop:g} s" if isinstance(clip, Segment) else ""
+    return f"clip {index} ('{printable_path(path)}'{seconds})"
+
+
+def file_names(X: Any, n_clips: int) -> list[str]:
+    """Return the absolute path of each clip, of a link and not its target; "" without a file."""
+    clips = None if getattr(X, "ndim", 1) > 2 else as_clip_list(X)
+    files = [""] * n_clips if clips is None else [file_of(clip) or "" for clip in clips]
+    return [file and os.path.abspath(file) for file in files]
 
 
 def file_state(path: str | PathLike[str]) -> tuple[int, int] | None:
@@ -53,32 +115,39 @@ def file_state(path: str | PathLike[str]) -> tuple[int, int] | None:
     return status.st_size, status.st_mtime_ns
 
 
+def clip_state(clip: Any) -> Any:
+    """Return what a clip's samples depend on, to be hashed: a file by its size and time."""
+    path = file_of(clip)
+    if path is None:
+        return clip
+    return (path, file_state(path)) if is_path(clip) else (clip, file_state(path))
+
+
 def as_clip_list(X: Any) -> list[Clip] | None:
     """Return the clips of X as a list, or None when X is a table of numbers.
 
     Parameters
     ----------
-    X : list, tuple, 1-D object or string array, Series
-        Paths, 1-D arrays and (array, sample_rate) pairs, in any mixture.
+    X : list, tuple, 1-D object or string array, Series, or table with one column of paths
+        Paths, segments, 1-D arrays and pairs (array, sample_rate), in any mixture. Pairs
+        (sample_rate, array), as ``scipy.io.wavfile.read`` gives them, are turned round, and so are
+        arrays (channels, samples), as torchaudio gives them.
 
     Returns
     -------
     clips : list of clips or None
-        None for what scikit-learn validates itself: a 2-D array or something like it,
-        one clip a row.
+        None for what scikit-learn validates itself: a 2-D array or the like, one clip a row.
 
     Raises
     ------
     TypeError
-        If X is a single path, or has no length.
+        If X is a single clip, an iterator, a set, a mapping, or a table with more columns.
     ValueError
         If X is empty.
     """
-    if is_path(X):
-        raise TypeError(
-            f"X must be a sequence of clips. Got the single path '{fspath(X)}' instead; "
-            "put it into a list, or list a folder with sorted(Path(folder).glob('*.wav'))."
-        )
+    _refuse_other_than_sequences(X)
+    if _is_table_of_clips(X):
+        X = np.asarray(X, dtype=object)[:, 0]
     if getattr(X, "ndim", None) == 1 and getattr(X.dtype, "kind", "O") not in "biufc":
         clips = list(X)  # object arrays, arrays of strings, pandas Series
     elif isinstance(X, (list, tuple)) and not _is_table(X):
@@ -87,7 +156,47 @@ def as_clip_list(X: Any) -> list[Clip] | None:
         return None
     if not clips:
         raise ValueError("Found array with 0 sample(s) while a minimum of 1 clip is required.")
-    return clips
+    return [split_pair(clip) if is_pair(clip) else clip for clip in clips]
+
+
+def split_pair(pair: Any) -> tuple[Any, int]:
+    """Return array and sample rate of a pair in either order, the array with channels last."""
+    first, second = pair
+    samples, rate = (second, first) if np.ndim(first) == 0 else (first, second)
+    shape = np.shape(samples)
+    if len(shape) == 2 and shape[1] >= _SAMPLES_PER_CHANNEL * shape[0] > 0:
+        samples = samples.T if hasattr(samples, "T") else np.transpose(samples)
+    return samples, rate
+
+
+def _refuse_other_than_sequences(X: Any) -> None:
+    found = advice = ""
+    if is_path(X):
+        found = f"the single path '{printable_path(X)}'"
+        advice = "put it into a list, or list a folder with sorted(Path(folder).glob('*.wav'))"
+    elif isinstance(X, Segment) or is_pair(X):
+        found = "a single Segment" if isinstance(X, Segment) else "a single pair of array and rate"
+        advice = "put it into a list"
+    elif isinstance(X, Mapping) and not hasattr(X, "shape"):  # which some sparse arrays are
+        found, advice = f"a {type(X).__name__}", "pass the list of clips in it"
+    elif isinstance(X, (Iterator, Set)):
+        found = f"a {type(X).__name__}"
+        advice = "clips are read more than once and have an order: pass list(X), or sorted(X)"
+    elif _is_table_of_clips(X) and X.shape[1] > 1:
+        columns = f" with the columns {list(X.columns)}" if hasattr(X, "columns") else ""
+        found = f"a table of shape {X.shape}{columns}"
+        advice = "pass the one column with the clips"
+    if found:
+        raise TypeError(f"X must be a sequence of clips. Got {found} instead; {advice}.")
+
+
+def _is_table_of_clips(X: Any) -> bool:
+    """Return whether X is 2-D, such as a DataFrame, with a clip in its first row."""
+    is_numeric = getattr(getattr(X, "dtype", None), "kind", "O") in "biufc"
+    if getattr(X, "ndim", 2) != 2 or not hasattr(X, "shape") or is_numeric or not len(X):
+        return False
+    cells = np.asarray(X[:1], dtype=object)[0]
+    return any(file_of(cell) is not None or np.ndim(cell) > 0 for cell in cells)
 
 
 def _is_table(X: Sequence[Any]) -> bool:
@@ -97,195 +206,3 @@ def _is_table(X: Sequence[Any]) -> bool:
         or (isinstance(row, (list, tuple)) and not is_pair(row))
         for row in X
     )
-
-
-def clip_duration(clip: Any, *, sample_rate: int) -> float:
-    """Return the length of a clip in seconds; of a file only the header is read.
-
-    Parameters
-    ----------
-    clip : path, array or (array, sample_rate)
-    sample_rate : int
-        Rate in Hz of a clip that is a bare array.
-    """
-    if is_path(clip):
-        info = _file_info(clip)
-        return info.frames / info.samplerate
-    samples, rate = clip if is_pair(clip) else (clip, sample_rate)
-    return len(samples) / _valid_rate(rate)
-
-
-def read_clip(clip: Clip) -> tuple[np.ndarray, int | None]:
-    """Read one clip as it is.
-
-    Parameters
-    ----------
-    clip : str, Path, array of shape (n_samples,) or (array, sample_rate)
-        As for `load_clip`.
-
-    Returns
-    -------
-    samples : ndarray of shape (n_samples, n_channels), float32
-    sample_rate : int or None
-        In Hz; None for a bare array.
-
-    Raises
-    ------
-    ValueError
-        If the clip cannot be read, is empty, or holds NaN or infinity.
-    """
-    samples, rate = _read_file(clip, None) if is_path(clip) else _from_memory(clip, 1)
-    _check_samples(samples)
-    return samples, rate if is_path(clip) or is_pair(clip) else None
-
-
-def load_clip(
-    clip: Clip,
-    *,
-    sample_rate: int = 16000,
-    channel: int | str = "mean",
-    duration: float | None = None,
-) -> np.ndarray:
-    """Read one clip as mono samples at a given rate and length.
-
-    Parameters
-    ----------
-    clip : str, Path, array of shape (n_samples,) or (array, sample_rate)
-        A path is read by soundfile (wav, flac, ogg, mp3; every PCM width). A bare array is taken
-        to be at `sample_rate`. The array of a pair may be 2-D, channels last. Samples lie in
-        [-1, 1]; int16 and int32 are PCM and are divided by their full scale.
-    sample_rate : int, default=16000
-        The rate wanted, in Hz. Other rates are resampled with a windowed sinc (Kaiser, 64 zero
-        crossings).
-    channel : int or "mean", default="mean"
-        Which channel of several to take, from 0, or their mean. A mono clip has channel 0 only.
-    duration : float, default=None
-        Seconds wanted. A longer clip is cut: what comes later is not heard. A shorter one is
-        repeated from its start, so its seams may sound like clicks. None keeps the length.
-
-    Returns
-    -------
-    samples : ndarray of shape (n_samples,), float32
-
-    Raises
-    ------
-    ValueError
-        If the clip cannot be read, is empty, holds NaN or infinity, or lacks the channel. The
-        message says what is wrong; callers put the name of the clip before it.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skanopatch.audio.clips import load_clip
-    >>> load_clip((np.ones((8000, 2)), 8000), sample_rate=16000, duration=2.0).shape
-    (32000,)
-    """
-    if is_path(clip):
-        samples, rate = _read_file(clip, duration)
-    else:
-        samples, rate = _from_memory(clip, sample_rate)
-    samples = _pick_channel(samples, channel)
-    _check_samples(samples)
-    if rate != sample_rate:
-        samples = _resample(samples, rate, sample_rate)
-    if duration is not None:
-        samples = fit_length(samples, round(duration * sample_rate))
-    return samples
-
-
-def fit_length(samples: np.ndarray, n_samples: int) -> np.ndarray:
-    """Cut samples to a length, or repeat them from the start until they reach it."""
-    if len(samples) < n_samples:
-        samples = np.tile(samples, math.ceil(n_samples / len(samples)))
-    return samples[:n_samples]
-
-
-def pcm_to_float(samples: np.ndarray) -> np.ndarray:
-    """Return samples as float32; int16 and int32 PCM is scaled to [-1, 1]."""
-    scale = _PCM_FULL_SCALE.get(samples.dtype)
-    samples = samples.astype(np.float32, copy=False)
-    return samples if scale is None else samples / np.float32(scale)
-
-
-def _file_info(path: Any) -> Any:
-    if not Path(path).is_file():
-        raise ValueError("there is no such file")
-    try:
-        return soundfile.info(fspath(path))
-    except soundfile.LibsndfileError as error:
-        raise ValueError(f"libsndfile cannot read it ({error.error_string.strip('. ')})") from error
-
-
-def _read_file(path: Any, duration: float | None) -> tuple[np.ndarray, int]:
-    info = _file_info(path)
-    n_frames = -1
-    if duration is not None:
-        n_frames = math.ceil((duration + _READ_AHEAD_SECONDS) * info.samplerate)
-    try:
-        return soundfile.read(fspath(path), frames=n_frames, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise ValueError(f"libsndfile cannot read it ({error.error_string.strip('. ')})") from error
-
-
-def _check_samples(samples: np.ndarray) -> None:
-    if samples.size == 0:
-        raise ValueError("it has no samples")
-    if not np.isfinite(samples).all():
-        raise ValueError("it contains NaN or infinity")
-
-
-def _from_memory(clip: Any, sample_rate: int) -> tuple[np.ndarray, int]:
-    samples, rate = clip if is_pair(clip) else (clip, sample_rate)
-    samples = np.asarray(samples)
-    if samples.dtype.kind not in "iuf":
-        raise ValueError(
-            "a clip must be a path, a 1-D array of numbers or a pair (array, sample_rate). "
-            f"Got {type(clip).__name__} of dtype {samples.dtype} instead"
-        )
-    if samples.ndim > (2 if is_pair(clip) else 1) or samples.ndim == 0:
-        raise ValueError(
-            "a bare array must be 1-D, and the array of a pair (array, sample_rate) 1-D or 2-D, "
-            f"channels last. Got shape {samples.shape} instead"
-        )
-    samples = pcm_to_float(samples)
-    return samples[:, None] if samples.ndim == 1 else samples, _valid_rate(rate)
-
-
-def _valid_rate(rate: Any) -> int:
-    if isinstance(rate, bool) or not np.isreal(rate) or rate != int(rate) or rate < 1:
-        raise ValueError(f"its sample rate must be a whole number of Hz above 0. Got {rate!r}")
-    return int(rate)
-
-
-def _pick_channel(samples: np.ndarray, channel: int | str) -> np.ndarray:
-    n_channels = samples.shape[1]
-    if channel == "mean":
-        return samples[:, 0] if n_channels == 1 else samples.mean(axis=1)
-    if int(channel) >= n_channels:
-        raise ValueError(f"channel={channel} was asked for, but it has {n_channels} channel(s)")
-    return np.ascontiguousarray(samples[:, int(channel)])
-
-
-def _resample(samples: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
-    return _resampler(rate, new_rate)(torch.from_numpy(samples)).numpy()
-
-
-@lru_cache(maxsize=8)
-def _resampler(rate: int, new_rate: int) -> Resample:
-    # The settings that torchaudio documents as equal to librosa's "kaiser_best".
-    return Resample(
-        rate,
-        new_rate,
-        resampling_method="sinc_interp_kaiser",
-        lowpass_filter_width=64,
-        rolloff=0.9475937167399596,
-        beta=14.769656459379492,
-    )
-
-
-def file_names(X: Any, n_clips: int) -> list[str]:
-    """Return the absolute path of each clip, "" for clips that are no files."""
-    clips = None if getattr(X, "ndim", 1) > 2 else as_clip_list(X)
-    if clips is None:
-        return [""] * n_clips
-    return [os.path.abspath(os.fspath(clip)) if is_path(clip) else "" for clip in clips]

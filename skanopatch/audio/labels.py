@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Hashable
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import RidgeClassifierCV
-from sklearn.metrics import cohen_kappa_score
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils._missing import is_pandas_na
+
+LABELS = {"normal": 1, "anomaly": -1, "anomalous": -1, "abnormal": -1}
+"""Words for labels, in lower case, and what they mean as `y`."""
 
 _LEAST_KAPPA = 0.5
 
@@ -30,13 +31,8 @@ def label_list(
     name : str, default="labels"
         What errors call them.
     allow_nan : bool, default=False
-        Whether what is not known may be NaN.
-
-    Raises
-    ------
-    ValueError
-        If there are more or fewer labels than clips, or one is not hashable, or is NaN or a tuple
-        with NaN.
+        Whether an unknown label may be NaN. If not, it is a ValueError, as are labels that are not
+        hashable, or not one a clip.
     """
     if hasattr(labels, "itertuples"):
         listed = list(labels.itertuples(index=False, name=None))
@@ -75,24 +71,68 @@ def _is_missing(label: Any) -> bool:
     return is_pandas_na(label) or bool(label != label)  # as NaN and NaT are
 
 
-def are_separable(target: NDArray[np.int_], features: NDArray) -> bool:
-    """Return whether a linear classifier finds the classes of clips that it was not trained on.
+def warn_of_anomalies(y: Any) -> None:
+    """Warn if `y` tells anomalies from normal clips, for the `fit` of detectors, which ignores it.
 
-    Where it does not, a network would learn single clips by heart.
+    Parameters
+    ----------
+    y : array-like of shape (n_clips,) or None
+        Labels of clips. They tell anomalies if there is a -1 or a word such as "anomaly", and seem
+        to if there are two or more strings, or 0 and 1.
+
+    Warns
+    -----
+    UserWarning
+        With the numbers of clips, once a call.
+    """
+    listed = [] if y is None else np.ravel(np.asarray(y, dtype=object)).tolist()
+    counts = Counter(label for label in listed if isinstance(label, (Real, str)))
+    n_clips = counts.total()
+    named = [k for k in counts if k == -1 or LABELS.get(str(k).lower()) == -1]
+    are_words = len(counts) > 1 and all(isinstance(label, str) for label in counts)
+    if named:
+        label = named[0]
+        message = (
+            f"y calls {counts[label]} of {n_clips} clips anomalies ({label!r}), but it is ignored "
+            "here, so they are taken for normal. FitOnNormal(estimator"
+            f"{'' if label == -1 else f', anomaly_label={label!r}'}) leaves them out of the fit."
+        )
+    elif are_words or set(counts) == {0, 1}:
+        some = ", ".join(f"{label!r} ({n})" for label, n in counts.most_common(3))
+        message = (
+            f"y holds {some}{', ...' if len(counts) > 3 else ''}, but it is ignored here, so all "
+            f"{n_clips} clips are taken for normal. If some are anomalies, FitOnNormal(estimator, "
+            "anomaly_label=...) leaves them out of the fit."
+        )
+    else:
+        return
+    warnings.warn(message, UserWarning, stacklevel=4)  # to who calls a `fit` with _fit_context
+
+
+def are_separable(target: NDArray[np.int_], features: NDArray) -> bool:
+    """Return whether a linear classifier recognizes the classes of clips it was not trained on.
+
+    Where it does not, a network would memorize single clips.
 
     Parameters
     ----------
     target : ndarray of shape (n_clips,)
         The class of each clip. Classes of one clip are left out.
-    features : ndarray of shape (n_clips, n_features)
-        Features of the clips, without NaN.
+    features : ndarray of shape (n_clips, n_features), without NaN
 
     Returns
     -------
     are_separable : bool
         Whether Cohen's kappa over (at most) five folds is at least 0.5: half-way from chance to
-        all classes found.
+        all classes right.
     """
+    # Imported here, since labels are also listed where no classifier is needed.
+    from sklearn.linear_model import RidgeClassifierCV
+    from sklearn.metrics import cohen_kappa_score
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     _, index, counts = np.unique(target, return_inverse=True, return_counts=True)
     counted = counts[index] >= 2
     if np.count_nonzero(counts >= 2) < 2:

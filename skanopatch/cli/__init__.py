@@ -5,6 +5,8 @@ Commands import what they need when they run, so that ``--help`` does not wait f
 
 from __future__ import annotations
 
+import io
+import sys
 import warnings
 from typing import Any
 
@@ -22,9 +24,11 @@ _INTERRUPTED = 130  # what shells call a program that ctrl-C ended
 
 
 class _Group(click.Group):
-    """Says what went wrong in one sentence, where that is nothing a programmer has to see."""
+    """Commands whose errors and warnings are one sentence, not a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = _show_warning
@@ -33,7 +37,7 @@ class _Group(click.Group):
             except KeyboardInterrupt:
                 click.echo("Interrupted.", err=True)
                 ctx.exit(_INTERRUPTED)
-            except BrokenPipeError:  # whoever reads our output has enough: click ends quietly
+            except BrokenPipeError:  # the reader of our output has enough: click ends quietly
                 raise
             except (MemoryError, OSError, ValueError) as error:
                 raise click.ClickException(_one_sentence(error)) from error
@@ -51,7 +55,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 @click.group(
     cls=_Group,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
     epilog="Exit codes: 0 done, 1 an error, 2 wrong usage, 3 an anomaly was found (score "
     "--fail-on-anomaly), 130 interrupted.",
 )

@@ -9,17 +9,11 @@ from typing import Any
 
 import click
 
-from skanopatch.cli.clips import NewFolder, example
-from skanopatch.cli.fitting import DETECTORS
-
-EMBEDDERS = {"anopatch": "AnoPatchEmbedder", "mel-statistics": "MelStatistics"}
+from skanopatch.cli import options
 
 # Those of skanopatch.datasets.layout, which takes a second to import; a test compares them.
 YEARS = (2020, 2026)
 SUBSETS = ("development", "evaluation")
-
-_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-_NEW_FOLDER = NewFolder()
 
 
 def _parse_settings(
@@ -38,18 +32,18 @@ def _parse_settings(
     return parameters
 
 
-@click.command(epilog=example("skanopatch evaluate dcase --year 2023 --embedder mel-statistics"))
-@click.argument("root", type=_FOLDER)
+@click.command(
+    epilog=options.example("skanopatch evaluate dcase --year 2023 --embedder mel-statistics")
+)
+@click.argument("root", type=options.FOLDER)
 @click.option("--year", type=click.IntRange(*YEARS), required=True)
-@click.option("--subset", type=click.Choice(SUBSETS), default=SUBSETS[0], show_default=True)
+@click.option("--subset", type=click.Choice(SUBSETS), default=SUBSETS[0])
 @click.option("--machine", multiple=True, help="A machine type; may be repeated. All by default.")
-@click.option("--ground-truth", type=_FOLDER, help="Folder of the year's official evaluator.")
 @click.option(
-    "--embedder", type=click.Choice(list(EMBEDDERS)), default="anopatch", show_default=True
+    "--ground-truth", type=options.FOLDER, help="Folder of the year's official evaluator."
 )
-@click.option(
-    "--detector", type=click.Choice(list(DETECTORS)), default="mahalanobis", show_default=True
-)
+@options.EMBEDDER
+@options.DETECTOR
 @click.option(
     "--set",
     "parameters",
@@ -61,23 +55,20 @@ def _parse_settings(
 @click.option(
     "--domains/--no-domains",
     default=True,
-    show_default=True,
     help="Whether the detector gets the domains of the clips it is fitted on.",
 )
-@click.option("--cache", type=_NEW_FOLDER, help="Folder that keeps embeddings between runs.")
-@click.option("--output", type=_NEW_FOLDER, help="Folder for tables (CSV) and challenge files.")
+@click.option("--cache", type=options.NEW_FOLDER, help="Folder that keeps embeddings between runs.")
+@click.option(
+    "--output", type=options.NEW_FOLDER, help="Folder for tables (CSV) and challenge files."
+)
 def evaluate(
     root: Path,
-    year: int,
-    subset: str,
-    machine: tuple[str, ...],
-    ground_truth: Path | None,
     embedder: str,
     detector: str,
     parameters: dict[str, Any],
-    domains: bool,
-    cache: Path | None,
+    machine: tuple[str, ...],
     output: Path | None,
+    **settings: Any,
 ) -> None:
     """Evaluate a pipeline on DCASE Challenge Task 2, whose recordings are below ROOT."""
     from sklearn.pipeline import Pipeline
@@ -87,20 +78,16 @@ def evaluate(
     pipeline = Pipeline(
         [
             ("patcher", skanopatch.MelPatcher()),
-            ("embedder", getattr(skanopatch, EMBEDDERS[embedder])()),
-            ("detector", getattr(skanopatch, DETECTORS[detector])()),
+            ("embedder", getattr(skanopatch, options.EMBEDDERS[embedder])()),
+            ("detector", getattr(skanopatch, options.DETECTORS[detector])()),
         ]
     )
     evaluation = skanopatch.evaluate_dcase(
         pipeline.set_params(**parameters),
         root,
-        year=year,
         machine=list(machine) or None,
-        subset=subset,
-        ground_truth=ground_truth,
-        domains=domains,
-        cache=cache,
         verbose=int(sys.stderr.isatty()),
+        **settings,
     )
     if output is not None:
         evaluation.write(output)

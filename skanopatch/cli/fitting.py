@@ -2,81 +2,90 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
+import shlex
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 from tqdm import tqdm
 
-from skanopatch.cli.clips import NewFile, example, find_clips, folder_names, read_column
+from skanopatch.cli import options
+from skanopatch.cli.clips import (
+    describe_lengths,
+    find_clips,
+    folder_label,
+    folder_names,
+    read_column,
+)
 
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
 
-    from skanopatch import AnomalousSoundDetector, MelPatcher
+    from skanopatch import AnomalousSoundDetector
 
-EMBEDDERS = {
-    "anopatch": "AnoPatchEmbedder",
-    "band-statistics": "BandStatistics",
-    "mel-statistics": "MelStatistics",
-}
-DETECTORS = {"mahalanobis": "MahalanobisDetector", "knn": "KNNDetector", "gmm": "GMMDetector"}
-
-FALSE_ALARM_RATE = click.FloatRange(0, 0.5, min_open=True)
-
-_LONGEST = 10.0  # seconds that are used of each clip, if nothing else is said
+LONGEST = 10.0  # seconds that are used of each clip, if nothing else is said
+_LEAST_FOR_NETWORK = 64  # clips, from which on AnomalousSoundDetector may train one
 _FOLDER = "folder"  # what --sessions takes in place of a table
-_TABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-class _FolderOrTable(click.Path):
-    """The word "folder", or a table that is there."""
-
-    name = "folder|csv"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the word, or the path as it was given."""
-        return value if value == _FOLDER else super().convert(value, param, ctx)
-
-
-@click.command(epilog=example("skanopatch fit recordings/normal -o fan.skano", clips="NORMAL"))
+@click.command(
+    epilog=options.example("skanopatch fit recordings/normal -o fan.skano", clips="NORMAL")
+)
 @click.argument("normal", nargs=-1, required=True, metavar="NORMAL...")
-@click.option("-o", "--output", type=NewFile(), required=True, help="The model file.")
+@click.option("-o", "--output", type=options.NEW_FILE, required=True, help="The model file.")
 @click.option(
+    "--window",
     "--duration",
     type=click.FloatRange(min=0, min_open=True),
-    help="Seconds that are used of each clip.  [default: the longest clip, at most 10]",
+    show_default="the longest clip, at most 10",
+    help="Seconds of a window. Longer clips are several windows, and the worst one decides.",
+)
+@click.option(
+    "--hop",
+    type=click.FloatRange(min=0, min_open=True),
+    show_default="that of a window",
+    help="Seconds from the start of one window of a clip to that of the next.",
+)
+@click.option(
+    "--channel",
+    type=options.WordOr("mean", click.IntRange(min=0)),
+    metavar="N|mean",
+    default=0,
+    help="The channel that is used of each clip, from 0, or the mean of all.",
+)
+@click.option(
+    "--sample-rate",
+    type=click.IntRange(min=1),
+    metavar="HZ",
+    show_default="16000",
+    help="Clips are resampled to this rate. Frequencies above half of it are not used.",
 )
 @click.option(
     "--false-alarm-rate",
-    type=FALSE_ALARM_RATE,
+    type=options.RATE,
     default=0.1,
-    show_default=True,
     help="The share of new normal clips that may be called anomalies.",
 )
-@click.option(
-    "--detector", type=click.Choice(list(DETECTORS)), default="mahalanobis", show_default=True
-)
-@click.option(
-    "--embedder", type=click.Choice(list(EMBEDDERS)), default="anopatch", show_default=True
-)
+@options.DETECTOR
+@options.EMBEDDER
 @click.option(
     "--backbone",
     default="anopatch-tiny",
-    show_default=True,
     help="The network of the anopatch embedder, see `skanopatch backbones`.",
 )
 @click.option(
     "--labels",
     "labels_table",
-    type=_TABLE,
+    type=options.TABLE,
     metavar="CSV",
     help="A table with the columns file and label, the machine that a clip is of. Each machine "
     "gets a threshold of its own, and a network is trained to separate them, from 64 clips on in "
@@ -87,7 +96,7 @@ class _FolderOrTable(click.Path):
 )
 @click.option(
     "--sessions",
-    type=_FolderOrTable(exists=True, dir_okay=False, path_type=Path),
+    type=options.WordOr(_FOLDER, options.TABLE),
     metavar="folder|CSV",
     help="The recording, shift or day that a clip is from: the name of its folder, or a table with "
     "the columns file and session. Clips of one session are alike: whole sessions are left out to "
@@ -96,16 +105,19 @@ class _FolderOrTable(click.Path):
 @click.option(
     "--maps/--no-maps",
     default=True,
-    show_default=True,
-    help="Whether to learn, from 100 clips at most, where in time and frequency a clip is odd.",
+    help="Whether to learn, from 100 clips at most, to map where in time and frequency a clip is "
+    "anomalous.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--jobs", type=int, default=1, show_default=True, help="Processes that read clips.")
+@click.option("--seed", type=click.IntRange(min=0), default=0)
+@click.option("--jobs", type=int, default=1, help="Processes that read clips.")
 @click.option("--skip-unreadable", is_flag=True, help="Leave out clips that cannot be used.")
 def fit(
     normal: tuple[str, ...],
     output: str,
-    duration: float | None,
+    window: float | None,
+    hop: float | None,
+    channel: int | str,
+    sample_rate: int | None,
     false_alarm_rate: float,
     detector: str,
     embedder: str,
@@ -121,37 +133,50 @@ def fit(
     """Learn from NORMAL recordings what is normal, and write a model file."""
     if labels_table is not None and labels_from_folder:
         raise click.UsageError("--labels and --labels-from-folder exclude each other.")
-    files, lengths = _check_files(find_clips(normal), skip_unreadable=skip_unreadable)
-    metadata: dict[str, list[str]] = {}
-    if labels_from_folder:
-        metadata["labels"] = folder_names(files)
-    elif labels_table is not None:
-        metadata["labels"] = read_column(labels_table, "label", files)
-    if sessions == _FOLDER:
-        metadata["sessions"] = folder_names(files)
-    elif isinstance(sessions, Path):
-        metadata["sessions"] = read_column(sessions, "session", files)
-    _check_counts(len(files), **metadata, maps=maps)
+    files = find_normal(normal)
+    files, lengths = check_files(files, skip_unreadable=skip_unreadable)
+    metadata = {}
+    for name, source in [
+        ("labels", _FOLDER if labels_from_folder else labels_table),
+        ("sessions", sessions),
+    ]:
+        if source == _FOLDER:
+            metadata[name] = folder_names(files)
+        elif isinstance(source, Path):
+            metadata[name] = read_column(source, name.removesuffix("s"), files)
+    used = min(LONGEST, max(lengths)) if window is None else window
+    check_counts(lengths, used, **metadata, maps=maps)
     if "labels" in metadata:
         metadata["groups"] = metadata["labels"]
 
     import skanopatch
+    from skanopatch.backbones import make_patcher
 
-    patcher = skanopatch.MelPatcher.for_backbone(
+    settings: dict[str, Any] = {} if sample_rate is None else {"sample_rate": sample_rate}
+    patcher = make_patcher(
         backbone if embedder == "anopatch" else "anopatch-tiny",
-        duration=duration or min(_LONGEST, max(lengths)),
+        duration=patcher_duration(used, lengths),
+        channel=channel,
         on_error="nan" if skip_unreadable else "raise",
         n_jobs=jobs,
+        **settings,
     )
     model = skanopatch.AnomalousSoundDetector(
         patcher,
-        embedder=_make_embedder(embedder, backbone, patcher),
-        detector=_make_detector(detector, seed),
+        embedder=_make(
+            options.EMBEDDERS[embedder], backbone=backbone, verbose=int(sys.stderr.isatty())
+        ),
+        detector=_make(options.DETECTORS[detector], random_state=seed),
         map_detector=None if maps else "drop",
+        hop=hop,
         false_alarm_rate=false_alarm_rate,
         random_state=seed,
     )
-    click.echo(f"Fitting on {len(files)} clips ...", err=True)
+    click.echo(describe_clips(lengths, used), err=True)
+    if "labels" in metadata and embedder == "anopatch" and len(files) >= _LEAST_FOR_NETWORK:
+        click.echo(
+            "If the labels sound different, a network is trained, which takes minutes ...", err=True
+        )
     with _one_warning_of_each_kind():
         model.fit(files, **metadata)
     click.echo(_describe_fit(model, metadata), err=True)
@@ -161,9 +186,77 @@ def fit(
     click.echo(f"Wrote {output} ({os.path.getsize(output) / 1e6:.1f} MB).", err=True)
 
 
-def _check_files(files: list[str], *, skip_unreadable: bool) -> tuple[list[str], list[float]]:
+def patcher_duration(used: float, lengths: Sequence[float]) -> float | None:
+    """Return the duration of a patcher; None, which may be shorter than a patch, is the longest."""
+    return None if used == max(lengths) else used
+
+
+def describe_clips(lengths: Sequence[float], used: float) -> str:
+    """Say how many clips are fitted on, and how they are cut."""
+    windows = f", in windows of {used:.4g} s" if max(lengths) > used else ""
+    return f"Fitting on {len(lengths)} clips of {describe_lengths(lengths)}{windows} ..."
+
+
+def find_normal(arguments: Sequence[str]) -> list[str]:
+    """Return the files that arguments name; if some are in folders of anomalies, say what to pass.
+
+    Folders above an argument do not count: their names say nothing about the files in it.
+    """
+    clips = find_clips(arguments)
+    files = [clip for clip in clips if isinstance(clip, str)]
+    if len(files) < len(clips):
+        raise ValueError("Standard input holds a recording. Normal ones must be files.")
+    roots = [Path(argument) for argument in arguments if os.path.isdir(argument)]
+    root_of = {
+        file: next((r for r in roots if Path(file).is_relative_to(r)), None) for file in files
+    }
+
+    def is_anomaly(file: str) -> bool:
+        root, folder = root_of[file], Path(file).parent
+        if root is not None:
+            folder = os.path.basename(os.path.abspath(root)) / folder.relative_to(root)
+        return folder_label(folder.parts) == -1
+
+    anomalies = list(filter(is_anomaly, files))
+    if not anomalies:
+        return files
+    message = (
+        f"fit takes normal recordings, and {len(anomalies)} of {len(files)} are in folders of "
+        f"anomalies, such as '{anomalies[0]}'."
+    )
+    if len(anomalies) == len(files):
+        raise ValueError(f"{message} Rename the folder if they are normal.")
+    mixed = {folder for file in anomalies for folder in Path(file).parents}
+    instead = []
+    for file in sorted(set(files) - set(anomalies)):
+        root, folders = root_of[file], Path(file).parents
+        below = [folder for folder in folders if root is not None and folder.is_relative_to(root)]
+        pure = [str(folder) for folder in below if folder not in mixed]
+        beside = f"{folders[0]}/*{Path(file).suffix}" if below else file
+        instead.append(pure[-1] if pure else beside)
+    line = list(dict.fromkeys(instead))
+    if click.get_current_context().command is fit:
+        line = ["skanopatch", "fit", *line, *_options_of_the_call()]
+    raise ValueError(f"{message} Pass the others: {shlex.join(line)}")
+
+
+def _options_of_the_call() -> Iterator[str]:
+    """Go through the options that this call was given, as a command line has them."""
+    context = click.get_current_context()
+    for param in context.command.params:
+        assert param.name is not None
+        is_given = context.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
+        if isinstance(param, click.Option) and is_given:
+            value = context.params[param.name]
+            yield (param.opts if value is not False else param.secondary_opts)[-1]
+            yield from [] if param.is_flag else [str(value)]
+
+
+def check_files(
+    files: list[str], *, skip_unreadable: bool = False
+) -> tuple[list[str], list[float]]:
     """Return the files whose headers can be read, with their seconds; name the others."""
-    from skanopatch.audio.clips import clip_duration
+    from skanopatch.audio import clip_duration
 
     lengths, reasons = {}, {}
     for file in tqdm(files, desc="Looking at files", unit="file", disable=None, leave=False):
@@ -184,54 +277,41 @@ def _check_files(files: list[str], *, skip_unreadable: bool) -> tuple[list[str],
     return usable, [lengths[file] for file in usable]
 
 
-def _check_counts(
-    n_clips: int,
+def check_counts(
+    lengths: Sequence[float],
+    used: float,
     *,
-    labels: list[str] | None = None,
-    sessions: list[str] | None = None,
-    maps: bool,
+    labels: Sequence[str] = (),
+    sessions: Sequence[str] = (),
+    maps: bool = False,
 ) -> None:
-    """Refuse too few clips before the work, not after it."""
-    if n_clips < 2:
-        raise click.ClickException(f"At least 2 normal clips are needed. Got {n_clips}.")
-    for label, count in Counter(labels or ()).items():
-        if count < 2:
-            raise click.ClickException(
-                f"Each machine needs 2 clips, and {label!r} has one. Is it a typing error?"
+    """Refuse too few windows before the work, not after it."""
+    machines = labels or [""] * len(lengths)
+    n_windows: Counter[str] = Counter()
+    for machine, length in zip(machines, lengths, strict=True):
+        n_windows[machine] += math.ceil(round(length / used, 6))
+    n_sessions = Counter(machine for machine, _ in set(zip(labels, sessions, strict=False)))
+    for machine, number in n_windows.items():
+        of_machine = f" of the machine {machine!r}" if labels else ""
+        if number < (least := 3 if maps else 2):
+            of_maps = " for maps (2 with --no-maps)" if maps else ""
+            raise ValueError(
+                f"At least {least} normal clips{of_machine} are needed{of_maps}. Got {number}."
             )
-    sessions_of = Counter(
-        label for label, _ in set(zip(labels or (), sessions or (), strict=False))
+        if n_sessions.get(machine) == 1:
+            raise ValueError(
+                f"At least 2 sessions{of_machine} are needed. Got 1: leave out --sessions."
+            )
+
+
+def _make(name: str, **settings: Any) -> BaseEstimator:
+    """Make an estimator of this package with those of the settings that it has."""
+    import skanopatch
+
+    estimator = getattr(skanopatch, name)()
+    return estimator.set_params(
+        **{key: value for key, value in settings.items() if key in estimator.get_params()}
     )
-    for label, count in sessions_of.items():
-        if count < 2:
-            raise click.ClickException(
-                f"Each machine needs 2 sessions, and {label!r} has one. Leave out --sessions, or "
-                "give more of them."
-            )
-    counts = Counter(labels or ["all"] * n_clips)
-    if maps and min(counts.values()) < 3:
-        of_each = " of each machine" if labels else ""
-        raise click.ClickException(
-            f"Maps need 3 normal clips{of_each}. Got 2; leave maps out by --no-maps."
-        )
-
-
-def _make_embedder(name: str, backbone: str, patcher: MelPatcher) -> BaseEstimator:
-    import skanopatch
-
-    settings: dict[str, Any] = {}
-    if name != "mel-statistics":
-        settings["n_freq"] = patcher.n_mels // patcher.patch_size
-    if name == "anopatch":
-        settings |= {"backbone": backbone, "verbose": int(sys.stderr.isatty())}
-    return getattr(skanopatch, EMBEDDERS[name])(**settings)
-
-
-def _make_detector(name: str, seed: int) -> BaseEstimator:
-    import skanopatch
-
-    detector = getattr(skanopatch, DETECTORS[name])()
-    return detector.set_params(random_state=seed) if name == "gmm" else detector
 
 
 @contextmanager
@@ -250,33 +330,33 @@ def _describe_fit(model: AnomalousSoundDetector, metadata: dict[str, list[str]])
     """Return what was learnt, in two sentences."""
     import numpy as np
 
-    n_clips = int(np.isfinite(model.training_scores_).sum())
-    number = f"{n_clips} clips"
+    n_windows, n_clips = np.isfinite(model.training_scores_).sum(), len(set(model.clip_names_))
+    number = (
+        f"{n_windows} windows of {n_clips} clips" if n_windows > n_clips else f"{n_windows} clips"
+    )
     if "labels" in metadata:
         number += f" of {len(set(metadata['labels']))} machines"
     if "sessions" in metadata:
         number += f", {len(set(metadata['sessions']))} sessions"
-    return f"Learnt from {number}. {_describe_network(model, has_labels='labels' in metadata)}"
-
-
-def _describe_network(model: AnomalousSoundDetector, *, has_labels: bool) -> str:
     if model.separation_ is not None:
         joins = "joins" if "network" in model.members_ else "does not join"
         network, statistics = (model.separation_[name] for name in ("network", "statistics"))
-        return (
+        scores = (
             f"A network was trained and {joins} the statistics: clips that were held out of its "
             f"training are {network:.2f} deviations nearer to their own label than to others by "
             f"the network, {statistics:.2f} by the statistics."
         )
-    if "embedder" in model.members_:
-        trained = getattr(model.detector_[0], "classes_", None) is not None
-        return (
+    elif "embedder" in model.members_:
+        is_trained = getattr(model.detector_[0], "classes_", None) is not None
+        scores = (
             f"Scores are by {type(model.detector_[0]).__name__} alone, which was "
-            f"{'trained on the labels' if trained else 'not trained'}."
+            f"{'trained on the labels' if is_trained else 'not trained'}."
         )
-    reason = (
-        "it takes 64 clips or more whose labels the statistics separate"
-        if has_labels
-        else "there are no labels"
-    )
-    return f"No network was trained ({reason}): scores are by the statistics of clips."
+    else:
+        reason = (
+            f"it takes {_LEAST_FOR_NETWORK} clips or more whose labels the statistics separate"
+            if "labels" in metadata
+            else "there are no labels"
+        )
+        scores = f"No network was trained ({reason}): scores are by the statistics of clips."
+    return f"Learnt from {number}. {scores}"

@@ -7,18 +7,17 @@ from typing import Any
 
 import click
 
-from skanopatch.cli.clips import example
+from skanopatch.cli.options import MODEL, example
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON in place of a table.")
 
 
-@click.command(
-    epilog=example("skanopatch info fan.skano"),
-)
-@click.argument("model", type=click.Path(exists=True, dir_okay=False))
+@click.command(epilog=example("skanopatch info fan.skano"))
+@MODEL
 @_JSON
 def info(model: str, as_json: bool) -> None:
     """List the facts of a MODEL file."""
+    from skanopatch.inspection.decisions import decider
     from skanopatch.persistence.model_files import load_model, read_header
 
     loaded, header = load_model(model), read_header(model)
@@ -29,11 +28,11 @@ def info(model: str, as_json: bool) -> None:
         **_facts_of(loaded),
     }
     if as_json:
-        facts["clips"] = _clips_of(loaded)
+        facts["clips"] = _clips_of(decider(loaded))
         click.echo(json.dumps(facts, indent=2, ensure_ascii=False, default=str))
-    else:
-        for name, value in facts.items():
-            click.echo(f"{name:18}{_in_words(value)}")
+        return
+    for name, value in facts.items():
+        click.echo(f"{name:20}{_in_words(value)}")
 
 
 def _facts_of(model: Any) -> dict[str, Any]:
@@ -48,30 +47,33 @@ def _facts_of(model: Any) -> dict[str, Any]:
     except ValueError:  # it does not go from clips to decisions
         patcher = None
     scores, offset = getattr(end, "training_scores_", None), getattr(end, "offset_", None)
+    n_windows = None if scores is None else int(np.isfinite(scores).sum())
     return {
         "estimator": " ".join(repr(model).split()),
-        "normal clips": None if scores is None else int(np.isfinite(scores).sum()),
+        "normal clips": len(_clips_of(end)) or n_windows,
+        "windows": n_windows,
         "machines": known_groups(model),
-        "duration": None if patcher is None else patcher.duration_,
-        "sample rate": None if patcher is None else patcher.sample_rate,
+        "duration": getattr(patcher, "duration_", None),
+        "sample rate": getattr(patcher, "sample_rate", None),
+        "channel": getattr(patcher, "channel", None),
         "members": getattr(end, "members_", None),
         "separation": getattr(end, "separation_", None),
-        "threshold": None if offset is None else -float(offset),
+        "threshold distance": None if offset is None else -float(offset),
         "false-alarm rate": getattr(end, "false_alarm_rate", None),
         "maps": getattr(end, "map_pipeline_", None) is not None or hasattr(end, "level_"),
     }
 
 
-def _clips_of(model: Any) -> list[str]:
+def _clips_of(detector: Any) -> list[str]:
     """Return the files that a model was fitted on, without those that could not be used."""
     import numpy as np
 
-    from skanopatch.inspection.decisions import decider
+    from skanopatch.audio import printable_path
 
-    end = decider(model)
-    names = getattr(end, "clip_names_", [])
-    used = np.isfinite(end.training_scores_) if names else []
-    return [name for name, is_used in zip(names, used, strict=True) if name and is_used]
+    names = getattr(detector, "clip_names_", [])
+    used = np.isfinite(detector.training_scores_) if names else []
+    files = dict.fromkeys(name for name, is_used in zip(names, used, strict=True) if is_used)
+    return [printable_path(file) for file in files if file]
 
 
 def _in_words(value: Any) -> str:
@@ -86,9 +88,7 @@ def _in_words(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-@click.command(
-    epilog=example("skanopatch backbones"),
-)
+@click.command(epilog=example("skanopatch backbones"))
 @_JSON
 def backbones(as_json: bool) -> None:
     """List the networks that --backbone names, and where their weights come from."""

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from skanopatch.cli.clips import NewFile, example, find_clips, read_column, write_text
-from skanopatch.cli.scoring import GROUP, check_group
+from skanopatch.cli.clips import find_clips, folder_label, read_column
+from skanopatch.cli.options import CLIPS, GROUP, MODEL, NEW_FILE, TABLE, example, write_text
+from skanopatch.cli.scoring import load, say_what_is_used
 
 # What a label of a table is beside the name of what is wrong.
 _NORMAL_OR_NOT = {"normal": 1, "1": 1, "+1": 1, "-1": -1}
 
 
 @click.command(
-    epilog=example("skanopatch report fan.skano recordings/new -o report.html", clips="CLIPS"),
+    epilog=example("skanopatch report fan.skano recordings/new -o report.html", clips="CLIPS")
 )
-@click.argument("model", type=click.Path(exists=True, dir_okay=False))
-@click.argument("clips", nargs=-1, required=True, metavar="CLIPS...")
-@click.option("-o", "--output", type=NewFile(), required=True, help="The page (HTML).")
+@MODEL
+@CLIPS
+@click.option("-o", "--output", type=NEW_FILE, required=True, help="The page (HTML).")
 @click.option(
     "--labels",
     "table",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=TABLE,
     metavar="CSV",
     help="A table with the columns file and label: normal or 1, -1 or what is wrong.",
 )
@@ -33,7 +35,6 @@ _NORMAL_OR_NOT = {"normal": 1, "1": 1, "+1": 1, "-1": -1}
     "--players",
     type=click.IntRange(min=0),
     default=500,
-    show_default=True,
     help="How many clips, the most anomalous ones, are drawn and can be played.",
 )
 @GROUP
@@ -51,42 +52,34 @@ def report(
     Where clips lie in folders called normal and anomaly, or --labels names what is wrong with
     them, the page says how well the model does.
     """
-    files = find_clips(clips)
-    labels: list[Any] | None
+    sounds = find_clips(clips, may_be_none=True)
+    if not sounds:
+        return
+    names = [clip if isinstance(clip, str) else "-" for clip in sounds]
+    labels: list[Any]
     if table is None:
-        labels = _labels_of_folders(files)
+        labels = [folder_label(Path(os.path.abspath(name)).parent.parts) for name in names]
     else:
-        names = read_column(table, "label", files)
-        labels = [_NORMAL_OR_NOT.get(name.lower(), name) for name in names]
+        labels = [_NORMAL_OR_NOT.get(n.lower(), n) for n in read_column(table, "label", names)]
         if 1 not in labels:
             click.echo(f"Warning: no label in '{table}' is normal, or 1.", err=True)
 
     from skanopatch.inspection.decisions import decider
-    from skanopatch.persistence.model_files import load_model
     from skanopatch.report import make_report
 
-    loaded = load_model(model)
-    check_group(loaded, group)
+    loaded = load(model, group)
+    say_what_is_used(sounds, loaded)
     if getattr(decider(loaded), "map_pipeline_", None) is None:
-        click.echo("The model has no maps: the page does not show where a clip is odd.", err=True)
+        click.echo(
+            "The model has no maps: the page does not show where a clip is anomalous.", err=True
+        )
     page = make_report(
         loaded,
-        files,
-        y=labels,
-        groups=None if group is None else [group] * len(files),
+        sounds,
+        y=None if set(labels) == {None} else labels,
+        groups=None if group is None else [group] * len(sounds),
         title=title,
         max_players=players,
         verbose=int(sys.stderr.isatty()),
     )
     write_text(output, page)
-
-
-def _labels_of_folders(files: list[str]) -> list[int | None] | None:
-    """Return +1 or -1 by the innermost folder of such a name, or None if no file lies in one."""
-    from skanopatch.datasets.folder import LABELS
-
-    labels = [
-        next((LABELS[part.lower()] for part in parts if part.lower() in LABELS), None)
-        for parts in (Path(file).resolve().parent.parts[::-1] for file in files)
-    ]
-    return None if set(labels) == {None} else labels

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from skanopatch.cli.clips import NewFile, example, find_clips, write_text
-from skanopatch.cli.fitting import FALSE_ALARM_RATE
+from skanopatch.cli import options
+from skanopatch.cli.clips import describe_lengths, find_clips
 
 if TYPE_CHECKING:
     import pandas as pd
 
-GROUP = click.option(
-    "--group",
-    metavar="NAME",
-    help="The machine that all clips are of, where the model knows several. Without it a clip is "
-    "judged by the one that finds it most normal.",
-)
+    from skanopatch.audio import Clip
 
 EXIT_UNREADABLE = 1
 EXIT_ANOMALY = 3
@@ -27,33 +23,45 @@ EXIT_ANOMALY = 3
 _WORDS = {"anomaly": "yes", "normal": "no"}
 
 
-@click.command(
-    epilog=example("skanopatch score fan.skano recordings/new", clips="CLIPS"),
+@click.command(epilog=options.example("skanopatch score fan.skano recordings/new", clips="CLIPS"))
+@options.MODEL
+@options.CLIPS
+@click.option("--csv", type=options.NEW_FILE_OR_STDOUT, help="Write CSV, to - for standard output.")
+@click.option(
+    "--json", "json_", type=options.NEW_FILE_OR_STDOUT, help="Write JSON, one line a clip."
 )
-@click.argument("model", type=click.Path(exists=True, dir_okay=False))
-@click.argument("clips", nargs=-1, required=True, metavar="CLIPS...")
-@click.option("--csv", type=NewFile(allow_dash=True), help="Write CSV, to - for standard output.")
-@click.option("--json", "json_", type=NewFile(allow_dash=True), help="Write JSON, one line a clip.")
+@click.option(
+    "--threshold",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    help="The score above which a clip is an anomaly.",
+)
 @click.option(
     "--false-alarm-rate",
-    type=FALSE_ALARM_RATE,
-    help="Move the threshold: the share of new normal clips that may be called anomalies."
-    "  [default: that of fit]",
+    type=options.RATE,
+    show_default="that of fit",
+    help="Scale the scores so that 1 is the threshold of this rate: the share of new normal clips "
+    "that may be called anomalies.",
 )
 @click.option(
     "--p-values",
     is_flag=True,
-    help="Add p-values: the share of normal clips that are as odd, 1 / (clips + 1) at least.",
+    help="Add p-values: the share of normal clips that are as anomalous, 1 / (clips + 1) at least.",
+)
+@click.option(
+    "--each-window", is_flag=True, help="Score each window of a long clip, not the worst one only."
 )
 @click.option("--fail-on-anomaly", is_flag=True, help="Exit with 3 if there is an anomaly.")
-@GROUP
+@options.GROUP
 def score(
     model: str,
     clips: tuple[str, ...],
     csv: str | None,
     json_: str | None,
+    threshold: float,
     false_alarm_rate: float | None,
     p_values: bool,
+    each_window: bool,
     fail_on_anomaly: bool,
     group: str | None,
 ) -> None:
@@ -65,83 +73,156 @@ def score(
     The table puts the most anomalous clip first; CSV and JSON keep the order of CLIPS. JSON is one
     object a line. A clip that cannot be read has no score; the reason is on standard error.
 
-    Exit codes: 0 all clips were scored, 1 one could not be read, or another error, 2 wrong usage,
-    3 with --fail-on-anomaly an anomaly was found, whatever else happened.
+    Exit codes: 0 all clips were scored, or there was none; 1 one could not be read, or another
+    error; 2 wrong usage; 3 with --fail-on-anomaly an anomaly was found, whatever else happened.
     """
     if csv == json_ == "-":
         raise click.UsageError("--csv and --json cannot both write to standard output.")
-    files = find_clips(clips)
-
-    from skanopatch.inspection.decisions import decider, decision_table
-    from skanopatch.persistence.model_files import load_model
-
-    loaded = load_model(model)
-    check_group(loaded, group)
+    if false_alarm_rate is not None and threshold != 1:
+        raise click.UsageError("--false-alarm-rate and --threshold exclude each other.")
+    sounds = find_clips(clips, may_be_none=True)
+    if not sounds and csv is json_ is None:
+        return
+    loaded = load(model, group)
+    if each_window:
+        sounds = _cut(sounds, loaded)
+    else:
+        say_what_is_used(sounds, loaded)
     if false_alarm_rate is not None:
+        from skanopatch.inspection.decisions import decider
+
         decider(loaded).set_false_alarm_rate(false_alarm_rate)
-    table = decision_table(
-        loaded,
-        files,
-        groups=None if group is None else [group] * len(files),
-        p_values=p_values,
-        verbose=int(sys.stderr.isatty()),
-    )
-    table.insert(0, "file", files)
-    unreadable = table[table.decision == "unreadable"]
-    for row in unreadable.itertuples():
-        click.echo(f"'{row.file}' cannot be used: {row.reason}.", err=True)
+    table = score_clips(loaded, sounds, group=group, p_values=p_values)
+    if threshold != 1:
+        is_anomaly = table.score > threshold
+        table["decision"] = table.decision.replace("anomaly", "normal").mask(is_anomaly, "anomaly")
 
     if csv is not None:
         columns = table.assign(anomaly=table.decision.map(_WORDS))
-        columns = columns[["file", "score", "anomaly", *(["p_value"] if p_values else [])]]
-        write_text(csv, columns.to_csv(index=False, lineterminator="\n"))
+        columns = columns[["file", "score", "anomaly", *_more_columns(table)]]
+        options.write_text(csv, columns.to_csv(index=False, lineterminator="\n"))
     if json_ is not None:
-        write_text(json_, _json_lines(table))
+        options.write_text(json_, _json_lines(table))
     if csv is json_ is None:
-        click.echo(_format(table))
+        click.echo(format_table(table, threshold, rows="windows" if each_window else "clips"))
     if fail_on_anomaly and (table.decision == "anomaly").any():
         click.get_current_context().exit(EXIT_ANOMALY)
-    if len(unreadable):
+    if (table.decision == "unreadable").any():
         click.get_current_context().exit(EXIT_UNREADABLE)
 
 
-def check_group(model: Any, group: str | None) -> None:
-    """Refuse a group that a model does not know."""
+def load(model: str, group: str | None) -> Any:
+    """Read a model, and refuse a group that it does not know."""
     from skanopatch.inspection.decisions import known_groups
+    from skanopatch.persistence.model_files import load_model
 
-    groups = known_groups(model)
+    loaded = load_model(model)
+    groups = known_groups(loaded)
     if group is not None and group not in groups:
         known = ", ".join(map(repr, groups)) or "none"
         raise ValueError(
             f"--group must be a machine that the model knows ({known}). Got {group!r}."
         )
+    return loaded
+
+
+def say_what_is_used(clips: list[Clip], model: Any) -> None:
+    """Say what part of clips is scored, where a model does not take them apart into windows."""
+    from skanopatch.audio import clip_duration
+    from skanopatch.inspection.decisions import decider, split_model
+
+    if hasattr(decider(model), "hop"):
+        return
+    used = split_model(model)[0].duration_
+    longer = []
+    for clip in clips:
+        try:
+            length = clip_duration(clip, sample_rate=1)
+        except ValueError:
+            continue  # the table will say why it cannot be read
+        if length > 1.001 * used:
+            longer.append(length)
+    if longer:
+        part = f"the first {used:.4g} of {describe_lengths(longer)}"
+        click.echo(f"Of {len(longer)} of {len(clips)} clips {part} are used.", err=True)
+
+
+def _cut(clips: list[Clip], model: Any) -> list[Clip]:
+    """Return the windows of files; what cannot be cut stays a clip."""
+    from skanopatch.audio import split_recording
+    from skanopatch.inspection.decisions import decider, split_model
+
+    windows: list[Clip] = []
+    duration, hop = split_model(model)[0].duration_, getattr(decider(model), "hop", None)
+    for clip in clips:
+        try:
+            windows += split_recording(clip, duration, hop) if isinstance(clip, str) else [clip]
+        except ValueError:  # the table will say why it cannot be read
+            windows.append(clip)
+    return windows
+
+
+def score_clips(
+    model: Any, clips: list[Clip], *, group: str | None = None, p_values: bool = False
+) -> pd.DataFrame:
+    """Return the `decision_table` of clips with a column `file`, having said what is unreadable."""
+    import pandas as pd
+
+    from skanopatch.audio import Segment, file_of, printable_path
+    from skanopatch.inspection.decisions import decision_table
+
+    if not clips:
+        numbers = ["score", "p_value"] if p_values else ["score"]
+        return pd.DataFrame(columns=["file", "decision", "reason", *numbers], dtype=object)
+    groups = None if group is None else [group] * len(clips)
+    verbose = int(sys.stderr.isatty())
+    table = decision_table(model, clips, groups=groups, p_values=p_values, verbose=verbose)
+    files = [file_of(clip) for clip in clips]
+    table.insert(0, "file", ["-" if file is None else printable_path(file) for file in files])
+    for row, clip in enumerate(clips):
+        if isinstance(clip, Segment):
+            table.loc[row, ["start", "stop", "length"]] = clip.start, clip.stop, math.inf
+    is_unreadable = table.decision == "unreadable"
+    for name in {"start", "stop"} & set(table):
+        table[name] = table[name].round(6).mask(is_unreadable)
+    for row in table[is_unreadable].itertuples():
+        click.echo(f"'{row.file}' cannot be used: {row.reason}.", err=True)
+    return table
+
+
+def _more_columns(table: pd.DataFrame) -> list[str]:
+    return [name for name in ("p_value", "start", "stop", "note") if name in table]
 
 
 def _json_lines(table: pd.DataFrame) -> str:
     """Return an object a line; what has no score is null there."""
-    numbers = [name for name in ("score", "p_value") if name in table]
     lines = []
     for row in table.to_dict("records"):
         is_read = row["decision"] != "unreadable"
         line = {"file": row["file"], "score": None, "anomaly": None}
+        numbers = ["score", *_more_columns(table)]
         line |= {name: row[name] if is_read else None for name in numbers}
         line |= {"anomaly": row["decision"] == "anomaly"} if is_read else {"error": row["reason"]}
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     return "".join(lines)
 
 
-def _format(table: pd.DataFrame) -> str:
+def format_table(table: pd.DataFrame, threshold: float = 1.0, *, rows: str = "clips") -> str:
     """Return a table, the most anomalous clip first."""
-    has_p_values = "p_value" in table
-    lines = [f"{'score':>8}  {'p_value  ' if has_p_values else ''}{'anomaly':10}  file"]
+    p_value_or_not = "p_value  " if "p_value" in table else ""
+    lines = [f"{'score':>8}  {p_value_or_not}{'anomaly':10}  file"]
     ranked = table.sort_values("score", ascending=False, kind="stable")  # NaN comes last
     for row in ranked.to_dict("records"):
         is_read = row["decision"] != "unreadable"
-        number = f"{row['score']:.3f}" if is_read else ""
-        p_value = f"{row['p_value']:.4f}" if has_p_values and is_read else ""
-        word = _WORDS.get(row["decision"], row["decision"])
-        shown = f"{p_value:>7}  " if has_p_values else ""
-        lines.append(f"{number:>8}  {shown}{word:10}  {row['file']}")
-    n_anomalies = int((table.decision == "anomaly").sum())
-    lines.append(f"\n{n_anomalies} of {len(table)} clips are anomalies (score above 1).")
+        line = f"{row['score']:8.3f}  " if is_read else " " * 10
+        if p_value_or_not:
+            line += f"{row['p_value']:7.4f}  " if is_read else " " * 9
+        line += f"{_WORDS.get(row['decision'], row['decision']):10}  {row['file']}"
+        if row.get("stop", 0) - row.get("start", 0) < row.get("length", 0):
+            line += f", {row['start']:.1f} to {row['stop']:.1f} s"
+        lines.append(line + (f"  ({row['note']})" if row.get("note") else ""))
+    n_anomalies = (table.decision == "anomaly").sum()
+    lines.append(
+        f"\n{n_anomalies} of {len(table)} {rows} are anomalies (score above {threshold:g})."
+    )
     return "\n".join(lines)

@@ -1,7 +1,6 @@
 """Units of machines in a factory: their rooms, the noise around them and recordings of them."""
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 from scipy import fft
@@ -10,13 +9,10 @@ from skanopatch.datasets.acoustics import (
     Array,
     drifting_run,
     equaliser,
-    harmonics,
-    impacts,
     level,
     noise,
     positive_frequencies,
-    repeat,
-    ring,
+    random_harmonics,
     rms,
 )
 from skanopatch.datasets.machines import MACHINES
@@ -30,13 +26,10 @@ LEVEL_SPREAD = 6.0  # dB either way, from clip to clip
 MICROPHONE_SPREAD = 1.0  # dB an octave, standard deviation from clip to clip
 
 
-def room_response(
-    n_samples: int, sample_rate: int, rng: np.random.Generator
-) -> np.ndarray[tuple[int], np.dtype[np.complexfloating]]:
-    """Draw a room: the frequency response of the way from a machine to the microphone.
+def room_response(n_samples: int, sample_rate: int, rng: np.random.Generator) -> Array:
+    """Draw the response of a room on the frequencies of a real FFT of `n_samples`.
 
-    Direct sound, coloured by the machine's surface, and exponentially decaying noise, the
-    statistical model of a diffuse field. On the grid of a real FFT of `n_samples`.
+    It is direct sound and exponentially decaying noise, the statistical model of a diffuse field.
     """
     reverberation_time = rng.uniform(0.15, 0.4)  # RT60 in seconds
     reverberant_level = rng.uniform(-12.0, -4.0)  # dB relative to the direct sound
@@ -45,28 +38,18 @@ def room_response(
     tail = rng.standard_normal(len(seconds)) * 10 ** (-60 / 20 * seconds / reverberation_time)
     impulse_response = level(reverberant_level) / math.sqrt(np.dot(tail, tail)) * tail
     impulse_response[0] += 1.0
-    return fft.rfft(impulse_response, n_samples) * colour(
-        positive_frequencies(n_samples, sample_rate)
-    )
+    surface = colour(positive_frequencies(n_samples, sample_rate))
+    return fft.rfft(impulse_response, n_samples) * surface
 
 
 class Hall:
-    """The noise of a factory hall: air, a neighbouring machine and clanks.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Draws the hall.
-    """
+    """The noise of a factory hall: air, a neighbouring machine and clanks."""
 
     def __init__(self, rng: np.random.Generator):
         self.slope = rng.uniform(0.35, 0.65)  # of the air's amplitude; pink noise has 0.5
-        self.colour: Callable[[Array], Array] = equaliser(rng, 3.0)
+        self.colour = equaliser(rng, 3.0)
         self.neighbour_cpm = rng.uniform(700.0, 1500.0)
-        orders = np.arange(1.0, 13.0)
-        self.neighbour = harmonics(
-            orders, rng.uniform(0.2, 1.0, 12) / orders, rng.uniform(0, 2 * np.pi, 12)
-        )
+        self.neighbour = random_harmonics(12, 0.2, rng)
         self.clanks_per_second = rng.uniform(0.2, 0.6)
         self.clank_resonance = rng.uniform(900.0, 2600.0)
 
@@ -76,26 +59,14 @@ class Hall:
         run = drifting_run(self.neighbour_cpm, 1.0, n_samples, sample_rate, rng)
         n_clanks = rng.poisson(self.clanks_per_second * n_samples / sample_rate)
         moments = rng.uniform(run.cycles[0], run.cycles[-1], n_clanks)
-        clanks = impacts(run, moments, rng.uniform(0.2, 1.0, n_clanks))
-        sound = air + 0.3 * repeat(self.neighbour, run)
-        sound += ring(clanks, self.clank_resonance, 0.02, sample_rate)
+        clanks = run.impacts(moments, rng.uniform(0.2, 1.0, n_clanks))
+        sound = air + 0.3 * run.repeat(self.neighbour)
+        sound += run.ring(clanks, self.clank_resonance, 0.02)
         return sound / rms(sound)
 
 
 class Unit:
-    """One unit of a machine in its room; either domain has a hall, hence a noise, of its own.
-
-    Parameters
-    ----------
-    machine : str
-        A key of `MACHINES`.
-
-    n_samples, sample_rate : int
-        Length of the recordings in samples, and their rate in Hz.
-
-    rng : numpy.random.Generator
-        Draws the unit.
-    """
+    """One unit of a machine (a key of `MACHINES`) in its room, with a hall for each domain."""
 
     def __init__(self, machine: str, n_samples: int, sample_rate: int, rng: np.random.Generator):
         self.n_samples, self.sample_rate = n_samples, sample_rate
@@ -108,7 +79,7 @@ class Unit:
         self, domain: str, fault: str, severity: float, snr: float, rng: np.random.Generator
     ) -> tuple[Array, dict[str, float]]:
         """Record one clip, shape (n_samples,), and note the operating attributes."""
-        # A stream for each layer: a fault leaves the healthy sound and the noise as they were.
+        # A stream for each layer: a fault changes neither the healthy sound nor the noise.
         operation, machine_rng, fault_rng, hall_rng = rng.spawn(4)
         speed_cpm = self.machine.rated_cpm * operation.choice(SPEEDS[domain])
         load = operation.choice(LOADS)
@@ -119,13 +90,9 @@ class Unit:
         path = self.room * microphone(positive_frequencies(self.n_samples, self.sample_rate))
         at_machine = self.machine.healthy(run, machine_rng)
         healthy = fft.irfft(path * fft.rfft(at_machine), self.n_samples)
-        # Level and SNR refer to the healthy sound, so that neither tells of the fault.
-        noise = (
-            level(-snr)
-            * rms(healthy)
-            * self.halls[domain].noise(self.n_samples, self.sample_rate, hall_rng)
-        )
-        clip = healthy + noise
+        # Level and SNR refer to the healthy sound, so that neither reveals the fault.
+        noise = self.halls[domain].noise(self.n_samples, self.sample_rate, hall_rng)
+        clip = healthy + level(-snr) * rms(healthy) * noise
         if fault != "none":
             added = self.machine.fault(fault, run, at_machine, fault_rng)
             clip += severity * fft.irfft(path * fft.rfft(added), self.n_samples)

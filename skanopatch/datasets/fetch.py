@@ -33,26 +33,20 @@ def fetch_dcase(
 ) -> Path:
     """Download the recordings of DCASE Challenge Task 2 from Zenodo and unpack them.
 
-    Archives are verified against the MD5 sums of Zenodo's record. What is there already is not
-    downloaded again, and an interrupted download goes on where it stopped when this is called
-    again. A year has 5 to 30 GB; `machine` and `subset` fetch a part of it. Archives are kept
-    beside the recordings, in ``archives``, and may be deleted.
+    Archives are verified against Zenodo's MD5 sums. What is there is not downloaded again, and an
+    interrupted download goes on where it stopped. A year has 5 to 30 GB. Archives are kept in
+    ``root / "archives"`` and may be deleted.
 
     Parameters
     ----------
     year : int
         2020 to 2026.
-
     root : str or Path, default=None
-        Where to. None is ``dcase<year>`` in the cache folder of the operating system's user for
-        skanopatch.
-
+        Where to. None is ``dcase<year>`` in the user's cache folder for skanopatch.
     machine : str or sequence of str, default=None
         The machine types to fetch. None fetches all.
-
     subset : {"development", "evaluation"}, default=None
         The set to fetch. None fetches both.
-
     base_url : str, default="https://zenodo.org"
         The server, for mirrors of Zenodo.
 
@@ -65,39 +59,25 @@ def fetch_dcase(
     ------
     ValueError
         If a parameter is out of its range, or what was downloaded has another MD5 sum.
-
     FileNotFoundError
         If a record has no archive of a machine.
-
     requests.RequestException
         If the server cannot be reached or answers with an error.
 
-    See Also
-    --------
-    load_dcase : Lists the clips.
-
-    Notes
-    -----
-    The recordings are under Creative Commons licences; see the records.
-
     Examples
     --------
-    >>> from skanopatch.datasets import fetch_dcase, load_dcase
+    >>> from skanopatch.datasets import fetch_dcase
     >>> root = fetch_dcase(2023, machine="valve", subset="development")  # doctest: +SKIP
-    >>> clips = load_dcase(root, year=2023, machine="valve")  # doctest: +SKIP
     """
     import pooch  # imports an HTTP client, which nothing else here needs
 
     challenge = challenge_of(year)
     check_choice(subset, "subset", SUBSETS)
     root = Path(pooch.os_cache("skanopatch") / f"dcase{year}" if root is None else root)
+    chosen = check_machines(machine, challenge, subset)
     for name in SUBSETS if subset is None else (subset,):
-        machines = [
-            owner
-            for owner in check_machines(machine, challenge, subset)
-            if owner in challenge.machines(name)
-        ]
-        for record in (challenge.records[place] for place in _RECORDS[name]):
+        machines = [owner for owner in challenge.machines(name) if owner in chosen]
+        for record in [challenge.records[number] for number in _RECORDS[name]]:
             files = f"{base_url}/api/records/{record}"
             for key, checksum in _choose_archives(_get(files).json(), machines, files).items():
                 path = pooch.retrieve(
@@ -140,21 +120,15 @@ def _resuming_downloader(name: str, part: Path) -> Callable[[str, str, Any], Non
     def download(url: str, output_file: str, _: Any) -> None:
         done = part.stat().st_size if part.exists() else 0
         response = _get(url, stream=True, headers={"Range": f"bytes={done}-"} if done else {})
-        resumed = response.status_code == 206
         if response.status_code != 416:  # which says that nothing is left to send
+            size = int(response.headers.get("Content-Length", 0))
+            mode = "ab" if response.status_code == 206 else "wb"
             with (
-                part.open("ab" if resumed else "wb") as file,
-                tqdm(
-                    desc=name,
-                    initial=done if resumed else 0,
-                    total=int(response.headers.get("Content-Length", 0)) + (done if resumed else 0),
-                    unit="B",
-                    unit_scale=True,
-                ) as progress,
+                part.open(mode) as file,
+                tqdm.wrapattr(file, "write", desc=name, total=size) as stream,
             ):
                 for chunk in response.iter_content(_CHUNK):
-                    file.write(chunk)
-                    progress.update(len(chunk))
+                    stream.write(chunk)
         part.replace(output_file)
 
     return download

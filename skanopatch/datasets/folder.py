@@ -9,37 +9,60 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils import Bunch
 
-LABELS = {"normal": 1, "anomaly": -1, "anomalous": -1, "abnormal": -1}
+from skanopatch.audio.labels import LABELS
+
 SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff"}
 
 
-def find_recordings(folder: str | PathLike[str]) -> list[Path]:
-    """Return the recordings in a folder and in those below it, also where links lead, in order.
+def list_folders(root: str | PathLike[str]) -> list[tuple[list[Path], list[str]]]:
+    """Return the names of each folder at and below `root`, and its files.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is none, or no such folder.
-    OSError
-        If a folder cannot be read.
+    Links to folders are followed, but not back up. A folder to which links lead has several names,
+    those of the links first. Hidden folders are left out: in ``.git`` and ``.dvc`` lies what the
+    links of git-annex and DVC point to.
     """
 
     def refuse(error: OSError) -> None:
         raise error
 
-    found: list[Path] = []
-    passed: set[str] = set()
-    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        if os.path.realpath(place) in passed:  # a link led back up, or to where another one did
-            folders.clear()
-            continue
-        passed.add(os.path.realpath(place))
-        found += [Path(place, file) for file in files if Path(file).suffix.lower() in SUFFIXES]
-    if not found:
+    root = Path(root)
+    targets: dict[str, list[str]] = {}  # the real paths of a folder and of those above it, by name
+    names: dict[str, list[tuple[bool, Path]]] = {}  # whether without a link, and name, by real path
+    files: dict[str, list[str]] = {}
+    for name, folders, own_files in os.walk(root, onerror=refuse, followlinks=True):
+        target, above = os.path.realpath(name), targets.get(os.path.dirname(name), [])
+        targets[name] = [*above, target]
+        folders[:] = [f for f in sorted(folders) if not f.startswith(".") and target not in above]
+        if target not in above:
+            unlinked = os.path.join(os.path.realpath(root), Path(name).relative_to(root))
+            names.setdefault(target, []).append((target == os.path.normpath(unlinked), Path(name)))
+            files[target] = own_files
+    return [([name for _, name in sorted(names[target])], files[target]) for target in names]
+
+
+def find_recordings(folder: str | PathLike[str]) -> list[Path]:
+    """Return the recordings in a folder and in those below it, by the names that links give them.
+
+    Raises
+    ------
+    OSError
+        If there is none, or no such folder (FileNotFoundError), or a folder cannot be read.
+    """
+    return sorted(names[0] / file for names, files in _list_recordings(folder) for file in files)
+
+
+def _list_recordings(root: str | PathLike[str]) -> list[tuple[list[Path], list[str]]]:
+    """Return the folders of `list_folders` that hold recordings, and these."""
+    folders = [
+        (names, recordings)
+        for names, files in list_folders(root)
+        if (recordings := [file for file in files if Path(file).suffix.lower() in SUFFIXES])
+    ]
+    if not folders:
         raise FileNotFoundError(
-            f"The folder '{os.fspath(folder)}' holds no recording ({', '.join(sorted(SUFFIXES))})."
+            f"The folder '{os.fspath(root)}' holds no recording ({', '.join(sorted(SUFFIXES))})."
         )
-    return sorted(found)
+    return folders
 
 
 def load_folder(root: str | PathLike[str]) -> Bunch:
@@ -48,7 +71,8 @@ def load_folder(root: str | PathLike[str]) -> Bunch:
     A clip is normal or anomalous after the innermost folder above it that is called ``normal``,
     ``anomaly``, ``anomalous`` or ``abnormal``, in lower or upper case. The other folders between
     `root` and the clip name the machine. Both ``fan/id_00/normal/0.wav``, the layout of MIMII, and
-    ``normal/fan/id_00/0.wav`` are a normal clip of "fan/id_00". No sound is read.
+    ``normal/fan/id_00/0.wav`` are a normal clip of "fan/id_00". Links count by their own name, not
+    by that of their target; hidden folders such as ``.git`` are left out. No sound is read.
 
     Parameters
     ----------
@@ -71,9 +95,8 @@ def load_folder(root: str | PathLike[str]) -> Bunch:
     ------
     FileNotFoundError
         If there is no recording.
-
     ValueError
-        If a recording lies in no folder of such a name.
+        If a recording lies in no folder of such a name, or links call it both normal and anomalous.
 
     Examples
     --------
@@ -88,19 +111,28 @@ def load_folder(root: str | PathLike[str]) -> Bunch:
     >>> clips.y, clips.machine
     (array([-1,  1]), array(['fan', 'fan'], dtype='<U3'))
     """
-    root = Path(root)
-    paths = find_recordings(root)
-    y, machines = [], []
-    for path in paths:
-        folders = path.relative_to(root).parts[:-1]
-        labels = [place for place, name in enumerate(folders) if name.lower() in LABELS]
-        if not labels:
+    clips = []
+    for names, files in _list_recordings(root):
+        labelled: dict[str, tuple[Path, int]] = {}
+        for name in names:
+            parts = name.relative_to(root).parts
+            labels = [index for index, part in enumerate(parts) if part.lower() in LABELS]
+            if not labels:
+                continue
+            machine = "/".join(parts[: labels[-1]] + parts[labels[-1] + 1 :])
+            y = LABELS[parts[labels[-1]].lower()]
+            first, its_y = labelled.setdefault(machine, (name, y))
+            if its_y != y:
+                raise ValueError(
+                    f"'{first}' and '{name}' are one folder, so its recordings are both normal and "
+                    "anomalous. Remove one of the links."
+                )
+        if not labelled:
             raise ValueError(
-                f"'{path}' lies in no folder called {', '.join(LABELS)}, so that it is neither "
-                "normal nor anomalous. Move it, or list the files of your own layout yourself."
+                f"'{names[0] / min(files)}' lies in no folder called {', '.join(LABELS)}, so that "
+                "it is neither normal nor anomalous. Move it, or list the files of your own layout "
+                "yourself."
             )
-        y.append(LABELS[folders[labels[-1]].lower()])
-        machines.append("/".join(folders[: labels[-1]] + folders[labels[-1] + 1 :]))
-    return Bunch(
-        paths=np.array([str(path) for path in paths]), y=np.array(y), machine=np.array(machines)
-    )
+        clips += [(n / file, y, machine) for machine, (n, y) in labelled.items() for file in files]
+    paths, ys, machines = zip(*sorted(clips), strict=True)
+    return Bunch(paths=np.array(paths, dtype=str), y=np.array(ys), machine=np.array(machines))

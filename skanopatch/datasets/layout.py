@@ -6,17 +6,13 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from skanopatch.metrics.sections import check_year
+
 SPLITS = ("train", "test", "supplemental")
 SUBSETS = ("development", "evaluation")
 
-# The folders that clips lie in, and the split that each belongs to.
-FOLDERS = {
-    "train": "train",
-    "test": "test",
-    "source_test": "test",  # 2021
-    "target_test": "test",
-    "supplemental": "supplemental",
-}
+# The folders that clips lie in, and the split that each belongs to; the last two are of 2021.
+FOLDERS = {split: split for split in SPLITS} | {"source_test": "test", "target_test": "test"}
 
 
 class Challenge(NamedTuple):
@@ -32,11 +28,11 @@ class Challenge(NamedTuple):
         return list(dict.fromkeys(name for part in subsets for name in getattr(self, part)))
 
     def subset_of(self, machine: str, section: int) -> str:
-        """Tell to which subset a section of a machine belongs."""
+        """Return the subset that a section of a machine belongs to."""
         return SUBSETS[section not in self.development.get(machine, ())]
 
 
-def _every(machines: str, sections: Iterable[int]) -> dict[str, tuple[int, ...]]:
+def _every(machines: str, sections: Iterable[int] = (0,)) -> dict[str, tuple[int, ...]]:
     return dict.fromkeys(machines.split(), tuple(sections))
 
 
@@ -58,50 +54,41 @@ CHALLENGES = {
         records=(4562016, 4660992, 4884786),
     ),
     2022: Challenge(
-        development=_every(_MIMII_DG, range(3)),
-        evaluation=_every(_MIMII_DG, range(3, 6)),
-        records=(6355122, 6462969, 6586456),
+        _every(_MIMII_DG, range(3)),
+        _every(_MIMII_DG, range(3, 6)),
+        (6355122, 6462969, 6586456),
     ),
     2023: Challenge(
-        development=_every(_MIMII_DG, [0]),
-        evaluation=_every("ToyDrone ToyNscale ToyTank Vacuum bandsaw grinder shaker", [0]),
-        records=(7882613, 7830345, 7860847),
+        _every(_MIMII_DG),
+        _every("ToyDrone ToyNscale ToyTank Vacuum bandsaw grinder shaker"),
+        (7882613, 7830345, 7860847),
     ),
     2024: Challenge(
-        development=_every(_MIMII_DG, [0]),
-        evaluation=_every(
+        _every(_MIMII_DG),
+        _every(
             "3DPrinter AirCompressor BrushlessMotor HairDryer HoveringDrone RoboticArm Scanner "
-            "ToothBrush ToyCircuit",
-            [0],
+            "ToothBrush ToyCircuit"
         ),
-        records=(10902294, 11259435, 11363076),
+        (10902294, 11259435, 11363076),
     ),
     2025: Challenge(
-        development=_every(_MIMII_DG, [0]),
-        evaluation=_every(
-            "AutoTrash BandSealer CoffeeGrinder HomeCamera Polisher ScrewFeeder ToyPet ToyRCCar",
-            [0],
+        _every(_MIMII_DG),
+        _every(
+            "AutoTrash BandSealer CoffeeGrinder HomeCamera Polisher ScrewFeeder ToyPet ToyRCCar"
         ),
-        records=(15097779, 15392814, 15519362),
+        (15097779, 15392814, 15519362),
     ),
     2026: Challenge(
-        development=_every(
-            "ToyCar ToyCarEmu bearingEmu fan gearboxEmu sliderEmu valveEmu",
-            [0],
-        ),
-        evaluation=_every("BlowerDustCollector Sander SewingMachine ToothBrush ToyDrone", [0]),
-        records=(19336329, 20151556, 20437238),
+        _every("ToyCar ToyCarEmu bearingEmu fan gearboxEmu sliderEmu valveEmu"),
+        _every("BlowerDustCollector Sander SewingMachine ToothBrush ToyDrone"),
+        (19336329, 20151556, 20437238),
     ),
 }
 
 
 def challenge_of(year: int) -> Challenge:
     """Return the challenge of a year, or say that there was none."""
-    if year not in CHALLENGES:
-        raise ValueError(
-            f"year must be one of the challenges, {min(CHALLENGES)} to {max(CHALLENGES)}. "
-            f"Got {year!r} instead."
-        )
+    check_year(year)
     return CHALLENGES[year]
 
 
@@ -134,36 +121,34 @@ class ClipName(NamedTuple):
     attributes: dict[str, str]
 
 
-_NAME_2020 = re.compile(r"(?:(?P<label>normal|anomaly)_)?id_(?P<section>\d\d)_\d+")
-_NAME = re.compile(
-    r"section_(?P<section>\d\d)"
-    r"(?:_(?P<domain>source|target))?(?:_(?:train|test))?(?:_(?P<label>normal|anomaly))?"
-    r"_\d+(?:_(?P<attributes>.*))?"
-)
-_SUPPLEMENTAL = re.compile(
-    r"section_(?P<section>\d\d)_(?:.*_)?(?P<sound>machine|noise)_(?:[a-z]+_)*\d+"
-    r"(?:_(?P<attributes>.*))?"
-)
+_NAMES = {
+    "2020": re.compile(r"(?:(?P<label>normal|anomaly)_)?id_(?P<section>\d\d)_\d+"),
+    "later": re.compile(
+        r"section_(?P<section>\d\d)"
+        r"(?:_(?P<domain>source|target))?(?:_(?:train|test))?(?:_(?P<label>normal|anomaly))?"
+        r"_\d+(?:_(?P<attributes>.*))?"
+    ),
+    "supplemental": re.compile(
+        r"section_(?P<section>\d\d)_(?:.*_)?(?P<sound>machine|noise)_(?:[a-z]+_)*\d+"
+        r"(?:_(?P<attributes>.*))?"
+    ),
+}
 
 
 def parse_name(stem: str, *, year: int, split: str) -> ClipName | None:
     """Read the name of a clip without its extension, or return None if it has no such form."""
-    if split == "supplemental":
-        match = _SUPPLEMENTAL.fullmatch(stem)
-        if match is None:
-            return None
-        attributes = {"sound": match["sound"]} | parse_attributes(match["attributes"])
-        return ClipName(int(match["section"]), False, None, attributes)
-    match = (_NAME_2020 if year == 2020 else _NAME).fullmatch(stem)
+    form = split if split == "supplemental" else "2020" if year == 2020 else "later"
+    match = _NAMES[form].fullmatch(stem)
     if match is None:
         return None
-    found = match.groupdict()
-    is_anomaly = None if found["label"] is None else found["label"] == "anomaly"
+    parts = match.groupdict()
+    sound = {"sound": parts["sound"]} if split == "supplemental" else {}
+    is_known = split != "test" or parts["label"] is not None
     return ClipName(
-        section=int(found["section"]),
-        is_anomaly=False if split == "train" else is_anomaly,  # only normal clips to train on
-        domain=found.get("domain"),
-        attributes=parse_attributes(found.get("attributes")),
+        int(parts["section"]),
+        split == "test" and parts["label"] == "anomaly" if is_known else None,
+        parts.get("domain"),
+        sound | parse_attributes(parts.get("attributes")),
     )
 
 

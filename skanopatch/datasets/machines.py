@@ -11,23 +11,18 @@ from skanopatch.datasets.acoustics import (
     Array,
     Run,
     harmonics,
-    hump,
-    impacts,
     level,
-    noise,
-    repeat,
-    ring,
+    random_harmonics,
     rms,
 )
 
 
 class Machine(ABC):
-    """One unit of a machine type. The unit's constants are drawn once, by `rng`.
+    """One unit of a machine type, whose physical constants are drawn once.
 
     Every fault is a method of its name, which returns the sound that the fault adds, at any scale;
-    `faults` says how strong it is at severity 1, in dB relative to the healthy sound. These levels
-    are set so that the mean and the standard deviation of the log-mel spectrum find a fault of
-    severity 1 with an AUC near 0.75: what lasts is set lower than what comes and goes.
+    `faults` has its level at severity 1, in dB relative to the healthy sound. With these levels the
+    mean and the standard deviation of the log-mel spectrum find a fault with an AUC near 0.75.
     """
 
     cpm_range: ClassVar[tuple[float, float]]
@@ -56,8 +51,7 @@ def _bump(angle: float, width: float) -> Array:
 class Gearbox(Machine):
     """A pair of gears: mesh tone at teeth times shaft rate, its harmonics and sidebands.
 
-    A healthy gear, too, runs a little out of true, which gives weak sidebands at a distance of the
-    shaft rate.
+    A healthy gear runs a little out of true as well, hence weak sidebands at the shaft rate.
     """
 
     cpm_range = (1100.0, 1700.0)
@@ -66,16 +60,8 @@ class Gearbox(Machine):
     def __init__(self, rng: np.random.Generator):
         super().__init__(rng)
         self.n_teeth = int(rng.integers(19, 38))
-        shaft_orders = np.arange(1.0, 5.0)
-        self.shaft_waveform = harmonics(
-            shaft_orders, rng.uniform(0.3, 1.0, 4) / shaft_orders, rng.uniform(0, 2 * np.pi, 4)
-        )
-        mesh_orders = np.arange(1.0, 6.0)
-        self.mesh_waveform = harmonics(
-            self.n_teeth * mesh_orders,
-            rng.uniform(0.4, 1.0, 5) / mesh_orders,
-            rng.uniform(0, 2 * np.pi, 5),
-        )
+        self.shaft_waveform = random_harmonics(4, 0.3, rng)
+        self.mesh_waveform = random_harmonics(5, 0.4, rng, order=self.n_teeth)
         self.runout = rng.uniform(0.05, 0.15)
         self.damaged_angle = rng.uniform()
         self.casing_resonance = rng.uniform(1500.0, 3200.0)
@@ -84,24 +70,20 @@ class Gearbox(Machine):
         """Shaft harmonics, the mesh that grows with the load, and the churning oil."""
         modulation = 1 + self.runout * np.cos(2 * np.pi * ANGLES)
         tones = self.shaft_waveform + run.load * modulation * self.mesh_waveform
-        colour = hump(self.casing_resonance, 1.5)
-        churning = noise(len(run.cycles), run.sample_rate, colour, rng)
-        return repeat(tones, run) + 0.8 * churning
+        return run.repeat(tones) + 0.8 * run.noise(self.casing_resonance, 1.5, rng)
 
     def tooth_damage(self, run: Run, healthy: Array, rng: np.random.Generator) -> Array:
         """One tooth yields and knocks: the mesh changes once a turn and the casing rings."""
-        yielding = repeat(_bump(self.damaged_angle, 0.7 / self.n_teeth) * self.mesh_waveform, run)
+        yielding = run.repeat(_bump(self.damaged_angle, 0.7 / self.n_teeth) * self.mesh_waveform)
         passages = run.passages(self.damaged_angle)
-        knocks = impacts(run, passages, rng.uniform(0.7, 1.3, len(passages)))
-        knocks = ring(knocks, self.casing_resonance, 0.002, run.sample_rate)
+        knocks = run.impacts(passages, rng.uniform(0.7, 1.3, len(passages)))
+        knocks = run.ring(knocks, self.casing_resonance, 0.002)
         return yielding / rms(yielding) + knocks / rms(knocks)
 
     def misalignment(self, run: Run, healthy: Array, rng: np.random.Generator) -> Array:
         """The teeth press harder on one side: once and twice a turn, the mesh is modulated."""
-        modulation = harmonics(
-            np.array([1.0, 2.0]), np.array([1.0, 0.7]), rng.uniform(0, 2 * np.pi, 2)
-        )
-        return repeat(modulation * self.mesh_waveform, run)
+        modulation = harmonics(np.array([1, 2]), np.array([1.0, 0.7]), rng.uniform(0, 2 * np.pi, 2))
+        return run.repeat(modulation * self.mesh_waveform)
 
 
 class Fan(Machine):
@@ -124,21 +106,21 @@ class Fan(Machine):
     def healthy(self, run: Run, rng: np.random.Generator) -> Array:
         """Blade pass, and flow noise that grows with the load."""
         blades = sum(s * self._blade(b) for b, s in enumerate(self.blade_strengths))
-        flow = noise(len(run.cycles), run.sample_rate, hump(self.flow_peak, 1.5), rng)
-        blade_pass = repeat(blades - np.mean(blades), run)
+        flow = run.noise(self.flow_peak, 1.5, rng)
+        blade_pass = run.repeat(blades - np.mean(blades))
         return blade_pass / rms(blade_pass) + run.load * flow
 
     def imbalance(self, run: Run, healthy: Array, rng: np.random.Generator) -> Array:
         """The centrifugal force shakes the housing and moves the blades' gap, once a turn."""
-        turn = repeat(np.cos(2 * np.pi * (ANGLES - rng.uniform())), run)
+        turn = run.repeat(np.cos(2 * np.pi * (ANGLES - rng.uniform())))
         return healthy * turn + rms(healthy) * turn
 
     def chipped_blade(self, run: Run, healthy: Array, rng: np.random.Generator) -> Array:
         """One blade gives a weaker pulse and leaves a turbulent wake, once a turn."""
         pulse = self._blade(self.chipped)
-        gap = repeat(np.mean(pulse) - pulse, run)
-        wake = noise(len(run.cycles), run.sample_rate, hump(2500.0, 0.6), rng)
-        wake *= repeat(_bump((self.chipped + 0.2) / self.n_blades, 0.02), run)
+        gap = run.repeat(np.mean(pulse) - pulse)
+        wake = run.noise(2500.0, 0.6, rng)
+        wake *= run.repeat(_bump((self.chipped + 0.2) / self.n_blades, 0.02))
         return gap / rms(gap) + wake / rms(wake)
 
 
@@ -157,9 +139,9 @@ class Valve(Machine):
         self.bounce = rng.uniform(0.04, 0.07)  # of a cycle, from the click to its first echo
 
     def _clicks(self, run: Run, cycles: Array, forces: Array) -> Array:
-        hits = impacts(run, cycles, forces)
+        hits = run.impacts(cycles, forces)
         low, high = self.seat_resonances
-        return ring(hits, low, 0.006, run.sample_rate) + ring(hits, high, 0.003, run.sample_rate)
+        return run.ring(hits, low, 0.006) + run.ring(hits, high, 0.003)
 
     def _opening(self, run: Run) -> Array:
         """How far the valve is open, 0 to 1, at every sample."""
@@ -170,18 +152,14 @@ class Valve(Machine):
     def healthy(self, run: Run, rng: np.random.Generator) -> Array:
         """A click at either end of the opening, and flow noise in between."""
         cycles = np.concatenate([run.passages(0.0), run.passages(self.open_share)])
-        clicks = self._clicks(
-            run,
-            cycles + rng.normal(scale=0.004, size=len(cycles)),
-            rng.uniform(0.8, 1.2, len(cycles)),
-        )
-        flow = noise(len(run.cycles), run.sample_rate, hump(self.flow_peak, 0.8), rng)
+        cycles += rng.normal(scale=0.004, size=len(cycles))
+        clicks = self._clicks(run, cycles, rng.uniform(0.8, 1.2, len(cycles)))
+        flow = run.noise(self.flow_peak, 0.8, rng)
         return clicks / rms(clicks) + run.load * (0.1 + self._opening(run)) * flow
 
     def leak(self, run: Run, healthy: Array, rng: np.random.Generator) -> Array:
         """Gas hisses through the seat while the valve is closed."""
-        hiss = noise(len(run.cycles), run.sample_rate, hump(self.leak_peak, 0.3), rng)
-        return (1 - self._opening(run)) * hiss
+        return (1 - self._opening(run)) * run.noise(self.leak_peak, 0.3, rng)
 
     def chatter(self, run: Run, healthy: Array, rng: np.random.Generator) -> Array:
         """The disc bounces off its seat: after it closes, more clicks at irregular times."""
@@ -209,13 +187,13 @@ class Slider(Machine):
     def healthy(self, run: Run, rng: np.random.Generator) -> Array:
         """Friction noise and the pitch of the balls follow the speed; each end gives a thump."""
         speed = np.abs(np.sin(2 * np.pi * run.cycles))
-        friction = noise(len(run.cycles), run.sample_rate, hump(self.friction_peak, 1.0), rng)
+        friction = run.noise(self.friction_peak, 1.0, rng)
         half, rest = np.divmod(run.cycles, 0.5)
         strokes = half + (1 - np.cos(2 * np.pi * rest)) / 2  # the way done: the integral of speed
         balls = speed * np.cos(2 * np.pi * self.balls_per_stroke * strokes)
         reversals = np.concatenate([run.passages(0.0), run.passages(0.5)])
-        thumps = impacts(run, reversals, rng.uniform(0.8, 1.2, len(reversals)))
-        thumps = ring(thumps, self.thump_resonance, 0.015, run.sample_rate)
+        thumps = run.impacts(reversals, rng.uniform(0.8, 1.2, len(reversals)))
+        thumps = run.ring(thumps, self.thump_resonance, 0.015)
         return 0.7 * balls + (0.3 + run.load) * speed * friction + thumps / rms(thumps)
 
     def stick_slip(self, run: Run, healthy: Array, rng: np.random.Generator) -> Array:
@@ -230,11 +208,10 @@ class Slider(Machine):
 
     def rail_defect(self, run: Run, healthy: Array, rng: np.random.Generator) -> Array:
         """A pit in the rail knocks at one place, on the way forth and on the way back."""
-        cycles = np.concatenate(
-            [run.passages(self.defect_phase), run.passages(1 - self.defect_phase)]
-        )
-        knocks = impacts(run, cycles, rng.uniform(0.6, 1.4, len(cycles)))
-        return ring(knocks, self.rail_resonance, 0.003, run.sample_rate)
+        there, back = run.passages(self.defect_phase), run.passages(1 - self.defect_phase)
+        cycles = np.concatenate([there, back])
+        knocks = run.impacts(cycles, rng.uniform(0.6, 1.4, len(cycles)))
+        return run.ring(knocks, self.rail_resonance, 0.003)
 
 
 class Bearing(Machine):
@@ -242,9 +219,8 @@ class Bearing(Machine):
 
     With n balls of diameter d on a pitch diameter D at a contact angle phi, the rates are
     ``BPFO = n / 2 * (1 - d / D * cos(phi))`` and ``BPFI = n / 2 * (1 + d / D * cos(phi))`` times
-    that of the shaft. The balls slip, so it is the intervals that vary: the error of the times adds
-    up, and the impulses are not quite periodic (Randall & Antoni, "Rolling element bearing
-    diagnostics - A tutorial", Mechanical Systems and Signal Processing 25, 2011).
+    that of the shaft. The balls slip: intervals vary, and the errors of the times add up (Randall
+    & Antoni, see `make_machine_sounds`).
     """
 
     cpm_range = (1400.0, 2400.0)
@@ -257,10 +233,7 @@ class Bearing(Machine):
         self.diameter_ratio = rng.uniform(0.17, 0.27)
         self.contact_angle = math.radians(rng.uniform(0.0, 15.0))
         self.resonance = rng.uniform(1800.0, 3400.0)
-        orders = np.arange(1.0, 7.0)
-        self.shaft_waveform = harmonics(
-            orders, rng.uniform(0.3, 1.0, 6) / orders, rng.uniform(0, 2 * np.pi, 6)
-        )
+        self.shaft_waveform = random_harmonics(6, 0.3, rng)
 
     @property
     def bpfo(self) -> float:
@@ -274,30 +247,28 @@ class Bearing(Machine):
 
     def healthy(self, run: Run, rng: np.random.Generator) -> Array:
         """Harmonics of the shaft, and rolling noise that grows with the load."""
-        shaft = repeat(self.shaft_waveform, run)
-        rolling = noise(len(run.cycles), run.sample_rate, hump(self.resonance, 1.2), rng)
-        return shaft + (0.4 + 0.6 * run.load) * rolling
+        rolling = run.noise(self.resonance, 1.2, rng)
+        return run.repeat(self.shaft_waveform) + (0.4 + 0.6 * run.load) * rolling
 
-    def _ball_passes(self, run: Run, order: float, rng: np.random.Generator) -> Array:
-        """Cycle counts of the impulses of a race, their intervals jittered by slip."""
+    def _impulses(self, run: Run, order: float, rng: np.random.Generator, *, turns: bool) -> Array:
+        """Impulses of a pit in a race, at intervals that slip."""
         n_passes = math.ceil((run.cycles[-1] - run.cycles[0]) * order * 1.1) + 2
         intervals = rng.normal(1.0, self.slip, n_passes) / order
-        return run.cycles[0] - rng.uniform() / order + np.cumsum(intervals)
+        passes = run.cycles[0] - rng.uniform() / order + np.cumsum(intervals)
+        forces = rng.uniform(0.8, 1.2, n_passes)
+        if turns:
+            # Stribeck's load distribution over the angle from the load's direction, with a load
+            # factor of 1/2 (zero clearance) and the exponent 3/2 of point contact.
+            forces *= np.clip(np.cos(2 * np.pi * passes), 0.0, None) ** 1.5
+        return run.ring(run.impacts(passes, forces), self.resonance, 0.0015)
 
     def outer_race(self, run: Run, healthy: Array, rng: np.random.Generator) -> Array:
         """The outer race stands still, its pit in the load zone: impulses alike."""
-        passes = self._ball_passes(run, self.bpfo, rng)
-        train = impacts(run, passes, rng.uniform(0.8, 1.2, len(passes)))
-        return ring(train, self.resonance, 0.0015, run.sample_rate)
+        return self._impulses(run, self.bpfo, rng, turns=False)
 
     def inner_race(self, run: Run, healthy: Array, rng: np.random.Generator) -> Array:
         """The pit turns with the shaft, in and out of the load zone: modulated once a turn."""
-        passes = self._ball_passes(run, self.bpfi, rng)
-        # Stribeck's load distribution over the angle from the load's direction, with a load
-        # factor of 1/2 (zero clearance) and the exponent 3/2 of point contact.
-        load_zone = np.clip(np.cos(2 * np.pi * passes), 0.0, None) ** 1.5
-        train = impacts(run, passes, load_zone * rng.uniform(0.8, 1.2, len(passes)))
-        return ring(train, self.resonance, 0.0015, run.sample_rate)
+        return self._impulses(run, self.bpfi, rng, turns=True)
 
 
 MACHINES: dict[str, type[Machine]] = {

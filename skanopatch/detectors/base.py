@@ -1,7 +1,8 @@
-"""What the detectors of embeddings share: validation, domains, and the outlier contract."""
+"""What the detectors of embeddings share: validation, domains, and scores of left-out clips."""
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import compress
@@ -16,14 +17,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skanopatch.audio.labels import label_list
-from skanopatch.detectors.thresholds import (
-    MAX_FOLDS,
-    ThresholdMixin,
-    cross_fit,
-    session_weights,
-    split_folds,
-    warn_of_near_sessions,
-)
+from skanopatch.detectors.folds import MAX_FOLDS, cross_fit, plan_folds
+from skanopatch.detectors.thresholds import ThresholdMixin
 
 FLOATS = [np.float64, np.float32]
 
@@ -32,30 +27,33 @@ THRESHOLD_CONSTRAINTS: dict[str, list[Any]] = {
     "threshold": [StrOptions({"lognormal", "quantile", "gamma"})],
 }
 
-_ROUNDING = 1e-13  # of the mean of many equal numbers, over the number
+_ROUNDING = 1e-13  # relative error of the mean of many equal numbers
+_UNITS = 32  # in the last place, by which equal clips differ if they were computed in two batches
+
+# Embeddings of the bands of a large ViT have up to 12,288. A second at 16 kHz has 16,000 samples.
+_MOST_FEATURES = 15_000
+
+PUT_PATCHER_FIRST = (
+    "A detector takes embeddings, not recordings: put MelPatcher() first, as in "
+    "make_pipeline(MelPatcher(), BandStatistics(), MahalanobisDetector())."
+)
 
 Members = dict[Hashable, NDArray[np.intp]]
 """The rows of each domain or group."""
 
+Scores = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""The score of each clip by the nearest domain, and by its own."""
+
 
 class BaseDetector(ThresholdMixin, BaseEstimator, ABC):
-    """Base class of the detectors: a subclass writes `_fit` and `_distances`, and no more.
+    """Base class of the detectors: a subclass writes `_fit` and `_terms`.
 
     Scores are minus a distance, which is at least 0. The threshold comes from clips that were left
     out of a fit, see `skanopatch.detectors.thresholds`.
-
-    Parameters
-    ----------
-    false_alarm_rate : float, default=0.1
-        The share of new normal clips that may be called anomalies, in (0, 0.5].
-
-    threshold : {"lognormal", "quantile", "gamma"}, default="lognormal"
-        How `offset_` is placed among the training scores.
     """
 
     _parameter_constraints: dict[str, list[Any]] = THRESHOLD_CONSTRAINTS
     _least_clips = 2  # of a domain
-    _compares_domains = True  # whether `score_samples` takes the domain of a clip
 
     n_features_in_: int
     domains_: list[Hashable]
@@ -69,8 +67,18 @@ class BaseDetector(ThresholdMixin, BaseEstimator, ABC):
         """Learn from `X`, whose rows of each domain are `members`, in order of appearance."""
 
     @abstractmethod
+    def _terms(self, X: NDArray) -> Any:
+        """Return what `_join` makes distances of; here arrays (n_clips, n_domains, ...)."""
+
+    def _learn_to_join(self, own_terms: NDArray, weights: NDArray) -> None:
+        """Learn how to join terms, by those of left-out clips and their own domains."""
+
+    def _join(self, terms: Any) -> NDArray[np.float64]:
+        """Return the distance of each clip to each domain, of shape (n_clips, n_domains)."""
+        return terms
+
     def _distances(self, X: NDArray) -> NDArray[np.float64]:
-        """Return the distance of each row to each domain, of shape (n_clips, n_domains)."""
+        return self._join(self._terms(X))
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(
@@ -81,106 +89,76 @@ class BaseDetector(ThresholdMixin, BaseEstimator, ABC):
         domains: Iterable | None = None,
         sessions: Iterable | None = None,
     ) -> Self:
-        """Learn what normal clips are like, and where to put the threshold.
+        """Learn what normal clips are like, and place the threshold.
 
         Parameters
         ----------
         X : array-like of shape (n_clips, n_features)
             One embedding per normal clip. Float32 and float64 are kept as they are. A row of
             nothing but NaN stands for a clip that could not be read and is left out.
-
         y : Ignored
-            Not used, present for API consistency. Every row of `X` is taken to be normal; wrap
-            the pipeline in `FitOnNormal` to leave out the rows that `y` calls anomalous.
-
+            Not used, present for API consistency. All clips are taken to be normal; `FitOnNormal`
+            leaves out those that `y` calls anomalous.
         domains : iterable of hashables of length n_clips, default=None
             The acoustic domain of each clip, such as "source" and "target", its unit or its
-            operating state. A clip is as normal as its best domain finds it, since the domain of a
-            new clip is most often unknown. None puts all clips in one domain.
-
+            operating state. A new clip of unknown domain is compared with the nearest one. None
+            puts all clips in one domain.
         sessions : iterable of hashables of length n_clips, default=None
-            Which recording, shift or day each clip is from. Clips of one session are alike: to
-            place the threshold, whole sessions are left out. None leaves out single clips.
+            The recording, shift or day of each clip. Clips of one session are alike, so whole
+            sessions are left out to place the threshold. None leaves out single clips.
 
         Returns
         -------
         self : object
-            The fitted detector.
 
         Raises
         ------
         ValueError
-            If `X` holds infinities, or NaN beside numbers, if `domains` or `sessions` have another
-            length than `X`, or if a domain has too few clips for the detector.
+            If `X` holds infinities, NaN beside numbers, or recordings; if all clips are equal; if
+            metadata has another length than `X`, or a domain has too few clips.
 
         Warns
         -----
         UserWarning
-            If clips of one session are much nearer to each other than to those of others.
+            If there are fewer than 5 sessions, or clips are much nearer to those of their session.
         """
         rows, readable = self._validate(X, reset=True)
-        n_clips = len(rows)
-        domains = _of_readable(domains, readable, "domains")
-        sessions = _of_readable(sessions, readable, "sessions")
-        members = rows_by_label(domains, n_clips)
+        refuse_equal_clips(rows)
+        listed = _of_readable(domains, readable, "domains") or [None] * len(rows)
+        members = rows_by_label(listed, len(rows))
         self._check_domain_sizes(members)
         self.domains_ = list(members)
-        if sessions is not None:
-            warn_of_near_sessions(rows, sessions)
-            if len(set(sessions)) < 2:
-                sessions = None
-        weights = session_weights(sessions, n_clips)
-        folds = list(
-            split_folds(n_clips, domains=domains, sessions=sessions, n_folds=self._n_folds(rows))
-        )
-        scores, own_scores = self._fit_scores(rows, members, folds, weights)
-        self.training_scores_ = np.full(len(readable), np.nan)
-        self.training_scores_[readable] = scores
-        self.own_domain_scores_ = np.full(len(readable), np.nan)
-        self.own_domain_scores_[readable] = own_scores
-        self.session_weights_ = np.zeros(len(readable))
-        self.session_weights_[readable] = weights
+        used_sessions = _of_readable(sessions, readable, "sessions")
+        folds, weights = plan_folds(rows, listed, used_sessions, self._n_folds(rows))
+        scores, own_scores = self._fit_scores(rows, listed, folds, weights)
+        self.training_scores_ = expand(scores, readable)
+        self.own_domain_scores_ = expand(own_scores, readable)
+        self.session_weights_ = expand(weights, readable, fill=0)
         self._place_offset()
         return self
 
     def _n_folds(self, X: NDArray) -> int:
         return MAX_FOLDS
 
-    def _fit_scores(
-        self, X: NDArray, members: Members, folds: list, weights: NDArray
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Fit; return the score of each clip when it is left out, by all domains and its own."""
+    def _fit_scores(self, X: NDArray, domains: list, folds: list, weights: NDArray) -> Scores:
+        """Fit, and return the scores of clips while they are left out."""
+        members = rows_by_label(domains, len(X))
         self._fit(X, members)
-        n_domains = len(members)
-        home = np.empty(len(X), dtype=np.intp)
-        for domain, rows in enumerate(members.values()):
-            home[rows] = domain
+        column_of = {domain: i for i, domain in enumerate(members)}
 
-        def evaluate(kept: NDArray[np.intp], left_out: NDArray[np.intp]) -> tuple[NDArray]:
-            present = np.unique(home[kept])
-            part = clone(self)
-            part._fit(X[kept], {d: np.flatnonzero(home[kept] == d) for d in present})
-            found = part._distances(X[left_out])
-            distances = np.full((len(left_out), n_domains, *found.shape[2:]), np.inf)
-            distances[:, present] = found
-            # How far a new clip of a domain is cannot be learnt where all its clips are left out.
-            distances[~np.isin(home[left_out], present)] = np.nan
-            return (distances,)
+        def evaluate(kept: NDArray, left_out: NDArray) -> tuple[NDArray]:
+            part, own_members = clone(self), members_among(members, kept)
+            part._fit(X[kept], own_members)
+            own_terms = part._terms(X[left_out])
+            terms = np.full((len(left_out), len(members), *own_terms.shape[2:]), np.inf)
+            terms[:, [column_of[domain] for domain in own_members]] = own_terms
+            return (terms,)
 
-        (distances,) = cross_fit(folds, len(X), evaluate)
-        if np.isnan(distances).all():
-            raise ValueError(
-                "sessions must leave clips of each domain to learn from. Each domain of "
-                f"{self.domains_!r} has one session only."
-            )
-        distances = self._join_left_out(distances, home, weights)
-        return -distances.min(axis=1), -distances[np.arange(len(X)), home]
-
-    def _join_left_out(
-        self, distances: NDArray, home: NDArray[np.intp], weights: NDArray
-    ) -> NDArray[np.float64]:
-        """Return the distances (n_clips, n_domains) of clips that are left out."""
-        return distances
+        (terms,) = cross_fit(folds, domains, evaluate)
+        own = np.arange(len(X)), [column_of[domain] for domain in domains]
+        self._learn_to_join(terms[own], weights)
+        distances = self._join(terms)
+        return -distances.min(axis=1), -distances[own]
 
     def _validate(self, X: ArrayLike, *, reset: bool) -> tuple[NDArray, NDArray[np.bool_]]:
         """Return the rows that are not NaN throughout, and which these are."""
@@ -199,15 +177,14 @@ class BaseDetector(ThresholdMixin, BaseEstimator, ABC):
         return embeddings, readable
 
     def _validate_rows(self, X: ArrayLike, *, reset: bool) -> NDArray:
-        """Return `X` as an array with a clip a row, whatever its values."""
-        return validate_data(
-            self,
-            X,
-            dtype=FLOATS,
-            ensure_all_finite="allow-nan",
-            ensure_min_samples=2 if reset else 1,
-            reset=reset,
-        )
+        rows = validate_rows(self, X, reset=reset)
+        n_features = rows[0].size
+        if rows.ndim == 2 and n_features > _MOST_FEATURES:
+            raise ValueError(
+                f"X has {n_features} features a clip. More than {_MOST_FEATURES} are taken for the "
+                f"samples of a recording. {PUT_PATCHER_FIRST} Reduce larger embeddings by PCA()."
+            )
+        return rows
 
     def _check_domain_sizes(self, members: Members) -> None:
         """Raise if a domain has too few clips, naming it and the settings."""
@@ -223,17 +200,14 @@ class BaseDetector(ThresholdMixin, BaseEstimator, ABC):
     def score_samples(
         self, X: ArrayLike, *, domains: Iterable | None = None
     ) -> NDArray[np.float64]:
-        """Return how normal each clip is: minus its distance.
+        """Return minus the distance of each clip.
 
-        All clips are taken for new ones, also those of `fit`; what these score when they are left
-        out is in `training_scores_`.
+        All clips are taken for new ones, also those of `fit`: see `training_scores_` for these.
 
         Parameters
         ----------
         X : array-like of shape (n_clips, n_features)
-            One embedding per clip. A row of nothing but NaN stands for a clip that could not be
-            read and scores NaN.
-
+            One embedding per clip. A row of nothing but NaN scores NaN.
         domains : iterable of hashables of length n_clips, default=None
             The domain of each clip, where it is known. None takes the nearest of all.
 
@@ -245,30 +219,32 @@ class BaseDetector(ThresholdMixin, BaseEstimator, ABC):
         Raises
         ------
         ValueError
-            If a row holds an infinity, or NaN beside numbers, or `fit` did not see a domain.
+            If `X` holds infinities or NaN beside numbers, or `fit` did not see a domain.
         """
+        scores, readable = self._domain_scores(X)
+        if domains is None:
+            return scores.max(axis=1)
+        columns = self._columns(_of_readable(domains, readable, "domains"))
+        return expand(scores[readable][np.arange(len(columns)), columns], readable)
+
+    def _domain_scores(self, X: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Return the score of each clip by each domain, and which clips are readable."""
         check_is_fitted(self)
         rows, readable = self._validate(X, reset=False)
-        domains = _of_readable(domains, readable, "domains")
-        scores = np.full(len(readable), np.nan)
-        if readable.any():
-            scores[readable] = -self._nearest_domain(self._distances(rows), domains)
-        return scores
+        if not readable.any():
+            return np.full((len(readable), len(self.domains_)), np.nan), readable
+        return expand(-self._distances(rows), readable), readable
 
-    def _nearest_domain(
-        self, distances: NDArray, domains: Sequence[Hashable] | None
-    ) -> NDArray[np.float64]:
-        """Return the distance of each clip to its own domain, or to the nearest one."""
-        if domains is None:
-            return distances.min(axis=1)
-        places = {domain: place for place, domain in enumerate(self.domains_)}
-        unknown = next((domain for domain in domains if domain not in places), None)
+    def _columns(self, domains: Sequence[Hashable]) -> list[int]:
+        """Return the index of each of the domains among those of `fit`."""
+        column_of = {domain: i for i, domain in enumerate(self.domains_)}
+        unknown = next((domain for domain in domains if domain not in column_of), None)
         if unknown is not None:
             raise ValueError(
                 f"Domain {unknown!r} was not seen in fit. The domains are: "
-                f"{', '.join(map(repr, places))}."
+                f"{', '.join(map(repr, column_of))}."
             )
-        return distances[np.arange(len(distances)), [places[domain] for domain in domains]]
+        return [column_of[domain] for domain in domains]
 
 
 def spreads_of(residuals: NDArray, X: NDArray) -> NDArray[np.float64]:
@@ -277,12 +253,11 @@ def spreads_of(residuals: NDArray, X: NDArray) -> NDArray[np.float64]:
     return np.where(spread > _ROUNDING * np.abs(X).max(axis=0), spread, 0)
 
 
-def _of_readable(
-    labels: Iterable | None, readable: NDArray[np.bool_], name: str
-) -> list[Hashable] | None:
-    if labels is None:
-        return None
-    return list(compress(label_list(labels, len(readable), name), readable))
+def expand(values: NDArray, readable: NDArray[np.bool_], fill: float = np.nan) -> NDArray:
+    """Return the values of readable clips as those of all clips, with `fill` for the others."""
+    of_all = np.full((len(readable), *values.shape[1:]), fill, dtype=np.float64)
+    of_all[readable] = values
+    return of_all
 
 
 def rows_by_label(labels: Iterable | None, n_clips: int, name: str = "labels") -> Members:
@@ -293,3 +268,50 @@ def rows_by_label(labels: Iterable | None, n_clips: int, name: str = "labels") -
     for row, label in enumerate(label_list(labels, n_clips, name)):
         rows.setdefault(label, []).append(row)
     return {label: np.array(members) for label, members in rows.items()}
+
+
+def members_among(members: Members, kept: NDArray[np.intp]) -> Members:
+    """Return the rows of each domain within `X[kept]`, without the domains that have none."""
+    new_row = np.full(sum(map(len, members.values())), -1)
+    new_row[kept] = np.arange(len(kept))
+    among = {domain: new_row[rows] for domain, rows in members.items()}
+    return {domain: rows[rows >= 0] for domain, rows in among.items() if rows.max() >= 0}
+
+
+def validate_rows(estimator: BaseEstimator, X: Any, *, reset: bool) -> NDArray:
+    """Return `X` as an array of floats with a clip a row, which may have more axes and NaN."""
+    checks: dict[str, Any] = {"dtype": FLOATS, "ensure_all_finite": "allow-nan"}
+    checks["ensure_min_samples"] = 2 if reset else 1
+    try:
+        rows = np.asarray(X) if isinstance(X, (list, tuple)) else X
+        if getattr(rows, "ndim", 2) <= 2:
+            return validate_data(estimator, rows, reset=reset, **checks)
+        tokens = check_array(rows, allow_nd=True, estimator=estimator, input_name="X", **checks)
+    except (TypeError, ValueError) as error:
+        first = X.to_numpy() if hasattr(X, "iloc") else X
+        while isinstance(first, (list, tuple, np.ndarray)) and np.iterable(first) and len(first):
+            first = first[0]
+        if isinstance(first, (str, os.PathLike)):
+            raise ValueError(f"X must be numbers. Got {first!r}. {PUT_PATCHER_FIRST}") from error
+        if "array element with a sequence" in str(error):
+            raise ValueError(f"X must be a table of numbers. {PUT_PATCHER_FIRST}") from error
+        raise
+    if reset:
+        estimator.n_features_in_ = tokens.shape[-1]
+    return tokens
+
+
+def refuse_equal_clips(X: NDArray) -> None:
+    """Raise if no feature of the rows of `X` varies by more than rounding."""
+    largest = np.abs(X).max(axis=0)
+    if (np.ptp(X, axis=0) <= _UNITS * np.finfo(X.dtype).eps * largest).all():
+        raise ValueError(
+            f"All {len(X)} clips are equal: none of the {X[0].size} features varies, so that any "
+            "other clip would be an anomaly. Were they silent, or one recording many times?"
+        )
+
+
+def _of_readable(labels: Iterable | None, readable: NDArray[np.bool_], name: str) -> Any:
+    if labels is None:
+        return None
+    return list(compress(label_list(labels, len(readable), name), readable))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from typing import Any, Self
 
 import numpy as np
@@ -12,61 +12,34 @@ from sklearn.utils import _safe_indexing, get_tags, indexable
 from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
-from skanopatch.detectors.base import THRESHOLD_CONSTRAINTS
-from skanopatch.detectors.metadata import (
-    accepted,
-    fit_with,
-    last_step,
-    list_metadata,
-    rows_of,
-)
-from skanopatch.detectors.thresholds import (
-    MAX_FOLDS,
-    ThresholdMixin,
-    cross_fit,
-    session_weights,
-    split_folds,
-    warn_of_near_sessions,
-)
+from skanopatch.detectors.base import THRESHOLD_CONSTRAINTS, expand, refuse_equal_clips
+from skanopatch.detectors.folds import MAX_FOLDS, cross_fit, plan_folds
+from skanopatch.detectors.metadata import accepted, fit_with, last_step, list_metadata, rows_of
+from skanopatch.detectors.thresholds import ThresholdMixin
 
 
 class CalibratedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
     """Place the threshold of a detector by scores of clips that were left out of its fit.
 
-    The detectors of this package do so by themselves. This does it for others, such as
-    scikit-learn's, and for a pipeline whose steps before the detector learn from the clips: a
-    scaler, a PCA. All its steps are fitted again without the clips that are left out, as
-    `CalibratedClassifierCV` does it.
+    The detectors of this package do this by themselves. `CalibratedDetector` does it for others,
+    such as those of scikit-learn, and for a pipeline in which steps before the detector learn from
+    the clips, such as a scaler or a PCA. All steps are fitted again without the left-out clips.
 
     Parameters
     ----------
     detector : outlier detector
         With `score_samples` (higher = more normal), or a pipeline that ends in one.
-
     false_alarm_rate : float, default=0.1
         The share of new normal clips that may be called anomalies, in (0, 0.5].
-
     threshold : {"lognormal", "quantile", "gamma"}, default="lognormal"
-        How `offset_` is placed among the training scores, see
-        `skanopatch.detectors.thresholds.place_threshold`. Scores above 0 are no distances: their
-        logarithms are not taken.
+        How `offset_` follows from the training scores, see :ref:`threshold-rules`.
 
     Attributes
     ----------
     detector_ : outlier detector
         Fitted on all clips.
-
-    offset_ : float
-        The score below which a clip is an anomaly.
-
-    training_scores_ : ndarray of shape (n_clips,)
-        The score of each training clip when it is left out of the fit.
-
-    session_weights_ : ndarray of shape (n_clips,)
-        What each training clip counts: 1, or 1 over the clips of its session.
-
-    n_features_in_ : int
-        Number of features seen during `fit`, where the detector counts them.
+    offset_, training_scores_, session_weights_
+        What every detector has, see :ref:`detector-attributes`.
 
     See Also
     --------
@@ -115,17 +88,13 @@ class CalibratedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_clips, n_features)
-            Whatever the detector takes. A row of nothing but NaN stands for a clip that could not
-            be read and is left out.
-
+            Anything that the detector takes. A row of nothing but NaN is left out.
         y : Ignored
             Not used, present for API consistency.
-
         domains : iterable of hashables of length n_clips, default=None
-            Handed to the steps whose `fit` takes them.
-
+            Passed to the steps whose `fit` takes them.
         sessions : iterable of hashables of length n_clips, default=None
-            Which recording, shift or day each clip is from: whole sessions are left out.
+            The recording, shift or day of each clip; whole sessions are left out.
 
         Returns
         -------
@@ -134,8 +103,7 @@ class CalibratedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If there are fewer than 2 clips that can be read, or metadata of another length than
-            `X`.
+            If there are fewer than 2 clips, all are equal, or metadata has another length than `X`.
         """
         X = indexable(X)[0]
         metadata = list_metadata(_num_samples(X), domains=domains, sessions=sessions)
@@ -149,39 +117,24 @@ class CalibratedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         if n_clips < len(readable):
             rows = np.flatnonzero(readable)
             X, metadata = _safe_indexing(X, rows), rows_of(metadata, rows)
-        listed: list[Hashable] | None = metadata.pop("sessions", None)
+        numbers = _numbers(X)
+        if numbers is not None:
+            refuse_equal_clips(numbers)
+        listed = metadata.pop("sessions", None)
         self.detector_ = fit_with(clone(self.detector), X, metadata)
-        if listed is not None:
-            if (numbers := _numbers(X)) is not None:
-                whole = np.flatnonzero(~np.isnan(numbers).any(axis=1))
-                warn_of_near_sessions(numbers[whole], [listed[i] for i in whole])
-            if len(set(listed)) < 2:
-                listed = None
-        self.session_weights_ = np.zeros(len(readable))
-        self.session_weights_[readable] = session_weights(listed, n_clips)
-        takes_domains = accepted(self.detector, metadata)
-        domains = metadata["domains"] if takes_domains else [None] * n_clips
-        folds = split_folds(
-            n_clips, domains=metadata.get("domains"), sessions=listed, n_folds=MAX_FOLDS
-        )
+        unknown = [None] * n_clips
+        folds, weights = plan_folds(numbers, metadata.get("domains", unknown), listed, MAX_FOLDS)
 
-        def evaluate(kept: NDArray[np.intp], left_out: NDArray[np.intp]) -> tuple[NDArray]:
+        def evaluate(kept: NDArray, left_out: NDArray) -> tuple[NDArray]:
             part = clone(self.detector)
             fit_with(part, _safe_indexing(X, kept), rows_of(metadata, kept))
-            scores = np.array(part.score_samples(_safe_indexing(X, left_out)), dtype=np.float64)
-            # How far a new clip of a domain is cannot be learnt where all its clips are left out.
-            seen = {domains[row] for row in kept}
-            scores[[domains[row] not in seen for row in left_out]] = np.nan
-            return (scores,)
+            scores = part.score_samples(_safe_indexing(X, left_out))
+            return (np.array(scores, dtype=np.float64),)
 
-        (scores,) = cross_fit(folds, n_clips, evaluate)
-        if np.isnan(scores).all():
-            raise ValueError(
-                "sessions must leave clips of each domain to learn from. Each domain of "
-                f"{list(dict.fromkeys(domains))!r} has one session only."
-            )
-        self.training_scores_ = np.full(len(readable), np.nan)
-        self.training_scores_[readable] = scores
+        used = metadata["domains"] if accepted(self.detector, metadata) else unknown
+        (scores,) = cross_fit(folds, used, evaluate)
+        self.training_scores_ = expand(scores, readable)
+        self.session_weights_ = expand(weights, readable, fill=0)
         self._place_offset()
         return self
 
@@ -191,7 +144,7 @@ class CalibratedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_clips, n_features)
-            Whatever the detector takes.
+            Anything that the detector takes.
 
         Returns
         -------
@@ -200,13 +153,10 @@ class CalibratedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         """
         check_is_fitted(self)
         readable = _are_readable(X)
-        if readable.all():
-            return np.asarray(self.detector_.score_samples(X), dtype=np.float64)
-        scores = np.full(len(readable), np.nan)
-        if readable.any():
-            read = _safe_indexing(X, np.flatnonzero(readable))
-            scores[readable] = self.detector_.score_samples(read)
-        return scores
+        if not readable.any():
+            return np.full(len(readable), np.nan)
+        rows = X if readable.all() else _safe_indexing(X, np.flatnonzero(readable))
+        return expand(self.detector_.score_samples(rows), readable)
 
     @property
     def n_features_in_(self) -> int:
@@ -229,7 +179,7 @@ def _numbers(X: Any) -> NDArray[np.floating] | None:
     values = X.to_numpy() if hasattr(X, "to_numpy") else X
     if not isinstance(values, np.ndarray) or values.dtype.kind != "f" or values.ndim < 2:
         return None
-    return values.reshape(len(values), -1) if values.size else None  # the detector refuses it
+    return values.reshape(len(values), -1) if values.size else None
 
 
 def _are_readable(X: Any) -> NDArray[np.bool_]:
@@ -241,6 +191,6 @@ def _are_readable(X: Any) -> NDArray[np.bool_]:
 
 
 def calibrated(detector: BaseEstimator) -> BaseEstimator:
-    """Return a clone of a detector that places its threshold by itself, or that is made to."""
+    """Return a clone of a detector, in a `CalibratedDetector` if it has no threshold by itself."""
     has_threshold = isinstance(last_step(detector), ThresholdMixin)
     return clone(detector) if has_threshold else CalibratedDetector(clone(detector))

@@ -18,72 +18,40 @@ from skanopatch.detectors.base import BaseDetector, Members, spreads_of
 class GMMDetector(BaseDetector):
     """Score a clip by its likelihood under a Gaussian mixture of the normal clips.
 
-    Features are first divided by their spread, and each domain has a mixture of its own. The
-    distance of a clip is ``sqrt(2 (peak - log-likelihood))``, under the mixture that finds the
-    clip most normal. For one Gaussian it is the Mahalanobis distance.
+    Features are divided by their spread, and each domain has a mixture of its own. The distance of
+    a clip is ``sqrt(2 (peak - log-likelihood))`` under the mixture for which it is least. The peak
+    is the sum of the Gaussians' peaks, of the domain with the highest one: no likelihood is above
+    it. For one Gaussian this is the Mahalanobis distance.
 
     Parameters
     ----------
     n_components : int, default=4
         Gaussians per mixture, at most half as many as a domain has clips.
-
     covariance_type : {"diag", "full"}, default="diag"
-        Whether features are taken as independent within a Gaussian. "full" pays once there are
-        many more clips than features; with fewer, `MahalanobisDetector` is the better choice.
-
+        "diag" takes features as independent within a Gaussian. "full" needs many more clips than
+        features; with fewer, `MahalanobisDetector` is the better choice.
     reg_covar : "scott" or float, default="scott"
-        Added to each variance, as a fraction of the feature's variance over all clips. It bounds
-        the likelihood where a Gaussian holds fewer clips than there are features. "scott" is the
-        squared bandwidth of Scott's rule [1]_ for n clips of p features, ``n ** (-2 / (p + 4))``:
-        near 1 where features are many.
-
+        Fraction of a feature's variance over all clips that is added to each variance of a
+        Gaussian. It bounds the likelihood where a Gaussian has fewer clips than features. "scott"
+        is the squared bandwidth of Scott's rule [1]_ for n clips of p features,
+        ``n ** (-2 / (p + 4))``: near 1 where features are many.
     false_alarm_rate : float, default=0.1
         The share of new normal clips that may be called anomalies, in (0, 0.5].
-
     threshold : {"lognormal", "quantile", "gamma"}, default="lognormal"
-        How `offset_` is placed among the training scores, see
-        `skanopatch.detectors.thresholds.place_threshold`.
-
+        How `offset_` follows from the training scores, see :ref:`threshold-rules`.
     random_state : int, RandomState instance or None, default=None
-        Where the mixtures start from. Pass an int for the same fit each time.
+        Initial values of the mixtures.
 
     Attributes
     ----------
-    offset_ : float
-        The score below which a clip is an anomaly.
-
-    training_scores_ : ndarray of shape (n_clips,)
-        The score of each training clip when it is left out of the fit; NaN for one that could not
-        be read.
-
-    own_domain_scores_ : ndarray of shape (n_clips,)
-        The same, compared with the clip's own domain.
-
-    session_weights_ : ndarray of shape (n_clips,)
-        What each training clip counts: 1, or 1 over the clips of its session.
-
-    domains_ : list
-        The domains in the order of first appearance.
-
+    offset_, training_scores_, own_domain_scores_, session_weights_, domains_
+        What every detector has, see :ref:`detector-attributes`.
     reg_covar_ : float
         The fraction in use.
-
     location_, scale_ : ndarray of shape (n_features,)
         Mean and standard deviation of the features; the deviation of a constant feature is 1.
-
     mixtures_ : list of GaussianMixture
         The mixture of each domain, over standardized features.
-
-    n_features_in_ : int
-        Number of features seen during `fit`.
-
-    feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the features seen during `fit`, where all are strings.
-
-    Notes
-    -----
-    The peak is the sum of the Gaussians' peaks, of the domain with the highest one: no likelihood
-    is above it.
 
     References
     ----------
@@ -146,14 +114,14 @@ class GMMDetector(BaseDetector):
                 self.mixtures_.append(mixture.fit(own))
         self._peak = max(map(_peak, self.mixtures_))
 
-    def _distances(self, X: NDArray) -> NDArray[np.float64]:
+    def _terms(self, X: NDArray) -> NDArray[np.float64]:
         X = (X - self.location_) / self.scale_
         log_likelihoods = np.stack([m.score_samples(X) for m in self.mixtures_], axis=1)
         return np.sqrt(2 * np.maximum(self._peak - log_likelihoods, 0))
 
 
 def _peak(mixture: GaussianMixture) -> float:
-    """Return the logarithm of the sum of what each Gaussian is at its own mean."""
+    """Return the logarithm of the sum of the Gaussians' densities, each at its own mean."""
     n_features = mixture.means_.shape[1]
     cholesky = mixture.precisions_cholesky_
     if mixture.covariance_type == "full":

@@ -8,75 +8,53 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, _fit_context, clone
-from sklearn.utils import check_array
-from sklearn.utils._param_validation import HasMethods
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils._param_validation import HasMethods, StrOptions
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
 
-from skanopatch.detectors.base import FLOATS, rows_by_label
+from skanopatch.detectors.base import BaseDetector, rows_by_label, validate_rows
 from skanopatch.detectors.calibrated import calibrated
 from skanopatch.detectors.mahalanobis import MahalanobisDetector
-from skanopatch.detectors.metadata import (
-    at_the_end,
-    fit_with,
-    last_step,
-    list_metadata,
-    rows_of,
-)
-from skanopatch.detectors.thresholds import (
-    DistanceScale,
-    ThresholdMixin,
-    conformal_p_values,
-    exp,
-)
+from skanopatch.detectors.maps import MapDetector
+from skanopatch.detectors.metadata import at_the_end, fit_with, last_step, list_metadata, rows_of
+from skanopatch.detectors.thresholds import DistanceScale, ThresholdMixin, conformal_p_values, exp
 
 
 class GroupedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
     """Fit one detector per group of clips, such as one per machine.
 
-    The distances of a group are divided by its threshold and raised to a power at which they
-    spread as those of the other groups do: 1 is the threshold in each group.
+    The distances of a group are divided by its threshold and raised to a power by which they
+    spread as those of other groups: 1 is the threshold of each group.
 
     Parameters
     ----------
     detector : outlier detector, default=None
-        What is cloned and fitted for each group. None is `MahalanobisDetector()`. A pipeline that
-        ends in a detector will do. A detector of another package is put into a
-        `CalibratedDetector`.
-
-    pooled : bool, default=False
-        Fit one detector to the clips of all groups, to which the groups are domains, and compare a
-        clip with the domains of its group. Groups that are alike, such as units of one machine,
-        then share what they have in common. It needs a detector that takes `domains`.
+        Cloned and fitted for each group; also a pipeline that ends in a detector. None is
+        `MahalanobisDetector()`. A detector without a threshold is put into a `CalibratedDetector`.
+    pooled : bool or "auto", default=False
+        Whether one detector is fitted on the clips of all groups, as its domains, and a clip is
+        compared with the domains of its group. Groups that are alike, such as units of one type,
+        then share what they have in common. "auto" does so if `fit` gets domains and the detector
+        compares clips with single domains.
 
     Attributes
     ----------
     detectors_ : dict
-        The fitted detector of each group, in the order of first appearance. The one key is None
-        if no groups were given. If `pooled`, it is the same for all groups.
-
-    offset_ : float
-        The score below which a clip is an anomaly: -1.
-
-    training_scores_ : ndarray of shape (n_clips,)
-        The score of each training clip in its own group when it is left out of the fit.
-
-    session_weights_ : ndarray of shape (n_clips,)
-        What each training clip counts: 1, or 1 over the clips of its session.
-
-    n_features_in_ : int
-        Number of features seen during `fit`.
-
-    feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the features seen during `fit`, where all are strings.
+        The fitted detector of each group, in the order of first appearance. Without groups the one
+        key is None. With pooled groups it is one detector.
+    pooled_ : bool
+        Whether groups are pooled.
+    offset_, training_scores_, session_weights_
+        What every detector has, see :ref:`detector-attributes`. `offset_` is -1.
 
     Notes
     -----
-    `groups` is requested by default where metadata routing is enabled, as scikit-learn's group
-    splitters do.
+    `groups` is requested by default where metadata routing is enabled, as in scikit-learn's group
+    splitters.
 
-    Without `groups` at scoring time, as in `Pipeline.score_samples`, which passes no metadata, a
-    clip is judged by the group that finds it most normal. The false-alarm rate is then at most
-    what was asked for.
+    Without `groups` at scoring time, as in `Pipeline.score_samples`, which passes no metadata, the
+    highest score of a clip over all groups counts, and so does its highest p-value. The false-alarm
+    rate is then at most the one that was set.
 
     Examples
     --------
@@ -92,15 +70,15 @@ class GroupedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
 
     _parameter_constraints = {
         "detector": [HasMethods(["fit", "score_samples"]), None],
-        "pooled": ["boolean"],
+        "pooled": ["boolean", StrOptions({"auto"})],
     }
 
-    # As in scikit-learn's group splitters: who asks for groups need not ask for their routing.
+    # As in scikit-learn's group splitters, groups are routed without a request of the user.
     __metadata_request__fit = {"groups": True}
     __metadata_request__decision_function = {"groups": True}
     __metadata_request__predict = {"groups": True}
 
-    def __init__(self, detector: BaseEstimator | None = None, *, pooled: bool = False):
+    def __init__(self, detector: BaseEstimator | None = None, *, pooled: bool | str = False):
         self.detector = detector
         self.pooled = pooled
 
@@ -120,78 +98,74 @@ class GroupedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         ----------
         X : array-like of shape (n_clips, n_features)
             One embedding per normal clip; for a detector of maps, the tokens of shape
-            (n_clips, n_tokens, n_features).
-
+            (n_clips, n_time, n_freq, n_features).
         y : Ignored
             Not used, present for API consistency.
-
         groups : iterable of hashables of length n_clips, default=None
-            What each clip is a recording of, such as the id of the machine. None puts all clips
-            in one group.
-
+            The machine of each clip. None puts all clips in one group.
         domains, sessions : iterable of hashables of length n_clips, default=None
-            Handed to the detector of each group, if its `fit` takes them.
+            Passed to the detector of each group, if its `fit` takes them.
 
         Returns
         -------
         self : object
-            The fitted detector.
 
         Raises
         ------
         ValueError
-            If the detector of a group cannot be fitted, such as for want of clips: the message
-            names the group. If metadata has another length than `X`, or the detector does not
-            compare clips with domains as `pooled` needs it.
+            If the detector of a group cannot be fitted, if metadata has another length than `X`, or
+            if groups are to be pooled and the detector compares clips with no single domains.
         """
-        rows = self._validate(X, reset=True)
+        rows = validate_rows(self, X, reset=True)
         n_clips = len(rows)
         metadata = list_metadata(n_clips, domains=domains, sessions=sessions)
         members = rows_by_label(groups, n_clips, "groups")
-        detector = calibrated(MahalanobisDetector() if self.detector is None else self.detector)
-        self.offset_ = -1.0
-        self.detectors_: dict[Hashable, Any] = {}
-        self.session_weights_ = np.zeros(n_clips)
-        if self.pooled:
-            self._fit_pooled(detector, rows, members, metadata)
-        else:
-            for group, own in members.items():
-                fitted = clone(detector)
-                try:
-                    fit_with(fitted, rows[own], rows_of(metadata, own))
-                except ValueError as error:
-                    if groups is None:
-                        raise
-                    raise ValueError(
-                        f"The detector of group {group!r} has no fit: {error}"
-                    ) from error
-                self.detectors_[group] = fitted
-                self.session_weights_[own] = last_step(fitted).session_weights_
-        self._members = members
-        self._place_offset()
-        return self
-
-    def _fit_pooled(
-        self, detector: Any, X: NDArray, members: dict, metadata: dict[str, list]
-    ) -> None:
-        """Fit one detector to the domains of all groups."""
-        if not getattr(last_step(detector), "_compares_domains", False):
+        detector = calibrated(_or_default(self.detector))
+        end = last_step(detector)
+        can_pool = isinstance(end, BaseDetector) and not isinstance(end, MapDetector)
+        if self.pooled is True and not can_pool:
             raise ValueError(
                 "With pooled=True, detector must compare a clip with domains, as "
                 f"MahalanobisDetector() does. Got {self.detector!r} instead."
             )
-        inner = metadata.get("domains", [None] * len(X))
-        pairs: list[Any] = [None] * len(X)
+        self.pooled_ = can_pool and "domains" in metadata if self.pooled == "auto" else self.pooled
+        if self.pooled_:
+            self._fit_pooled(detector, rows, members, metadata)
+        else:
+            self._fit_each(detector, rows, members, metadata)
+        self._members = members
+        self._place_offset()
+        return self
+
+    def _fit_each(self, detector: Any, X: NDArray, members: dict, metadata: dict) -> None:
+        """Fit one detector to each group."""
+        self.detectors_: dict[Hashable, Any] = {}
+        self.session_weights_ = np.zeros(len(X))
         for group, own in members.items():
-            for row in own:
-                pairs[row] = (group, inner[row])
+            try:
+                fitted = fit_with(clone(detector), X[own], rows_of(metadata, own))
+            except ValueError as error:
+                if group is None and len(members) == 1:
+                    raise
+                raise ValueError(f"The detector of group {group!r} has no fit: {error}") from error
+            self.detectors_[group] = fitted
+            self.session_weights_[own] = last_step(fitted).session_weights_
+
+    def _fit_pooled(self, detector: Any, X: NDArray, members: dict, metadata: dict) -> None:
+        """Fit one detector to the domains of all groups."""
+        domains = metadata.get("domains", [None] * len(X))
+        group_of = {row: group for group, own in members.items() for row in own}
+        pairs = [(group_of[row], domain) for row, domain in enumerate(domains)]
         fit_with(detector, X, {**metadata, "domains": pairs})
+        end = last_step(detector)
         self.detectors_ = dict.fromkeys(members, detector)
-        seen = last_step(detector).domains_  # not those of which no clip could be read
-        self._domains = {group: [pair for pair in seen if pair[0] == group] for group in members}
-        self.session_weights_ = last_step(detector).session_weights_
+        self._columns = {
+            group: [i for i, (owner, _) in enumerate(end.domains_) if owner == group]
+            for group in members
+        }
+        self.session_weights_ = end.session_weights_
         for group, own in members.items():
-            if np.isnan(last_step(detector).own_domain_scores_[own]).all():
+            if np.isnan(end.own_domain_scores_[own]).all():
                 raise ValueError(
                     f"Group {group!r} has no clips to place its threshold by. Give it clips of two "
                     "sessions or more that can be read, or set pooled=False."
@@ -199,10 +173,11 @@ class GroupedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
 
     def _place_offset(self) -> None:
         """Place the threshold of each group at a distance of 1."""
+        self.offset_ = -1.0
         self._thresholds, self._scales, distances = {}, {}, {}
         for group, own in self._members.items():
             end, weights = last_step(self.detectors_[group]), self.session_weights_[own]
-            if self.pooled:
+            if self.pooled_:
                 distances[group] = -end.own_domain_scores_[own]
                 self._thresholds[group] = end._threshold_of(distances[group], weights)
             else:
@@ -215,88 +190,55 @@ class GroupedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
             self.training_scores_[own] = -self._relative(distances[group], group)
 
     def _relative(self, distances: NDArray, group: Hashable) -> NDArray[np.float64]:
+        """Return the distances of a group on the scale of all groups, where 1 is the threshold."""
         scale = self._scales[group]
-        placed = scale.standardize(np.array(self._thresholds[group]))
-        return exp(self._unit * (scale.standardize(distances) - placed))
+        threshold = scale.standardize(np.array(self._thresholds[group]))
+        return exp(self._unit * (scale.standardize(distances) - threshold))
 
-    def set_false_alarm_rate(self, rate: float) -> Self:
-        """Move the threshold of each group to another false-alarm rate, without fitting again.
-
-        Parameters
-        ----------
-        rate : float
-            The share of new normal clips that may be called anomalies, in (0, 0.5].
-
-        Returns
-        -------
-        self : object
-        """
-        check_is_fitted(self)
+    def _set_rate(self, rate: float) -> None:
         for detector in self.detectors_.values():
             last_step(detector).set_false_alarm_rate(rate)
+        self.detector = with_threshold(_or_default(self.detector), false_alarm_rate=rate)
         self._place_offset()
-        return self
 
     def score_samples(self, X: ArrayLike, *, groups: Iterable | None = None) -> NDArray[np.float64]:
-        """Return how normal each clip is for its group: minus its distance over the threshold.
+        """Return minus the distance of each clip, on a scale where 1 is the threshold of its group.
 
         Parameters
         ----------
         X : array-like of shape (n_clips, n_features)
             One embedding per clip. A row of nothing but NaN scores NaN.
-
         groups : iterable of hashables of length n_clips, default=None
-            The group of each clip. None judges a clip by the group that finds it most normal.
+            The group of each clip. None takes the highest score over all groups.
 
         Returns
         -------
         scores : ndarray of shape (n_clips,)
             Float64, higher = more normal.
-
-        Raises
-        ------
-        ValueError
-            If `groups` holds a group that `fit` has not seen.
         """
         return self._by_group(X, groups, self._score)
 
-    def p_values(  # type: ignore[override]
+    def _p_values(  # type: ignore[override]
         self, X: ArrayLike, *, groups: Iterable | None = None
     ) -> NDArray[np.float64]:
-        """Return conformal p-values: the share of the group's normal clips that are as odd.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_clips, n_features)
-            One embedding per clip.
-
-        groups : iterable of hashables of length n_clips, default=None
-            The group of each clip. None takes the largest of all groups.
-
-        Returns
-        -------
-        p_values : ndarray of shape (n_clips,)
-            Float64 in (0, 1]; NaN for a row of NaN.
-        """
-
-        def p_values(rows: NDArray, group: Hashable) -> NDArray[np.float64]:
+        def p_values(inputs: NDArray, group: Hashable) -> NDArray[np.float64]:
             own = self._members[group]
             return conformal_p_values(
-                self._score(rows, group), self.training_scores_[own], self.session_weights_[own]
+                self._score(inputs, group), self.training_scores_[own], self.session_weights_[own]
             )
 
         return self._by_group(X, groups, p_values)
 
+    @available_if(lambda self: hasattr(last_step(_or_default(self.detector)), "anomaly_map"))
     def anomaly_map(self, X: ArrayLike, *, groups: Iterable | None = None) -> NDArray[np.float64]:
-        """Return how odd each cell of time and frequency is, where the detectors have maps.
+        """Return the anomaly of each cell of time and frequency, where the detectors have maps.
 
         Parameters
         ----------
-        X : array-like of shape (n_clips, n_tokens, n_dims)
+        X : array-like of shape (n_clips, n_time, n_freq, n_dims)
             Tokens.
-
         groups : iterable of hashables of length n_clips, default=None
-            The group of each clip. None takes the group that finds it most normal.
+            The group of each clip. None takes the group of the highest score.
 
         Returns
         -------
@@ -310,45 +252,55 @@ class GroupedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
 
         check_is_fitted(self)
         if groups is None:
-            rows = self._validate(X, reset=False)
+            rows = validate_rows(self, X, reset=False)
             scores = np.stack([self._score(rows, group) for group in self._members])
             best = np.where(np.isnan(scores), -np.inf, scores).argmax(axis=0)
             names = list(self._members)
-            groups = [names[place] for place in best]
+            groups = [names[index] for index in best]
         return self._by_group(X, groups, maps)
 
     def _by_group(self, X: ArrayLike, groups: Iterable | None, method: Any) -> NDArray[np.float64]:
+        """Call a method with the clips of each group; None takes the highest of all."""
         check_is_fitted(self)
-        rows = self._validate(X, reset=False)
+        inputs = validate_rows(self, X, reset=False)
+        if self.pooled_:  # the detector is the same for all groups
+            end, inputs = at_the_end(next(iter(self.detectors_.values())), inputs)
+            inputs, _ = end._domain_scores(inputs)
         if groups is None:
-            return np.max([method(rows, group) for group in self._members], axis=0)
-        found: Any = None
-        for group, own in rows_by_label(groups, len(rows), "groups").items():
+            return np.max([method(inputs, group) for group in self._members], axis=0)
+        values: Any = None
+        for group, own in rows_by_label(groups, len(inputs), "groups").items():
             if group not in self._members:
                 known = ", ".join(map(repr, self._members))
                 raise ValueError(f"Group {group!r} was not seen in fit. The groups are: {known}.")
-            part = method(rows[own], group)
-            found = np.empty((len(rows), *part.shape[1:])) if found is None else found
-            found[own] = part
-        return found
+            part = method(inputs[own], group)
+            values = np.empty((len(inputs), *part.shape[1:])) if values is None else values
+            values[own] = part
+        return values
 
-    def _score(self, X: NDArray, group: Hashable) -> NDArray[np.float64]:
-        detector = self.detectors_[group]
-        if not self.pooled:
-            return -self._relative(-detector.score_samples(X), group)
-        end, X = at_the_end(detector, X)
-        of_domains = [
-            end.score_samples(X, domains=[domain] * len(X)) for domain in self._domains[group]
-        ]
-        return -self._relative(-np.max(of_domains, axis=0), group)
+    def _score(self, inputs: NDArray, group: Hashable) -> NDArray[np.float64]:
+        """Return the scores of clips of a group; pooled, of their scores by each domain."""
+        if self.pooled_:
+            scores = inputs[:, self._columns[group]].max(axis=1)
+        else:
+            scores = self.detectors_[group].score_samples(inputs)
+        return -self._relative(-scores, group)
 
-    def _validate(self, X: ArrayLike, *, reset: bool) -> NDArray:
-        # Each detector refuses NaN and infinities for itself, and tokens of another length.
-        checks: dict[str, Any] = {"dtype": FLOATS, "ensure_all_finite": False}
-        checks["ensure_min_samples"] = 2 if reset else 1
-        if getattr(X, "ndim", 2) != 3:
-            return validate_data(self, X, reset=reset, **checks)
-        tokens = check_array(X, allow_nd=True, estimator=self, **checks)
-        if reset:
-            self.n_features_in_ = tokens.shape[2]
-        return tokens
+
+def _or_default(detector: BaseEstimator | None) -> BaseEstimator:
+    return MahalanobisDetector() if detector is None else detector
+
+
+def with_threshold(detector: BaseEstimator, **parameters: Any) -> BaseEstimator:
+    """Return a clone of a detector with another `false_alarm_rate` or `threshold`.
+
+    A detector without a threshold is put into a `CalibratedDetector`. Of a pipeline the last step
+    gets the parameters, of a `GroupedDetector` the detector of each group.
+    """
+    detector = calibrated(detector)
+    end = last_step(detector)
+    if isinstance(end, GroupedDetector):
+        end.set_params(detector=with_threshold(_or_default(end.detector), **parameters))
+    else:
+        end.set_params(**parameters)
+    return detector

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Self
 
 import numpy as np
@@ -22,42 +23,30 @@ from skanopatch.detectors.thresholds import JointDistance, ThresholdMixin
 class JoinedDetector(ThresholdMixin, _BaseComposition):
     """Join the scores of several detectors, as `VotingClassifier` joins classifiers.
 
-    Each member is a detector, or a pipeline of the features that it sees and a detector. The
-    distances of a member are standardized by those of training clips that were left out of its
-    fit, and the joint distance is their geometric mean. A member's last step leaves clips out by
-    itself, or is put into a `CalibratedDetector`; the steps before it are fitted once.
+    Each member is a detector, or a pipeline that ends in one. The logarithms of its distances are
+    standardized by those of left-out training clips. The joint distance is their weighted geometric
+    mean. The last step of a member is put into a `CalibratedDetector` if it leaves no clips out by
+    itself; the steps before it are fitted once.
 
     Parameters
     ----------
     detectors : list of (str, estimator)
         Names and members. All are fitted on the same `X`.
-
     false_alarm_rate : float, default=0.1
         The share of new normal clips that may be called anomalies, in (0, 0.5].
-
     threshold : {"lognormal", "quantile", "gamma"}, default="lognormal"
-        How `offset_` is placed among the training scores, see
-        `skanopatch.detectors.thresholds.place_threshold`.
+        How `offset_` follows from the training scores, see :ref:`threshold-rules`.
 
     Attributes
     ----------
     detectors_ : list of estimators
         The fitted members.
-
     named_detectors_ : Bunch
         The fitted members by name.
-
     weights_ : ndarray of shape (n_detectors,)
-        The share of each member in the logarithm of the joint distance.
-
-    offset_ : float
-        The score below which a clip is an anomaly.
-
-    training_scores_ : ndarray of shape (n_clips,)
-        The joint score of each training clip when it is left out.
-
-    session_weights_ : ndarray of shape (n_clips,)
-        What each training clip counts: 1, or 1 over the clips of its session.
+        Weight of each member in the logarithm of the joint distance.
+    offset_, training_scores_, session_weights_
+        What every detector has, see :ref:`detector-attributes`.
 
     See Also
     --------
@@ -76,7 +65,7 @@ class JoinedDetector(ThresholdMixin, _BaseComposition):
 
     _parameter_constraints = {"detectors": [list], **THRESHOLD_CONSTRAINTS}
 
-    # As in scikit-learn's group splitters: who asks for groups need not ask for their routing.
+    # As in scikit-learn's group splitters, groups are routed without a request of the user.
     __metadata_request__fit = {"groups": True}
     __metadata_request__decision_function = {"groups": True}
     __metadata_request__predict = {"groups": True}
@@ -93,31 +82,11 @@ class JoinedDetector(ThresholdMixin, _BaseComposition):
         self.threshold = threshold
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the parameters, and those of the members by their names.
-
-        Parameters
-        ----------
-        deep : bool, default=True
-            Whether to return those of the members.
-
-        Returns
-        -------
-        params : dict
-        """
+        """Return the parameters; with `deep` also those of the members, by their names."""
         return self._get_params("detectors", deep=deep)
 
     def set_params(self, **params: Any) -> Self:
-        """Set parameters, members, and parameters of members.
-
-        Parameters
-        ----------
-        **params : dict
-            Such as ``near=KNNDetector(2)`` or ``near__n_neighbors=2``.
-
-        Returns
-        -------
-        self : object
-        """
+        """Set parameters, members (`near=KNNDetector(2)`) and theirs (`near__n_neighbors=2`)."""
         self._set_params("detectors", **params)
         return self
 
@@ -137,13 +106,11 @@ class JoinedDetector(ThresholdMixin, _BaseComposition):
         Parameters
         ----------
         X : array-like
-            What all members take.
-
+            Anything that all members take.
         y : Ignored
             Not used, present for API consistency.
-
         labels, domains, groups, sessions : iterable of hashables of length n_clips, default=None
-            Metadata. A member gets what the `fit` of one of its steps takes.
+            Passed to the steps of members whose `fit` takes them.
 
         Returns
         -------
@@ -152,18 +119,14 @@ class JoinedDetector(ThresholdMixin, _BaseComposition):
         Raises
         ------
         ValueError
-            If there are no members, two have one name, or metadata has another length than `X`.
+            If a member has no name or that of another, or metadata another length than `X`.
         """
-        names = [name for name, _ in self.detectors]
-        if not names:
-            raise ValueError("detectors must have at least one member. Got [] instead.")
-        self._validate_names(names)
-        n_clips = _num_samples(X)
+        names = self._member_names()
         metadata = list_metadata(
-            n_clips, labels=labels, domains=domains, groups=groups, sessions=sessions
+            _num_samples(X), labels=labels, domains=domains, groups=groups, sessions=sessions
         )
         self.detectors_ = [
-            fit_with(_with_calibrated_end(member), X, metadata) for _, member in self.detectors
+            fit_with(_calibrated_end(member), X, metadata) for _, member in self.detectors
         ]
         self.named_detectors_ = Bunch(**dict(zip(names, self.detectors_, strict=True)))
         ends = [last_step(member) for member in self.detectors_]
@@ -175,14 +138,26 @@ class JoinedDetector(ThresholdMixin, _BaseComposition):
         self._place_offset()
         return self
 
+    def _member_names(self) -> list[str]:
+        if not self.detectors:
+            raise ValueError("detectors must have at least one member. Got [] instead.")
+        for i, member in enumerate(self.detectors):
+            is_pair = isinstance(member, (tuple, list)) and len(member) == 2
+            if not (is_pair and isinstance(member[0], str)):
+                raise ValueError(
+                    "detectors must be a list of (name, detector) pairs, such as [('near', "
+                    f"KNNDetector())]. Got {member!r} as its entry {i}."
+                )
+        self._validate_names(names := [name for name, _ in self.detectors])
+        return names
+
     def score_samples(self, X: Any, *, groups: Iterable | None = None) -> NDArray[np.float64]:
         """Return minus the joint distance of each clip; 1 is the distance of a typical normal one.
 
         Parameters
         ----------
         X : array-like
-            What all members take.
-
+            Anything that all members take.
         groups : iterable of hashables of length n_clips, default=None
             The group of each clip, for members that end in a `GroupedDetector`.
 
@@ -210,14 +185,14 @@ class JoinedDetector(ThresholdMixin, _BaseComposition):
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        if self.detectors:
+        with suppress(TypeError, IndexError):  # `fit` says what is wrong with the detectors
             tags.input_tags = get_tags(self.detectors[0][1]).input_tags
         return tags
 
 
-def _with_calibrated_end(member: BaseEstimator) -> BaseEstimator:
-    """Return a clone of a member whose last step places its threshold by itself."""
+def _calibrated_end(member: BaseEstimator) -> BaseEstimator:
+    """Return a clone of a member whose last step has a threshold."""
     if not isinstance(member, Pipeline):
         return calibrated(member)
     name, end = member.steps[-1]
-    return clone(member).set_params(**{name: _with_calibrated_end(end)})
+    return clone(member).set_params(**{name: _calibrated_end(end)})

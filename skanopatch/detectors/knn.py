@@ -12,105 +12,66 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skanopatch.detectors.base import BaseDetector, Members, spreads_of
 from skanopatch.detectors.search import find_nearest, prepare
 
-# As in the paper, unless there are fewer clips.
-_SMOTE_NEIGHBORS = 5
-_LEAST_DENSITY = 1e-6  # of a bank's largest: twins are at distance 0 from their neighbours
+_SMOTE_NEIGHBORS = 5  # as in the paper on SMOTE
+_LEAST_DENSITY = 1e-6  # of a bank's largest; copies of a clip have distances of 0 to each other
 
 
 class KNNDetector(BaseDetector):
     """Score a clip by its distance to the nearest normal clips.
 
-    Each domain has a bank of its own. The score of a clip is minus the mean distance to its
-    `n_neighbors` nearest references in a bank, for the bank that finds it most normal.
+    Each domain has a bank of references: its normal clips. The score of a clip is minus the mean
+    distance to its `n_neighbors` nearest references of one bank, the bank where that is least.
 
     Parameters
     ----------
     n_neighbors : int, default=1
-        How many references of a bank a clip is compared with.
-
+        Number of references that a clip is compared with.
     metric : {"cosine", "euclidean"}, default="cosine"
         The distance between embeddings. The cosine distance from a vector of zeros, which has no
         direction, is 0 to another such vector and 1 to all others.
-
     standardize : bool, default=False
         Whether features are divided by their spread within the domains first. Features of
         different units need it.
-
     normalization : {"local_density", "variance_min"} or None, default=None
-        What makes references of dense and of sparse regions comparable. With "local_density"
-        the distance to a reference is divided by the mean distance from that reference to its
-        `n_density_neighbors` nearest others of the bank [1]_. With "variance_min" a fraction
-        `alpha_` of the reference's own leave-one-out distance is subtracted from it: the one that
-        leaves the training scores the least variance. The nearest references are then those of
-        least normalized distance.
-
+        Makes distances to references of dense and of sparse regions comparable. "local_density"
+        divides the distance to a reference by the mean distance from that reference to its
+        `n_density_neighbors` nearest others of the bank [1]_. "variance_min" subtracts `alpha_`
+        times the distance from the reference to its nearest others. The nearest references are
+        then those of least normalized distance.
     n_density_neighbors : int, default=8
-        Size of the neighbourhood of "local_density"; 4 to 16 is usual. A bank of n references
-        uses half of them if that is less. Ignored by the other normalizations.
-
+        Neighbours by which "local_density" is measured, usually 4 to 16; at most half of a bank.
     smote : float or None, default=None
-        Size in (0, 1], relative to the largest bank, to which the smaller ones are enlarged: SMOTE
+        Size in (0, 1], relative to the largest bank, to which smaller banks are enlarged: SMOTE
         [2]_ adds points between neighbouring clips of a domain, so that distances to few target
-        clips compare with those to many source clips. None adds nothing; nor does a number
-        without `domains`. It needs imbalanced-learn, and excludes `normalization`, which would
-        measure the density of the points made up.
-
+        clips compare with those to many source clips. None adds nothing. It needs imbalanced-learn
+        and excludes `normalization`, which would measure the density of the added points.
     false_alarm_rate : float, default=0.1
         The share of new normal clips that may be called anomalies, in (0, 0.5].
-
     threshold : {"lognormal", "quantile", "gamma"}, default="lognormal"
-        How `offset_` is placed among the training scores, see
-        `skanopatch.detectors.thresholds.place_threshold`.
-
+        How `offset_` follows from the training scores, see :ref:`threshold-rules`.
     random_state : int, RandomState instance or None, default=None
-        Draws the points that `smote` adds.
+        Draws the points of `smote`.
 
     Attributes
     ----------
-    offset_ : float
-        The score below which a clip is an anomaly.
-
-    training_scores_ : ndarray of shape (n_clips,)
-        The score of each training clip when it is left out of the fit; NaN for one that could not
-        be read.
-
-    own_domain_scores_ : ndarray of shape (n_clips,)
-        The same, compared with the clip's own domain.
-
-    session_weights_ : ndarray of shape (n_clips,)
-        What each training clip counts: 1, or 1 over the clips of its session.
-
-    domains_ : list
-        The domains in the order of first appearance.
-
+    offset_, training_scores_, own_domain_scores_, session_weights_, domains_
+        What every detector has, see :ref:`detector-attributes`.
     scale_ : ndarray of shape (n_features,)
         What features are divided by.
-
     banks_ : list of ndarray of shape (n_references, n_features) or (n_references, n_features + 1)
         The references of each domain, in the dtype of `X`; for "cosine" of unit length, with one
-        more coordinate that is 1 for a vector of zeros. What SMOTE added comes last.
-
+        more coordinate that is 1 for a vector of zeros. Points of SMOTE come last.
     densities_ : list of ndarray of shape (n_references,)
-        What `normalization` divides by or subtracts a fraction of; 1 without.
-
+        Mean distance of each reference to its nearest others, by which `normalization` divides or
+        of which it subtracts a part; 1 without normalization.
     alpha_ : float
-        The fraction subtracted by "variance_min": Cov / Var of the leave-one-out distances of the
-        training clips and of their nearest references. 0 for the other normalizations.
-
-    n_features_in_ : int
-        Number of features seen during `fit`.
-
-    feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the features seen during `fit`, where all are strings.
+        Factor of "variance_min" that leaves the training scores the least variance: Cov / Var of
+        the leave-one-out distances of training clips and of their nearest references. Else 0.
 
     Notes
     -----
-    The search is exhaustive, in chunks that obey scikit-learn's `working_memory`. Float32 matrix
-    products propose references, distances to those are computed from differences in float64, and
-    queries for which rounding could matter are compared with all references in float64.
-
-    A reference that equals a clip but for rounding is taken for the clip itself and skipped: a
-    clip that was fitted on is compared with the others.
+    The search is exhaustive and exact, in chunks of scikit-learn's `working_memory`. A reference
+    that equals a clip but for rounding is skipped: a training clip is compared with the others.
 
     References
     ----------
@@ -164,16 +125,15 @@ class KNNDetector(BaseDetector):
 
     @property
     def _least_clips(self) -> int:  # type: ignore[override]
-        # One clip is left out, and a normalization compares references with each other.
+        # One clip is left out, a normalization compares two, and SMOTE adds points between two.
         least = self.n_neighbors + (1 if self.normalization is None else 2)
-        return least if self.smote is None else max(least, 3)  # two to add points between
+        return least if self.smote is None else max(least, 3)
 
     def _check_domain_sizes(self, members: Members) -> None:
         if self.smote is not None and self.normalization is not None:
             raise ValueError(
-                f"smote={self.smote} and normalization={self.normalization!r} exclude each "
-                "other: the density would be that of the points that SMOTE adds. Set one of "
-                "them to None."
+                f"smote={self.smote} and normalization={self.normalization!r} exclude each other: "
+                "the density would be that of the points that SMOTE adds. Set one of them to None."
             )
         super()._check_domain_sizes(members)
 
@@ -194,45 +154,42 @@ class KNNDetector(BaseDetector):
         self.densities_ = [np.ones(len(bank)) for bank in self.banks_]
         if self.normalization is None or min(map(len, self.banks_)) < 2:
             return
-        searched = [self._search_others(bank) for bank in self.banks_]
-        self.densities_ = [distances[:, :-1].mean(axis=1) for distances, _ in searched]
+        neighbors = [self._search_others(bank) for bank in self.banks_]
+        self.densities_ = [distances[:, :-1].mean(axis=1) for distances, _ in neighbors]
         if self.normalization == "local_density":
             self.densities_ = [
                 np.maximum(density, _LEAST_DENSITY * density.max() or 1.0)
                 for density in self.densities_
             ]
         else:
-            self.alpha_ = _variance_minimizing_alpha(searched)
+            self.alpha_ = _variance_minimizing_alpha(neighbors)
 
-    def _search_others(self, bank: NDArray) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-        """Return the nearest others of each reference, one more than its density is measured by."""
-        size = self.n_neighbors
-        if self.normalization == "local_density":
-            size = self.n_density_neighbors
-        rows = np.arange(len(bank))
+    def _search_others(self, bank: NDArray) -> tuple[NDArray, NDArray]:
+        """Return the nearest others of each reference, one more than its density needs."""
+        is_local = self.normalization == "local_density"
+        size = self.n_density_neighbors if is_local else self.n_neighbors
         size = max(1, min(size, len(bank) // 2))
-        n_found = min(size + 1, len(bank) - 1)
-        found = find_nearest(bank, bank, n_found, metric=self.metric, apart=(rows, rows))
-        if n_found > size:
-            return found
-        return np.hstack([found[0], found[0][:, -1:]]), np.hstack([found[1], found[1][:, -1:]])
+        n_others = min(size + 1, len(bank) - 1)
+        others = find_nearest(bank, bank, n_others, metric=self.metric, within_bank=True)
+        if n_others > size:
+            return others
+        distances, neighbors = (np.hstack([part, part[:, -1:]]) for part in others)
+        return distances, neighbors
 
-    def _distances(self, X: NDArray) -> NDArray[np.float64]:
+    def _terms(self, X: NDArray) -> NDArray[np.float64]:
         queries = prepare(X / self.scale_, self.metric)
-        found = np.empty((len(X), len(self.banks_)))
+        distances = np.empty((len(X), len(self.banks_)))
         for domain, (bank, density) in enumerate(zip(self.banks_, self.densities_, strict=True)):
-            n_neighbors = min(self.n_neighbors, len(bank))
-            normalize = None if self.normalization is None else self._normalization(density)
             nearest, _ = find_nearest(
                 queries,
                 bank,
-                n_neighbors,
+                min(self.n_neighbors, len(bank)),
                 metric=self.metric,
-                normalize=normalize,
+                normalize=None if self.normalization is None else self._normalization(density),
                 skip_self=True,
             )
-            found[:, domain] = nearest.mean(axis=1)
-        return found
+            distances[:, domain] = nearest.mean(axis=1)
+        return distances
 
     def _normalization(self, density: NDArray):
         if self.normalization == "local_density":
@@ -241,7 +198,7 @@ class KNNDetector(BaseDetector):
 
 
 def _enlarge(X: NDArray, size: int, random_state: np.random.RandomState) -> NDArray:
-    """Append what SMOTE makes of the rows of `X`, until there are `size` rows."""
+    """Append points of SMOTE to the rows of `X`, until there are `size` rows."""
     if size <= len(X) or len(X) < 2:
         return X
     try:
@@ -250,7 +207,7 @@ def _enlarge(X: NDArray, size: int, random_state: np.random.RandomState) -> NDAr
         raise ImportError(
             "KNNDetector(smote=...) needs imbalanced-learn: pip install 'skanopatch[smote]'."
         ) from error
-    # imbalanced-learn asks for a second class, which it leaves as it is: a row that is cut off.
+    # imbalanced-learn needs a second class, which it does not change: one row, removed afterwards.
     sampler = SMOTE(
         sampling_strategy={1: size},
         k_neighbors=min(_SMOTE_NEIGHBORS, len(X) - 1),
@@ -260,18 +217,18 @@ def _enlarge(X: NDArray, size: int, random_state: np.random.RandomState) -> NDAr
     return sampler.fit_resample(np.concatenate([X[:1], X]), labels.astype(int))[0][1:]
 
 
-def _variance_minimizing_alpha(searched: list[tuple[NDArray, NDArray]]) -> float:
+def _variance_minimizing_alpha(neighbors: list[tuple[NDArray, NDArray]]) -> float:
     """Return Cov / Var of each clip's distance and of its nearest references' without the clip."""
     own, nearest = [], []
-    for distances, neighbors in searched:
+    for distances, references in neighbors:
         size = distances.shape[1] - 1
         own.append(distances[:, :size].mean(axis=1))
-        others = neighbors[:, :size]
-        rows = np.arange(len(neighbors))[:, np.newaxis, np.newaxis]
-        is_clip = neighbors[others][:, :, :size] == rows
-        # The distances of a reference to its others, the clip replaced by the next one.
-        found = np.where(is_clip, distances[others][:, :, -1:], distances[others][:, :, :size])
-        nearest.append(found.mean(axis=(1, 2)))
+        others = references[:, :size]
+        rows = np.arange(len(references))[:, np.newaxis, np.newaxis]
+        is_clip = references[others][:, :, :size] == rows
+        # The distances of a reference to its others; the next one takes the place of the clip.
+        without = np.where(is_clip, distances[others][:, :, -1:], distances[others][:, :, :size])
+        nearest.append(without.mean(axis=(1, 2)))
     variance = np.concatenate(nearest).var()
     if variance == 0:
         return 0.0

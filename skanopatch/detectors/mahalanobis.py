@@ -13,103 +13,69 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skanopatch.detectors.base import BaseDetector, Members, spreads_of
 from skanopatch.detectors.thresholds import JointDistance
 
-# The Ledoit-Wolf shrinkage of a single feature is 0, where a constant one would be singular.
+# Ledoit and Wolf's shrinkage of a single feature is 0: the covariance may be singular.
 _LEAST_SHRINKAGE = 1e-7
-# The likelihood of features that depend on others grows without end as the shrinkage falls.
-_LEAST_LIKELY = 1e-3
-_LEAST_KEPT = 1e-7
-_ROUNDING = 1e-9  # of the largest deviation of a direction
-_SHARE_OF_DIRECTIONS = 0.9  # in which the clips of a fit vary; so many of new clips hold for sure
+# If features depend on each other, the likelihood has no maximum above a shrinkage of 0.
+_LEAST_LIKELY_SHRINKAGE = 1e-3
+_ROUNDING = 1e-9  # relative to the largest singular value
+_SHARE_OF_DIRECTIONS = (
+    0.9  # of those in which training clips vary; the variance of the rest is noise
+)
 
 
 class MahalanobisDetector(BaseDetector):
     """Score a clip by its Mahalanobis distance to the nearest domain.
 
     Domains (units, operating states, source and target) have means of their own and share a
-    covariance. Where clips are fewer than features, no covariance holds in all directions. The
-    score therefore joins two distances, each in units of its spread over clips that were left out:
+    covariance. With fewer clips than features the covariance is not known in all directions. The
+    score therefore joins two distances, each in units of its spread over left-out clips:
 
-    * by the covariance of the leading principal components, which is the domain's own as far as
-      its clips suffice: Hotelling's T² [1]_;
-    * with fewer clips than features, the length of what these components do not explain, the
-      squared prediction error Q of process monitoring [1]_; with more, by the shared covariance of
-      all features, shrunk towards a multiple of the identity.
+    * Hotelling's T² [1]_: the distance by the covariance of the leading principal components;
+    * with fewer clips than features, the squared prediction error Q [1]_: the length of what these
+      components do not explain; with more clips, the distance by the covariance of all features,
+      shrunk towards a multiple of the identity.
 
     Parameters
     ----------
     shrinkage : "likelihood", "ledoit-wolf" or float, default="likelihood"
-        How far the covariance is moved towards a multiple of the identity: so far that each clip
-        is likeliest by the covariance of the others [2]_, by the estimate of [3]_, or by a number
-        in (0, 1]. It matters where clips are more than features.
-
+        Weight of the multiple of the identity: the one that gives left-out clips the greatest
+        likelihood [2]_, the estimate of [3]_, or a number in (0, 1]. Only used with more clips than
+        features.
     standardize : bool, default=True
-        Whether features are divided by their spread within the domains first, so that the units of
-        the features do not matter. False suits features of one unit, whose differences in spread
-        mean something.
-
+        Whether features are divided by their spread within the domains first, so that their units
+        do not matter.
     false_alarm_rate : float, default=0.1
         The share of new normal clips that may be called anomalies, in (0, 0.5].
-
     threshold : {"lognormal", "quantile", "gamma"}, default="lognormal"
-        How `offset_` is placed among the training scores, see
-        `skanopatch.detectors.thresholds.place_threshold`.
+        How `offset_` follows from the training scores, see :ref:`threshold-rules`.
 
     Attributes
     ----------
-    offset_ : float
-        The score below which a clip is an anomaly.
-
-    training_scores_ : ndarray of shape (n_clips,)
-        The score of each training clip when it is left out of the fit; NaN for one that could not
-        be read.
-
-    own_domain_scores_ : ndarray of shape (n_clips,)
-        The same, compared with the clip's own domain.
-
-    session_weights_ : ndarray of shape (n_clips,)
-        What each training clip counts: 1, or 1 over the clips of its session.
-
-    domains_ : list
-        The domains in the order of first appearance.
-
+    offset_, training_scores_, own_domain_scores_, session_weights_, domains_
+        What every detector has, see :ref:`detector-attributes`.
     location_ : ndarray of shape (n_domains, n_features)
         The mean of each domain.
-
     scale_ : ndarray of shape (n_features,)
-        What features are divided by; 1 for constant ones.
-
+        Spread of each feature within the domains; 1 for constant ones.
     components_ : ndarray of shape (rank, n_features)
         Principal components of the scaled deviations from the means, orthonormal.
-
     explained_variance_ : ndarray of shape (rank,)
-        The variance of the training clips along each.
-
+        Variance of the training clips along each component.
     n_components_ : int
-        How many leading components Hotelling's T² takes.
-
+        Number of leading components in Hotelling's T².
     shrinkage_ : float
-        The shrinkage in use.
-
+        The weight of the multiple of the identity.
     term_weights_ : ndarray of shape (3,)
-        The share of each distance in the logarithm of the joint one: by the shrunk covariance, T²
-        and Q. One of the first and the last is 0.
-
-    n_features_in_ : int
-        Number of features seen during `fit`.
-
-    feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the features seen during `fit`, where all are strings.
+        Weights of the logarithms of the distances in that of the joint one: the distance by the
+        shrunk covariance, T², and Q. The first or the last is 0.
 
     Notes
     -----
-    Of n clips of p features and of C domains, T² takes the least of ``0.9 n - C`` components, of
-    p, and of the larger of ``n / 2`` and ``n p / (n + p)``. With few clips that is nearly all in
-    which they vary, with more than 2 p clips it is all there are. The covariance of a domain of m
-    clips along k components is the mean of its own and of the shared one, at the weights m and k:
-    the prior counts as many clips as a covariance of full rank needs.
-
-    The score is minus the joint distance, see `skanopatch.detectors.thresholds.JointDistance`: 1 is
-    a typical normal clip.
+    With n clips, p features and C domains, the number of leading components is the least of
+    ``0.9 n - C``, p, and the larger of ``n / 2`` and ``n p / (n + p)``. Along these k components,
+    the covariance of a domain of m clips is the mean of its own and of the shared one with the
+    weights m and k. The score is minus the weighted geometric mean of the distances, which is 1 for
+    a typical normal clip; :ref:`mahalanobis` has the reasons.
 
     References
     ----------
@@ -191,8 +157,8 @@ class MahalanobisDetector(BaseDetector):
         if self.shrinkage == "ledoit-wolf" and len(residuals) == 1:
             return 1.0
         if self.shrinkage == "ledoit-wolf":
-            found = float(ledoit_wolf_shrinkage(residuals, assume_centered=True))
-            return max(found, _LEAST_SHRINKAGE)
+            shrinkage = float(ledoit_wolf_shrinkage(residuals, assume_centered=True))
+            return max(shrinkage, _LEAST_SHRINKAGE)
         return float(self.shrinkage)
 
     def _terms(self, X: NDArray) -> NDArray[np.float64]:
@@ -212,32 +178,20 @@ class MahalanobisDetector(BaseDetector):
             terms[:, domain, 2] = outside + np.sum(along[:, k:] ** 2, axis=1)
         return np.sqrt(np.maximum(terms, 0))
 
-    def _distances(self, X: NDArray) -> NDArray[np.float64]:
-        terms = self._terms(X)
-        return self._joint(terms) if hasattr(self, "_joint") else terms
-
-    def _join_left_out(
-        self, distances: NDArray, home: NDArray[np.intp], weights: NDArray
-    ) -> NDArray[np.float64]:
-        own = distances[np.arange(len(home)), home]
-        own[:, 0 if self._has_rest else 2] = 1.0  # does not vary, so that it gets no weight
-        self._joint = JointDistance(own, weights)
+    def _learn_to_join(self, own_terms: NDArray, weights: NDArray) -> None:
+        own_terms[:, 0 if self._has_rest else 2] = 1.0  # a constant, which gets no weight
+        self._joint = JointDistance(own_terms, weights)
         self.term_weights_ = self._joint.weights
-        return self._joint(distances)
+
+    def _join(self, terms: NDArray) -> NDArray[np.float64]:
+        return self._joint(terms)
 
 
 def _likeliest_shrinkage(projected: NDArray, n_features: int) -> float:
-    """Return the shrinkage at which clips that are left out, one at a time, are likeliest.
+    """Return the shrinkage for which each clip, left out by itself, has the greatest likelihood.
 
-    Along the principal components each shrunk covariance is diagonal, and without a clip it is
-    that less a matrix of rank one.
-
-    Parameters
-    ----------
-    projected : ndarray of shape (n_clips, rank)
-        Deviations from the mean along the principal components.
-    n_features : int
-        Of which the components explain all variance.
+    `projected` (n_clips, rank) are deviations from the mean along the principal components, where
+    the shrunk covariance is diagonal. Without a clip it is that less a matrix of rank one.
     """
     n_clips, rank = projected.shape
     if rank == 0:
@@ -245,17 +199,18 @@ def _likeliest_shrinkage(projected: NDArray, n_features: int) -> float:
     squares = projected**2
     eigenvalues = squares.mean(axis=0)
     variance = eigenvalues.sum() / n_features
-    grown = n_clips / (n_clips - 1)
+    growth = n_clips / (n_clips - 1)
 
     def minus_log_likelihood(log_shrinkage):
         shrinkage = np.exp(log_shrinkage)
-        own = (1 - shrinkage) * grown
+        own = (1 - shrinkage) * growth
         shrunk = own * eigenvalues + shrinkage * variance
         distances = np.sum(squares / shrunk, axis=1)
-        kept = np.maximum(1 - own / (n_clips - 1) * distances, _LEAST_KEPT)
-        log_det = np.log(shrunk).sum() + np.log(kept)
+        # 1 - leverage is at least shrinkage / n_features, if one clip alone spans a direction.
+        remainders = 1 - own / (n_clips - 1) * distances
+        log_det = np.log(shrunk).sum() + np.log(remainders)
         log_det += (n_features - rank) * np.log(shrinkage * variance)
-        return np.mean(grown**2 * distances / kept + log_det)
+        return np.mean(growth**2 * distances / remainders + log_det)
 
-    bounds = np.log(_LEAST_LIKELY), 0.0
+    bounds = np.log(_LEAST_LIKELY_SHRINKAGE), 0.0
     return float(np.exp(minimize_scalar(minus_log_likelihood, bounds=bounds, method="bounded").x))

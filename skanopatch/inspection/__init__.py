@@ -1,4 +1,4 @@
-"""Displays in scikit-learn's convention: where, when and how much a machine sounds odd."""
+"""Displays in scikit-learn's convention: where, when and how much a machine is anomalous."""
 
 from skanopatch.inspection.anomaly_map import AnomalyMapDisplay
 from skanopatch.inspection.embedding import EmbeddingDisplay

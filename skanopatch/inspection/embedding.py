@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
-from matplotlib.figure import Figure, SubFigure
 from numpy.typing import ArrayLike
 from sklearn.base import clone
 from sklearn.decomposition import PCA
 
-from skanopatch.inspection.style import clip_kinds, legend_above_data, new_axes, with_defaults
+from skanopatch.inspection.decisions import detector_input
+from skanopatch.inspection.style import Display, clip_kinds, legend_above_data
+
+_SIZE = 24  # of a point, in square points
 
 
-class EmbeddingDisplay:
-    """Embeddings of clips in a plane, told apart by label and domain.
+@dataclass(kw_only=True, eq=False, repr=False)
+class EmbeddingDisplay(Display):
+    """Embeddings of clips in a plane, marked by label and domain.
 
     Make one with `from_estimator` or `from_predictions`. All parameters are stored as attributes.
 
@@ -30,7 +33,7 @@ class EmbeddingDisplay:
     y : array-like of shape (n_clips,), default=None
         Labels of at most two kinds. None draws all clips alike.
     domain : array-like of shape (n_clips,), default=None
-        Acoustic domain of each clip, such as "source" and "target", told by the marker.
+        Acoustic domain of each clip, such as "source" and "target": each has its marker.
     pos_label : hashable, default=-1
         The label of anomalous clips in `y`.
 
@@ -38,10 +41,8 @@ class EmbeddingDisplay:
     ----------
     scatter_ : list of PathCollection
         The points of each label and domain.
-    ax_ : Axes
-        Axes with the points.
-    figure_ : Figure
-        Figure with the axes.
+    ax_, figure_ : Axes, Figure
+        Where it is drawn.
 
     Notes
     -----
@@ -58,123 +59,56 @@ class EmbeddingDisplay:
     'component 1 (78 % of the variance)'
     """
 
-    scatter_: list[PathCollection]
-    ax_: Axes
-    figure_: Figure | SubFigure
+    coordinates: ArrayLike
+    axis_labels: tuple[str, str]
+    y: Iterable | None = None
+    domain: Iterable | None = None
+    pos_label: Hashable = -1
 
-    def __init__(
-        self,
-        *,
-        coordinates: ArrayLike,
-        axis_labels: tuple[str, str],
-        y: Iterable | None = None,
-        domain: Iterable | None = None,
-        pos_label: Hashable = -1,
-    ):
-        self.coordinates = coordinates
-        self.axis_labels = axis_labels
-        self.y = y
-        self.domain = domain
-        self.pos_label = pos_label
-
-    def plot(
-        self, ax: Axes | None = None, *, scatter_kwargs: Mapping[str, Any] | None = None
-    ) -> Self:
+    def plot(self, ax: Axes | None = None) -> Self:
         """Draw the points.
 
         Parameters
         ----------
         ax : Axes, default=None
             Where to draw. None makes a figure.
-        scatter_kwargs : dict, default=None
-            Keywords for the points, as of `matplotlib.axes.Axes.scatter`.
-
-        Returns
-        -------
-        display : EmbeddingDisplay
 
         Raises
         ------
         ValueError
-            If there is not one entry a clip, or `y` holds two labels and neither is `pos_label`.
+            If there is not one entry per clip, or `y` holds two labels and neither is `pos_label`.
         """
         points = np.asarray(self.coordinates)
         kinds = clip_kinds(len(points), self.y, self.domain, self.pos_label)
-        ax = new_axes() if ax is None else ax
-        self.ax_, self.figure_ = ax, ax.figure
-        self.scatter_ = [
-            ax.scatter(
-                *points[kind.rows].T,
-                **with_defaults(
-                    scatter_kwargs,
-                    {"s": 24, "alpha": 0.8, "label": kind.name, **kind.style},
-                    PathCollection,
-                ),
-            )
-            for kind in kinds
-        ]
-        n_missing = int(np.isnan(points).any(axis=1).sum())
-        if n_missing:
-            ax.plot([], [], " ", label=f"not drawn: {n_missing} without embedding")
+        ax = self._set_axes(ax)
+        self.scatter_ = [kind.scatter(ax, points[:, 0], points[:, 1], _SIZE) for kind in kinds]
         x_label, y_label = self.axis_labels
         ax.set(xlabel=x_label, ylabel=y_label)
-        legend_above_data(ax)
+        legend_above_data(ax, np.isnan(points).any(axis=1), "without embedding")
         return self
 
     @classmethod
     def from_estimator(
-        cls,
-        estimator: Any,
-        X: Any,
-        y: Iterable | None = None,
-        *,
-        domain: Iterable | None = None,
-        reducer: Any = None,
-        pos_label: Hashable = -1,
-        ax: Axes | None = None,
-        scatter_kwargs: Mapping[str, Any] | None = None,
+        cls, estimator: Any, X: Any, y: Iterable | None = None, **params: Any
     ) -> Self:
-        """Draw what a transformer returns, or what the detector at the end of a pipeline gets.
+        """Draw what a transformer returns, or what a detector gets of clips.
 
         Parameters
         ----------
-        estimator : Pipeline or transformer
-            A fitted one. Of a pipeline that ends in a detector all steps but that are applied.
+        estimator : estimator
+            Fitted. Of a transformer the output is drawn, of a pipeline that ends in a detector what
+            the detector gets, and of an `AnomalousSoundDetector` what the last of its `members_`
+            gets: the network where it joined, else the statistics or the embedder's output.
         X : sequence of clips, or array-like
             What the estimator takes.
         y : array-like of shape (n_clips,), default=None
             Labels of at most two kinds. None draws all clips alike.
-        domain : array-like of shape (n_clips,), default=None
-            Acoustic domain of each clip.
-        reducer : transformer, default=None
-            What is cloned and fitted to the embeddings of all clips to give two coordinates or
-            more, of which the first two are drawn. None is `PCA`.
-        pos_label : hashable, default=-1
-            The label of anomalous clips in `y`.
-        ax : Axes, default=None
-            Where to draw. None makes a figure.
-        scatter_kwargs : dict, default=None
-            Keywords for the points, as of `matplotlib.axes.Axes.scatter`.
-
-        Returns
-        -------
-        display : EmbeddingDisplay
-
-        Raises
-        ------
-        ValueError
-            As `from_predictions` does.
+        **params
+            As for `from_predictions`.
         """
-        embed = estimator if hasattr(estimator, "transform") else estimator[:-1]
-        return cls.from_predictions(
-            embed.transform(X),
-            y,
-            domain=domain,
-            reducer=reducer,
-            pos_label=pos_label,
-            ax=ax,
-            scatter_kwargs=scatter_kwargs,
-        )
+        is_transformer = hasattr(estimator, "transform")
+        embeddings = estimator.transform(X) if is_transformer else detector_input(estimator, X)
+        return cls.from_predictions(embeddings, y, **params)
 
     @classmethod
     def from_predictions(
@@ -186,7 +120,6 @@ class EmbeddingDisplay:
         reducer: Any = None,
         pos_label: Hashable = -1,
         ax: Axes | None = None,
-        scatter_kwargs: Mapping[str, Any] | None = None,
     ) -> Self:
         """Draw embeddings.
 
@@ -194,29 +127,19 @@ class EmbeddingDisplay:
         ----------
         embeddings : array-like of shape (n_clips, n_dims)
             Rows of NaN, of clips that could not be read, are not drawn.
-        y : array-like of shape (n_clips,), default=None
-            Labels of at most two kinds. None draws all clips alike.
-        domain : array-like of shape (n_clips,), default=None
-            Acoustic domain of each clip.
+        y, domain, pos_label
+            As for the class.
         reducer : transformer, default=None
             What is cloned and fitted to all embeddings to give two coordinates or more, of which
             the first two are drawn. None is `PCA`.
-        pos_label : hashable, default=-1
-            The label of anomalous clips in `y`.
         ax : Axes, default=None
-            Where to draw. None makes a figure.
-        scatter_kwargs : dict, default=None
-            Keywords for the points, as of `matplotlib.axes.Axes.scatter`.
-
-        Returns
-        -------
-        display : EmbeddingDisplay
+            Where to draw.
 
         Raises
         ------
         ValueError
-            If `embeddings` is not 2-D, the reducer gives fewer than two coordinates, there is not
-            one entry a clip, or `y` holds two labels and neither is `pos_label`.
+            If `embeddings` is not 2-D, the reducer gives fewer than two coordinates, or as `plot`
+            does.
         """
         embeddings = np.asarray(embeddings)
         if embeddings.ndim != 2:
@@ -234,18 +157,15 @@ class EmbeddingDisplay:
             )
         coordinates = np.full((len(embeddings), 2), np.nan)
         coordinates[readable] = reduced[:, :2]
-        shares = getattr(reducer, "explained_variance_ratio_", [None, None])
+        shares = getattr(reducer, "explained_variance_ratio_", [])
+        labels = [f"component {i + 1}" for i in range(2)]
+        for i, share in enumerate(shares[:2]):
+            labels[i] += f" ({100 * share:.0f} % of the variance)"
         display = cls(
             coordinates=coordinates,
-            axis_labels=(_axis_label(1, shares[0]), _axis_label(2, shares[1])),
+            axis_labels=(labels[0], labels[1]),
             y=y,
             domain=domain,
             pos_label=pos_label,
         )
-        return display.plot(ax, scatter_kwargs=scatter_kwargs)
-
-
-def _axis_label(place: int, share: float | None) -> str:
-    """Name a component, with its share of the variance where that is known."""
-    known = "" if share is None else f" ({100 * share:.0f} % of the variance)"
-    return f"component {place}{known}"
+        return display.plot(ax)

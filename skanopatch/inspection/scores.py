@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
 from textwrap import fill
 from typing import Any, Self
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection, PathCollection
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.collections import LineCollection
 from numpy.typing import ArrayLike
 
 from skanopatch.detectors.base import rows_by_label
+from skanopatch.inspection.decisions import anomaly_scores
 from skanopatch.inspection.style import (
     THRESHOLD_STYLE,
-    anomaly_scores,
+    Display,
     clip_kinds,
     legend_above_data,
-    new_axes,
     score_array,
-    with_defaults,
+    score_label,
 )
 
 # A machine has a row of height 1. In it, normal clips are drawn above anomalous ones.
@@ -29,8 +29,9 @@ _SPREAD = 0.16
 _LONGEST_LINE = 20  # characters of a machine's name
 
 
-class ScoreDisplay:
-    """Scores of clips beside the threshold, a row a machine.
+@dataclass(kw_only=True, eq=False, repr=False)
+class ScoreDisplay(Display):
+    """Scores of clips beside the threshold, with a row for each machine.
 
     Make one with `from_estimator` or `from_predictions`. All parameters are stored as attributes.
 
@@ -44,7 +45,7 @@ class ScoreDisplay:
         What each clip is a recording of: each has a row, in the order of first appearance. None
         is one row.
     domain : array-like of shape (n_clips,), default=None
-        Acoustic domain of each clip, such as "source" and "target", told by the marker.
+        Acoustic domain of each clip, such as "source" and "target": each has its marker.
     threshold : float or dict of float, default=None
         The score above which a clip is an anomaly, of all machines or by machine. None draws none.
     pos_label : hashable, default=-1
@@ -56,121 +57,68 @@ class ScoreDisplay:
         The points of each label and domain.
     threshold_line_ : LineCollection or None
         The threshold in each row.
-    ax_ : Axes
-        Axes with the scores.
-    figure_ : Figure
-        Figure with the axes.
-
-    See Also
-    --------
-    AnomalyRocDisplay : What every other threshold would do.
+    ax_, figure_ : Axes, Figure
+        Where it is drawn.
 
     Examples
     --------
-    >>> from skanopatch import ScoreDisplay
-    >>> display = ScoreDisplay.from_predictions(
-    ...     [1, 1, -1, 1, 1, -1],
-    ...     [0.2, 0.4, 1.3, 0.3, 1.1, 0.8],
-    ...     machine=["fan"] * 3 + ["pump"] * 3,
-    ...     threshold=1.0,
-    ... )
-    >>> [label.get_text() for label in display.ax_.get_yticklabels()]
-    ['fan', 'pump']
+    >>> import numpy as np
+    >>> from skanopatch import KNNDetector, ScoreDisplay
+    >>> X = np.random.default_rng(0).normal(size=(40, 4))
+    >>> detector = KNNDetector(metric="euclidean").fit(X)
+    >>> ScoreDisplay.from_estimator(detector, X + 2, [-1] * 40).ax_.get_xlabel()
+    'anomaly score (1 = threshold)'
     """
 
-    scatter_: list[PathCollection]
-    threshold_line_: LineCollection | None
-    ax_: Axes
-    figure_: Figure | SubFigure
+    anomaly_score: ArrayLike
+    y: Iterable | None = None
+    machine: Iterable | None = None
+    domain: Iterable | None = None
+    threshold: float | Mapping[Hashable, float] | None = None
+    pos_label: Hashable = -1
 
-    def __init__(
-        self,
-        *,
-        anomaly_score: ArrayLike,
-        y: Iterable | None = None,
-        machine: Iterable | None = None,
-        domain: Iterable | None = None,
-        threshold: float | Mapping[Hashable, float] | None = None,
-        pos_label: Hashable = -1,
-    ):
-        self.anomaly_score = anomaly_score
-        self.y = y
-        self.machine = machine
-        self.domain = domain
-        self.threshold = threshold
-        self.pos_label = pos_label
-
-    def plot(
-        self,
-        ax: Axes | None = None,
-        *,
-        scatter_kwargs: Mapping[str, Any] | None = None,
-        threshold_kwargs: Mapping[str, Any] | None = None,
-    ) -> Self:
+    def plot(self, ax: Axes | None = None) -> Self:
         """Draw the scores.
 
         Parameters
         ----------
         ax : Axes, default=None
             Where to draw. None makes a figure whose height suits the number of machines.
-        scatter_kwargs : dict, default=None
-            Keywords for the points, as of `matplotlib.axes.Axes.scatter`.
-        threshold_kwargs : dict, default=None
-            Keywords for the threshold, as of `matplotlib.collections.LineCollection`.
-
-        Returns
-        -------
-        display : ScoreDisplay
 
         Raises
         ------
         ValueError
-            If there is not one entry a clip, `y` holds two labels and neither is `pos_label`, or
+            If there is not one entry per clip, `y` holds two labels and neither is `pos_label`, or
             a machine has no threshold.
         """
         scores = score_array(self.anomaly_score)
         machines = rows_by_label(self.machine, len(scores), "machine")
         kinds = clip_kinds(len(scores), self.y, self.domain, self.pos_label)
         thresholds = self._thresholds(list(machines))
-        if ax is None:
-            ax = new_axes((7.0, 1.6 + 0.55 * len(machines)))
-        self.ax_, self.figure_ = ax, ax.figure
+        ax = self._set_axes(ax, (7.0, 1.6 + 0.55 * len(machines)))
 
         heights = np.random.default_rng(0).uniform(-_SPREAD, _SPREAD, len(scores))
-        for place, rows in enumerate(machines.values()):
-            heights[rows] += place
-        is_split = len({kind.label for kind in kinds}) == 2
-        size = np.clip(5000 * len(machines) / len(scores), 9, 20)
-        self.scatter_ = []
-        for kind in kinds:
-            style = with_defaults(
-                scatter_kwargs,
-                {"s": size, "alpha": 0.8, "label": kind.name, **kind.style},
-                PathCollection,
-            )
-            shift = _SHIFT[kind.label] if is_split else 0.0
-            points = ax.scatter(scores[kind.rows], heights[kind.rows] + shift, **style)
-            self.scatter_.append(points)
+        for row, members in enumerate(machines.values()):
+            heights[members] += row
+        if len({kind.label for kind in kinds}) == 2:
+            for kind in kinds:
+                heights[kind.rows] += _SHIFT[kind.label]
+        size = float(np.clip(5000 * len(machines) / len(scores), 9, 20))
+        self.scatter_ = [kind.scatter(ax, scores, heights, size) for kind in kinds]
 
-        self.threshold_line_ = None
+        self.threshold_line_: LineCollection | None = None
         if thresholds is not None:
             ends = [[(t, row - 0.5), (t, row + 0.5)] for row, t in enumerate(thresholds)]
-            style = with_defaults(
-                threshold_kwargs, {"label": "threshold", **THRESHOLD_STYLE}, LineCollection
-            )
-            self.threshold_line_ = LineCollection(ends, **style)
+            self.threshold_line_ = LineCollection(ends, **THRESHOLD_STYLE)
             ax.add_collection(self.threshold_line_)
-        n_missing = int(np.isnan(scores).sum())
-        if n_missing:
-            ax.plot([], [], " ", label=f"not drawn: {n_missing} without score")
 
         for row in range(1, len(machines)):
             ax.axhline(row - 0.5, color="0.85", linewidth=0.8, zorder=0)
         names = [] if self.machine is None else [fill(str(m), _LONGEST_LINE) for m in machines]
         ax.set_yticks(range(len(names)), names)
-        ax.set(ylim=(len(machines) - 0.5, -0.5), xlabel="anomaly score")
+        ax.set(ylim=(len(machines) - 0.5, -0.5), xlabel=score_label(self.threshold))
         ax.tick_params(axis="y", length=0)
-        legend_above_data(ax)
+        legend_above_data(ax, np.isnan(scores), "without score")
         return self
 
     def _thresholds(self, machines: list[Hashable]) -> list[float] | None:
@@ -192,15 +140,13 @@ class ScoreDisplay:
         X: Any,
         y: Iterable | None = None,
         *,
-        machine: Iterable | None = None,
-        domain: Iterable | None = None,
-        pos_label: Hashable = -1,
         params: Mapping[str, Any] | None = None,
-        ax: Axes | None = None,
-        scatter_kwargs: Mapping[str, Any] | None = None,
-        threshold_kwargs: Mapping[str, Any] | None = None,
+        **predictions_params: Any,
     ) -> Self:
-        """Draw minus the `decision_function` of an estimator, whose threshold is 0.
+        """Draw the scores of clips over that of the threshold, ``score_samples(X) / offset_``.
+
+        Above 1 is an anomaly. Where `offset_` of the detector is not negative, as of likelihoods,
+        minus the `decision_function` is drawn, whose threshold is 0. The axis says which.
 
         Parameters
         ----------
@@ -210,50 +156,14 @@ class ScoreDisplay:
             What the estimator takes.
         y : array-like of shape (n_clips,), default=None
             Labels of at most two kinds. None draws all clips alike.
-        machine : array-like of shape (n_clips,), default=None
-            What each clip is a recording of. None is one row.
-        domain : array-like of shape (n_clips,), default=None
-            Acoustic domain of each clip.
-        pos_label : hashable, default=-1
-            The label of anomalous clips in `y`.
         params : dict, default=None
             Metadata for `decision_function`, such as ``{"groups": units}`` for
             `GroupedDetector`. A pipeline routes it where metadata routing is enabled.
-        ax : Axes, default=None
-            Where to draw. None makes a figure whose height suits the number of machines.
-        scatter_kwargs : dict, default=None
-            Keywords for the points, as of `matplotlib.axes.Axes.scatter`.
-        threshold_kwargs : dict, default=None
-            Keywords for the threshold, as of `matplotlib.collections.LineCollection`.
-
-        Returns
-        -------
-        display : ScoreDisplay
-
-        Raises
-        ------
-        ValueError
-            As `plot` does.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from skanopatch import KNNDetector, ScoreDisplay
-        >>> X = np.random.default_rng(0).normal(size=(40, 4))
-        >>> detector = KNNDetector(metric="euclidean").fit(X)
-        >>> display = ScoreDisplay.from_estimator(detector, X + 2, [-1] * 40)
+        **predictions_params
+            As for `from_predictions`.
         """
-        return cls.from_predictions(
-            y,
-            anomaly_scores(estimator, X, params),
-            machine=machine,
-            domain=domain,
-            threshold=0.0,
-            pos_label=pos_label,
-            ax=ax,
-            scatter_kwargs=scatter_kwargs,
-            threshold_kwargs=threshold_kwargs,
-        )
+        scores, threshold = anomaly_scores(estimator, X, params)
+        return cls.from_predictions(y, scores, threshold=threshold, **predictions_params)
 
     @classmethod
     def from_predictions(
@@ -266,41 +176,8 @@ class ScoreDisplay:
         threshold: float | Mapping[Hashable, float] | None = None,
         pos_label: Hashable = -1,
         ax: Axes | None = None,
-        scatter_kwargs: Mapping[str, Any] | None = None,
-        threshold_kwargs: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Draw scores.
-
-        Parameters
-        ----------
-        y : array-like of shape (n_clips,) or None
-            Labels of at most two kinds. None draws all clips alike.
-        anomaly_score : array-like of shape (n_clips,)
-            Higher is more anomalous.
-        machine : array-like of shape (n_clips,), default=None
-            What each clip is a recording of. None is one row.
-        domain : array-like of shape (n_clips,), default=None
-            Acoustic domain of each clip.
-        threshold : float or dict of float, default=None
-            The score above which a clip is an anomaly, of all machines or by machine.
-        pos_label : hashable, default=-1
-            The label of anomalous clips in `y`.
-        ax : Axes, default=None
-            Where to draw. None makes a figure whose height suits the number of machines.
-        scatter_kwargs : dict, default=None
-            Keywords for the points, as of `matplotlib.axes.Axes.scatter`.
-        threshold_kwargs : dict, default=None
-            Keywords for the threshold, as of `matplotlib.collections.LineCollection`.
-
-        Returns
-        -------
-        display : ScoreDisplay
-
-        Raises
-        ------
-        ValueError
-            As `plot` does.
-        """
+        """Draw scores, given the parameters of the class and of `plot`."""
         display = cls(
             anomaly_score=anomaly_score,
             y=y,
@@ -309,4 +186,4 @@ class ScoreDisplay:
             threshold=threshold,
             pos_label=pos_label,
         )
-        return display.plot(ax, scatter_kwargs=scatter_kwargs, threshold_kwargs=threshold_kwargs)
+        return display.plot(ax)

@@ -1,32 +1,36 @@
-"""What the displays share: their colours, and how each kind of clip is drawn."""
+"""What the displays share: their axes and legends, and how each kind of clip is drawn.
+
+The colours are those of Okabe and Ito, which colour-blind readers can distinguish
+(https://jfly.uni-koeln.de/color/). What differs by colour differs by shape or fill as well.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import cycle
+from numbers import Real
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.cbook import normalize_kwargs
-from numpy.typing import NDArray
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure, SubFigure
+from numpy.typing import ArrayLike, NDArray
 
 from skanopatch.audio.labels import label_list
 from skanopatch.detectors.base import rows_by_label
 
-# Okabe and Ito's colours, which colour-blind readers tell apart
-# (https://jfly.uni-koeln.de/color/). Shape or fill tells apart what the colour does, too.
 BLUE = "#0072B2"
 VERMILION = "#D55E00"
 GREEN = "#009E73"
 PURPLE = "#CC79A7"
+_LINES = cycler(color=[BLUE, VERMILION, GREEN, PURPLE]) + cycler(linestyle=["-", "--", "-.", ":"])
 
-THRESHOLD_STYLE: dict[str, Any] = {"color": "0.2", "linestyle": "--", "linewidth": 1}
+THRESHOLD_STYLE: dict[str, Any] = {"label": "threshold", "color": "0.2", "ls": "--", "lw": 1}
 
-# What is anomalous is filled, and each domain has a marker of its own.
+# Anomalous clips are filled, and each domain has its own marker.
 _STYLES: dict[str, dict[str, Any]] = {
     "": {"facecolor": "0.4", "edgecolor": "0.4"},
     "normal": {"facecolor": "none", "edgecolor": BLUE},
@@ -34,62 +38,62 @@ _STYLES: dict[str, dict[str, Any]] = {
 }
 _MARKERS = "o^sDv"
 
-
-def new_axes(figsize: tuple[float, float] | None = None) -> Axes:
-    """Return axes in a figure of their own, whose curves differ by colour and by dashes."""
-    _, ax = plt.subplots(figsize=figsize, layout="constrained")
-    lines = cycler(color=[BLUE, VERMILION, GREEN, PURPLE]) + cycler(
-        linestyle=["-", "--", "-.", ":"]
-    )
-    ax.set_prop_cycle(lines)
-    return ax
+_LEGEND: dict[str, Any] = {"fontsize": "small", "frameon": False, "handlelength": 1.6}
+_LARGEST_LEGEND = 0.7  # of the height of the axes
 
 
-def legend_above_data(ax: Axes) -> None:
-    """Put the legend inside the axes, in a room of its own above what is drawn."""
+class Display:
+    """Base class of the displays: a subclass stores what it draws, and has `plot`."""
+
+    ax_: Axes
+    figure_: Figure | SubFigure
+
+    def _set_axes(self, ax: Axes | None, figsize: tuple[float, float] | None = None) -> Axes:
+        """Store the axes to draw on; None makes them, in a figure of their own."""
+        if ax is None:
+            _, ax = plt.subplots(figsize=figsize, layout="constrained")
+            ax.set_prop_cycle(_LINES)
+        self.ax_, self.figure_ = ax, ax.figure
+        return ax
+
+
+def score_label(threshold: Any) -> str:
+    """Return the label of an axis of scores, with the threshold where it is one number."""
+    number = f" ({threshold:g} = threshold)" if isinstance(threshold, Real) else ""
+    return "anomaly score" + number
+
+
+def legend_beside(ax: Axes) -> None:
+    """Put the legend to the right of square axes, which move to the left."""
+    if ax.get_legend_handles_labels()[1]:
+        ax.set_anchor("W")
+        ax.legend(loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0, **_LEGEND)
+
+
+def legend_above_data(ax: Axes, missing: Sequence | NDArray = (), reason: str = "") -> None:
+    """Put the legend inside the axes, above all data; clips that are `missing` are counted."""
+    n_missing = int(np.sum(missing))
+    if n_missing:
+        ax.plot([], [], " ", label=f"not drawn: {n_missing} {reason}")
     labels = ax.get_legend_handles_labels()[1]
     if not labels:
         return
-    ax.figure.figure.draw_without_rendering()  # lays the axes out, so that they have a size
-    room = ax.get_window_extent()
+    ax.figure.figure.draw_without_rendering()  # the layout gives the axes their size
+    axes_size = ax.get_window_extent()
     for n_columns in range(len(labels), 0, -1):
         legend = ax.legend(
-            loc="upper center",
-            ncols=n_columns,
-            fontsize="small",
-            frameon=False,
-            borderaxespad=0.2,
-            columnspacing=1.2,
-            handlelength=1.6,
-            handletextpad=0.5,
+            loc="upper center", ncols=n_columns, borderaxespad=0.2, columnspacing=1.2, **_LEGEND
         )
         size = legend.get_window_extent()
-        if size.width <= room.width:
+        if size.width <= axes_size.width:
             break
-    share = min(1.1 * size.height / room.height, 0.7)
+    share = min(1.1 * size.height / axes_size.height, _LARGEST_LEGEND)
     bottom, top = ax.get_ylim()
     ax.set_ylim(bottom, top + (top - bottom) * share / (1 - share))
 
 
-def with_defaults(
-    given: Mapping[str, Any] | None, defaults: Mapping[str, Any], artist: type[Artist]
-) -> dict[str, Any]:
-    """Return the keywords for an artist, those given first; aliases such as "lw" are known."""
-    return {**defaults, **normalize_kwargs(dict(given or {}), artist)}
-
-
-def anomaly_scores(
-    estimator: Any, X: Any, params: Mapping[str, Any] | None = None
-) -> NDArray[np.float64]:
-    """Return how far each clip is above the threshold of a detector, 0 being the threshold.
-
-    `score_samples` would need the threshold too, which wrappers and pipelines do not give.
-    """
-    return -np.asarray(estimator.decision_function(X, **(params or {})), dtype=np.float64)
-
-
-def score_array(anomaly_score: Any) -> NDArray[np.float64]:
-    """Return scores as an array, or say that they are not one a clip."""
+def score_array(anomaly_score: ArrayLike) -> NDArray[np.float64]:
+    """Return scores as an array, or raise if they are not one row of at least one score."""
     scores = np.asarray(anomaly_score, dtype=np.float64)
     if scores.ndim != 1 or not len(scores):
         raise ValueError(
@@ -100,38 +104,21 @@ def score_array(anomaly_score: Any) -> NDArray[np.float64]:
 
 
 class Kind(NamedTuple):
-    """Clips that are drawn alike."""
+    """Clips of one label and one domain, which are drawn alike."""
 
     label: str  # "normal", "anomalous", or "" where no label is known
-    name: str  # for the legend
     rows: NDArray[np.bool_]
     style: dict[str, Any]  # for scatter
+
+    def scatter(self, ax: Axes, x: NDArray, y: NDArray, size: float) -> PathCollection:
+        """Draw the clips of this kind."""
+        return ax.scatter(x[self.rows], y[self.rows], s=size, alpha=0.8, **self.style)
 
 
 def clip_kinds(
     n_clips: int, y: Iterable | None, domain: Iterable | None, pos_label: Hashable
 ) -> list[Kind]:
-    """Sort clips by label and domain.
-
-    Parameters
-    ----------
-    n_clips : int
-    y : iterable of length n_clips or None
-        Labels of at most two kinds. None is one kind without a name.
-    domain : iterable of hashables of length n_clips or None
-    pos_label : hashable
-        The label of anomalous clips.
-
-    Returns
-    -------
-    kinds : list of Kind
-        Those that have a clip, normal ones before anomalous ones.
-
-    Raises
-    ------
-    ValueError
-        If there is not one entry a clip, or `y` holds two labels and neither is `pos_label`.
-    """
+    """Group clips by label and domain, normal clips first; kinds without a clip are left out."""
     rows_of_label = {"": np.ones(n_clips, dtype=bool)}
     if y is not None:
         is_anomaly = _is_anomaly(label_list(y, n_clips, "y", allow_nan=True), pos_label)
@@ -142,19 +129,18 @@ def clip_kinds(
         for (name, members), marker in zip(rows_of_domain.items(), cycle(_MARKERS)):
             rows = of_label & np.isin(np.arange(n_clips), members)
             words = [label] * bool(label) + [str(name)] * (domain is not None)
+            style = {"label": ", ".join(words), "marker": marker, **_STYLES[label]}
             if rows.any():
-                kinds.append(
-                    Kind(label, ", ".join(words), rows, {**_STYLES[label], "marker": marker})
-                )
+                kinds.append(Kind(label, rows, style))
     return kinds
 
 
 def _is_anomaly(labels: list[Hashable], pos_label: Hashable) -> NDArray[np.bool_]:
     """Return which labels are `pos_label`; unlike for a metric, all may be alike."""
-    different = list(dict.fromkeys(labels))
-    if len(different) > 2 or (len(different) == 2 and pos_label not in different):
+    distinct = list(dict.fromkeys(labels))
+    if len(distinct) > 2 or (len(distinct) == 2 and pos_label not in distinct):
         raise ValueError(
             "y must hold at most two labels, that of anomalous clips (pos_label) and that of "
-            f"normal ones. Got the labels {different} with pos_label={pos_label!r}."
+            f"normal ones. Got the labels {distinct} with pos_label={pos_label!r}."
         )
     return np.array([label == pos_label for label in labels])

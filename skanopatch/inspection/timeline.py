@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Self
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
-from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
-from matplotlib.patches import StepPatch
-from matplotlib.ticker import FuncFormatter, MultipleLocator
+from matplotlib.ticker import MultipleLocator
 from numpy.typing import ArrayLike, NDArray
 
-from skanopatch.audio.clips import Clip, load_clip
+from skanopatch.audio import Clip, load_clip
+from skanopatch.inspection.decisions import anomaly_scores, patcher_of
 from skanopatch.inspection.style import (
     BLUE,
     THRESHOLD_STYLE,
     VERMILION,
-    anomaly_scores,
+    Display,
     legend_above_data,
-    new_axes,
     score_array,
-    with_defaults,
+    score_label,
 )
 
 _LONGEST_IN_SECONDS = 180  # of a time axis that is labelled in seconds
@@ -33,7 +31,8 @@ _MOST_TICKS = 8
 _TICK_SPACINGS = [30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400]
 
 
-class TimelineDisplay:
+@dataclass(kw_only=True, eq=False, repr=False)
+class TimelineDisplay(Display):
     """Score of a long recording over time, with the stretches above the threshold.
 
     Make one with `from_estimator` or `from_predictions`. All parameters are stored as attributes.
@@ -60,107 +59,63 @@ class TimelineDisplay:
         The threshold.
     flagged_ : PolyCollection or None
         The shade over the stretches, if there are any.
-    ax_ : Axes
-        Axes with the score.
-    figure_ : Figure
-        Figure with the axes.
-
-    See Also
-    --------
-    AnomalyMapDisplay : Where a clip sounds odd in time and frequency.
+    ax_, figure_ : Axes, Figure
+        Where it is drawn.
 
     Examples
     --------
-    >>> from skanopatch import TimelineDisplay
-    >>> display = TimelineDisplay.from_predictions(
-    ...     [1.0, 3.0, 5.0, 7.0], [0.2, 1.4, 1.2, 0.1], threshold=1.0
-    ... )
-    >>> display.stretches_
-    array([[2., 6.]])
+    >>> import numpy as np
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from skanopatch import MahalanobisDetector, MelPatcher, MelStatistics, TimelineDisplay
+    >>> sound = np.random.default_rng(0).normal(size=40 * 16000)
+    >>> sound[35 * 16000 : 36 * 16000] *= 2
+    >>> pipe = make_pipeline(MelPatcher(duration=1.0), MelStatistics(), MahalanobisDetector())
+    >>> pipe.fit(sound[: 30 * 16000].reshape(30, 16000))
+    Pipeline(...)
+    >>> display = TimelineDisplay.from_estimator(pipe, sound[30 * 16000 :])
+    >>> float(display.times[display.anomaly_score.argmax()])
+    5.5
     """
 
-    stretches_: NDArray[np.float64]
-    line_: StepPatch
-    threshold_line_: Line2D | None
-    flagged_: PolyCollection | None
-    ax_: Axes
-    figure_: Figure | SubFigure
+    times: ArrayLike
+    anomaly_score: ArrayLike
+    threshold: float | None = None
+    window: float | None = None
 
-    def __init__(
-        self,
-        *,
-        times: ArrayLike,
-        anomaly_score: ArrayLike,
-        threshold: float | None = None,
-        window: float | None = None,
-    ):
-        self.times = times
-        self.anomaly_score = anomaly_score
-        self.threshold = threshold
-        self.window = window
-
-    def plot(
-        self,
-        ax: Axes | None = None,
-        *,
-        line_kwargs: Mapping[str, Any] | None = None,
-        threshold_kwargs: Mapping[str, Any] | None = None,
-        flag_kwargs: Mapping[str, Any] | None = None,
-    ) -> Self:
+    def plot(self, ax: Axes | None = None) -> Self:
         """Draw the score over time.
 
         Parameters
         ----------
         ax : Axes, default=None
             Where to draw. None makes a figure.
-        line_kwargs : dict, default=None
-            Keywords for the score, as of `matplotlib.axes.Axes.stairs`.
-        threshold_kwargs : dict, default=None
-            Keywords for the threshold, as of `matplotlib.axes.Axes.axhline`.
-        flag_kwargs : dict, default=None
-            Keywords for the shade, as of `matplotlib.axes.Axes.broken_barh`.
-
-        Returns
-        -------
-        display : TimelineDisplay
 
         Raises
         ------
         ValueError
-            If `times` do not ascend or are not one a score, or a single one has no `window`.
+            If `times` do not ascend or are not one per score, or a single one has no `window`.
         """
         scores = score_array(self.anomaly_score)
         edges = self._edges(len(scores))
-        ax = new_axes((8.0, 3.0)) if ax is None else ax
-        self.ax_, self.figure_ = ax, ax.figure
+        ax = self._set_axes(ax, (8.0, 3.0))
         self.line_ = ax.stairs(
-            scores,
-            edges,
-            baseline=None,
-            **with_defaults(
-                line_kwargs, {"color": BLUE, "linewidth": 1.5, "label": "score"}, StepPatch
-            ),
+            scores, edges, baseline=None, color=BLUE, linewidth=1.5, label="score"
         )
-        self.stretches_ = np.empty((0, 2))
-        self.threshold_line_, self.flagged_ = None, None
+        self.stretches_: NDArray[np.float64] = np.empty((0, 2))
+        self.threshold_line_: Line2D | None = None
+        self.flagged_: PolyCollection | None = None
         if self.threshold is not None:
-            style = with_defaults(
-                threshold_kwargs, {"label": "threshold", **THRESHOLD_STYLE}, Line2D
-            )
-            self.threshold_line_ = ax.axhline(self.threshold, **style)
+            self.threshold_line_ = ax.axhline(self.threshold, **THRESHOLD_STYLE)
             # Padded, so that stretches at either end have a start and an end too.
-            is_odd = np.concatenate([[False], scores > self.threshold, [False]])
-            self.stretches_ = edges[np.flatnonzero(np.diff(is_odd))].reshape(-1, 2)
-            if len(self.stretches_):
-                style = {"color": VERMILION, "alpha": 0.25, "linewidth": 0.8, "label": "anomaly"}
-                bottom, top = ax.get_ylim()
-                self.flagged_ = ax.broken_barh(
-                    [(start, end - start) for start, end in self.stretches_],
-                    (bottom, top - bottom),
-                    **with_defaults(flag_kwargs, style, PolyCollection),
-                )
-                ax.set_ylim(bottom, top)
-        ax.set(xlim=(edges[0], edges[-1]), ylabel="anomaly score")
+            is_above = np.concatenate([[False], scores > self.threshold, [False]])
+            self.stretches_ = edges[np.flatnonzero(np.diff(is_above))].reshape(-1, 2)
+        if len(self.stretches_):
+            bottom, top = ax.get_ylim()
+            style: dict[str, Any] = {"color": VERMILION, "alpha": 0.25, "label": "anomaly"}
+            spans = [(start, end - start) for start, end in self.stretches_]
+            self.flagged_ = ax.broken_barh(spans, (bottom, top - bottom), linewidth=0.8, **style)
+            ax.set_ylim(bottom, top)
+        ax.set(xlim=(edges[0], edges[-1]), ylabel=score_label(self.threshold))
         _label_time(ax, edges[-1] - edges[0])
         legend_above_data(ax)
         return self
@@ -190,70 +145,38 @@ class TimelineDisplay:
         window: float | None = None,
         hop: float | None = None,
         ax: Axes | None = None,
-        line_kwargs: Mapping[str, Any] | None = None,
-        threshold_kwargs: Mapping[str, Any] | None = None,
-        flag_kwargs: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Cut a recording into windows, and draw minus the `decision_function` of each.
+        """Cut a recording into windows, and draw the scores of `ScoreDisplay.from_estimator`.
 
         The last window ends with the recording, so that all of it is scored.
 
         Parameters
         ----------
-        estimator : Pipeline
+        estimator : estimator
             A fitted `AnomalousSoundDetector`, or a pipeline that starts with a `MelPatcher` and
             ends in a detector.
         recording : str, Path, array of shape (n_samples,) or (array, sample_rate)
             A bare array is at the `sample_rate` of the patcher.
         window : float, default=None
-            Seconds a window. None is what the patcher hears of a clip, its `duration_`; windows
+            Seconds a window. None is what the patcher uses of a clip, its `duration_`; windows
             that are shorter are repeated, as all clips are.
         hop : float, default=None
             Seconds from one window to the next. None is half a window.
         ax : Axes, default=None
-            Where to draw. None makes a figure.
-        line_kwargs, threshold_kwargs, flag_kwargs : dict, default=None
-            As for `plot`.
-
-        Returns
-        -------
-        display : TimelineDisplay
+            Where to draw.
 
         Raises
         ------
         ValueError
             If the recording cannot be read or is shorter than a window, or `window` or `hop` is out
             of range.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from sklearn.pipeline import make_pipeline
-        >>> from skanopatch import MahalanobisDetector, MelPatcher, MelStatistics, TimelineDisplay
-        >>> sound = np.random.default_rng(0).normal(size=40 * 16000)
-        >>> pipe = make_pipeline(MelPatcher(duration=1.0), MelStatistics(), MahalanobisDetector())
-        >>> pipe.fit(sound[: 30 * 16000].reshape(30, 16000))
-        Pipeline(...)
-        >>> display = TimelineDisplay.from_estimator(pipe, sound[30 * 16000 :])
-        >>> display.times[:3]
-        array([0.5, 1. , 1.5])
         """
-        patcher = getattr(estimator, "patcher_", None) or estimator[0]
-        if window is None:
-            window = patcher.duration_
-        elif not isinstance(window, Real) or not 0 < window <= patcher.duration_:
-            raise ValueError(
-                "window must be a number of seconds above 0 and at most "
-                f"{patcher.duration_:g}, which is what the pipeline hears of a clip. "
-                f"Got {window!r} instead."
-            )
-        if hop is None:
-            hop = window / 2
-        elif not isinstance(hop, Real) or not 0 < hop <= window:
-            raise ValueError(
-                f"hop must be a number of seconds above 0 and at most window={window:g}, so that "
-                f"nothing is missed. Got {hop!r} instead."
-            )
+        patcher = patcher_of(estimator)
+        longest = patcher.duration_
+        window = longest if window is None else window
+        _check_seconds("window", window, longest, "which is what the pipeline uses of a clip")
+        hop = window / 2 if hop is None else hop
+        _check_seconds("hop", hop, window, "the window, so that nothing is missed")
         rate = patcher.sample_rate
         samples = load_clip(recording, sample_rate=rate, channel=patcher.channel)
         n_window, n_hop = round(window * rate), max(1, round(hop * rate))
@@ -264,17 +187,11 @@ class TimelineDisplay:
             )
         last = len(samples) - n_window
         starts = np.append(np.arange(0, last, n_hop), last)
-        scores = anomaly_scores(estimator, [samples[start:][:n_window] for start in starts])
-        return cls.from_predictions(
-            (starts + n_window / 2) / rate,
-            scores,
-            threshold=0.0,
-            window=window,
-            ax=ax,
-            line_kwargs=line_kwargs,
-            threshold_kwargs=threshold_kwargs,
-            flag_kwargs=flag_kwargs,
-        )
+        windows = [samples[start:][:n_window] for start in starts]
+        scores, threshold = anomaly_scores(estimator, windows)
+        times = (starts + n_window / 2) / rate
+        display = cls(times=times, anomaly_score=scores, threshold=threshold, window=window)
+        return display.plot(ax)
 
     @classmethod
     def from_predictions(
@@ -285,42 +202,18 @@ class TimelineDisplay:
         threshold: float | None = None,
         window: float | None = None,
         ax: Axes | None = None,
-        line_kwargs: Mapping[str, Any] | None = None,
-        threshold_kwargs: Mapping[str, Any] | None = None,
-        flag_kwargs: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Draw scores over time.
-
-        Parameters
-        ----------
-        times : array-like of shape (n_windows,)
-            The middle of each window in seconds, ascending.
-        anomaly_score : array-like of shape (n_windows,)
-            Higher is more anomalous. A window that scores NaN leaves a gap.
-        threshold : float, default=None
-            The score above which a window is an anomaly. None draws none and flags nothing.
-        window : float, default=None
-            Seconds that the first and the last score cover. None is their distance to the next.
-        ax : Axes, default=None
-            Where to draw. None makes a figure.
-        line_kwargs, threshold_kwargs, flag_kwargs : dict, default=None
-            As for `plot`.
-
-        Returns
-        -------
-        display : TimelineDisplay
-
-        Raises
-        ------
-        ValueError
-            As `plot` does.
-        """
+        """Draw scores over time, given the parameters of the class and of `plot`."""
         display = cls(times=times, anomaly_score=anomaly_score, threshold=threshold, window=window)
-        return display.plot(
-            ax,
-            line_kwargs=line_kwargs,
-            threshold_kwargs=threshold_kwargs,
-            flag_kwargs=flag_kwargs,
+        return display.plot(ax)
+
+
+def _check_seconds(name: str, value: Any, most: float, reason: str) -> None:
+    """Raise if a length in seconds is not above 0 and at most `most`."""
+    if not (isinstance(value, Real) and 0 < float(value) <= most):
+        raise ValueError(
+            f"{name} must be a number of seconds above 0 and at most {most:g}, {reason}. "
+            f"Got {value!r} instead."
         )
 
 
@@ -331,14 +224,9 @@ def _label_time(ax: Axes, duration: float) -> None:
         return
     spacing = next((s for s in _TICK_SPACINGS if duration / s <= _MOST_TICKS), _TICK_SPACINGS[-1])
     ax.xaxis.set_major_locator(MultipleLocator(spacing))
-    if duration <= _LONGEST_IN_MINUTES:
-        ax.set_xlabel("time (min:s)")
-        unit = 1
-    else:
-        ax.set_xlabel("time (h:min)")
-        unit = 60
+    is_short = duration <= _LONGEST_IN_MINUTES
+    unit = 1 if is_short else 60
+    ax.set_xlabel("time (min:s)" if is_short else "time (h:min)")
     ax.xaxis.set_major_formatter(
-        FuncFormatter(
-            lambda seconds, _: "{:.0f}:{:02.0f}".format(*divmod(round(seconds / unit), 60))
-        )
+        lambda seconds, _: "{:.0f}:{:02.0f}".format(*divmod(round(seconds / unit), 60))
     )

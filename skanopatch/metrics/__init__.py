@@ -6,8 +6,7 @@ from skanopatch.metrics.dcase import (
     compare_dcase_scores,
     dcase_scores,
 )
-from skanopatch.metrics.roc import auc_score, pauc_score
-from skanopatch.metrics.scorers import make_anomaly_scorer
+from skanopatch.metrics.roc import auc_score, make_anomaly_scorer, pauc_score
 
 __all__ = [
     "DCASEComparison",

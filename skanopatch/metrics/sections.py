@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.utils import gen_batches
 
 YEARS = range(2020, 2027)
+DOMAINS = ("source", "target")
 MAX_FPR = 0.1
 
 _RESAMPLES_AT_A_TIME = 256
@@ -20,12 +21,12 @@ _RESAMPLES_AT_A_TIME = 256
 class Area(NamedTuple):
     """An area under the ROC curve: which clips it compares, up to which false-alarm rate."""
 
-    normal_domain: str | None  # None takes both
-    anomaly_domain: str | None
-    max_fpr: float | None
+    normal_domain: str | None = None  # None takes both
+    anomaly_domain: str | None = None
+    max_fpr: float | None = None
 
     def rows(self, section: Section) -> NDArray[np.bool_]:
-        """Tell which clips of a section this area compares."""
+        """Return which clips of a section this area compares."""
         normal, anomalous = (
             domain is None or section.domain == domain
             for domain in (self.normal_domain, self.anomaly_domain)
@@ -33,26 +34,24 @@ class Area(NamedTuple):
         return np.where(section.is_anomaly, anomalous, normal)
 
 
-def areas_of(year: int) -> dict[str, Area]:
-    """Return the areas of a year by name, or say that there was no such challenge."""
+def check_year(year: int) -> None:
+    """Raise if there was no challenge in a year."""
     if year not in YEARS:
         raise ValueError(
             f"year must be one of the challenges, {YEARS[0]} to {YEARS[-1]}. Got {year!r} instead."
         )
+
+
+def areas_of(year: int) -> dict[str, Area]:
+    """Return the areas of a year by name."""
+    check_year(year)
+    pauc = Area(max_fpr=MAX_FPR)
     if year == 2020:
-        return {"auc": Area(None, None, None), "pauc": Area(None, None, MAX_FPR)}
+        return {"auc": Area(), "pauc": pauc}
     if year == 2021:
-        return {
-            "auc_source": Area("source", "source", None),
-            "auc_target": Area("target", "target", None),
-            "pauc_source": Area("source", "source", MAX_FPR),
-            "pauc_target": Area("target", "target", MAX_FPR),
-        }
-    return {
-        "auc_source": Area("source", None, None),  # the anomalous clips of both domains
-        "auc_target": Area("target", None, None),
-        "pauc": Area(None, None, MAX_FPR),
-    }
+        kinds = {"auc": None, "pauc": MAX_FPR}
+        return {f"{kind}_{d}": Area(d, d, limit) for kind, limit in kinds.items() for d in DOMAINS}
+    return {f"auc_{domain}": Area(normal_domain=domain) for domain in DOMAINS} | {"pauc": pauc}
 
 
 class Section(NamedTuple):
@@ -66,11 +65,7 @@ class Section(NamedTuple):
 
 
 def split_sections(
-    is_anomaly: NDArray[np.bool_],
-    machine: Any,
-    section: Any,
-    domain: Any,
-    areas: dict[str, Area],
+    is_anomaly: NDArray[np.bool_], machine: Any, section: Any, domain: Any, areas: dict[str, Area]
 ) -> list[Section]:
     """Return the clips of each section, in the order of machine and section."""
     needs_domain = any(area.normal_domain for area in areas.values())
@@ -78,19 +73,19 @@ def split_sections(
         domain = np.full(len(is_anomaly), "")
     elif domain is None:
         raise ValueError("domain must name the domain of each clip for every year but 2020.")
-    columns = {"machine": machine, "section": section, "domain": domain}
-    arrays = {name: np.asarray(values) for name, values in columns.items()}
-    for name, values in arrays.items():
-        if values.shape != is_anomaly.shape:
+    arrays = {}
+    for name, values in {"machine": machine, "section": section, "domain": domain}.items():
+        arrays[name] = np.asarray(values)
+        if arrays[name].shape != is_anomaly.shape:
             raise ValueError(
-                f"{name} must have one entry per clip. Got the shape {values.shape} for "
+                f"{name} must have one entry per clip. Got the shape {arrays[name].shape} for "
                 f"{len(is_anomaly)} clips."
             )
-        # Beside strings NaN would become the string "nan".
-        missing = pd.isna(np.asarray(columns[name], dtype=object))
+        # As objects: beside strings NaN would become the string "nan".
+        missing = pd.isna(np.asarray(values, dtype=object))
         if missing.any():
             raise ValueError(f"{name} must not be missing. Clip {missing.argmax()} has none.")
-    unknown = sorted(set(map(str, arrays["domain"])) - {"source", "target"})
+    unknown = sorted(set(map(str, arrays["domain"])) - set(DOMAINS))
     if needs_domain and unknown:
         raise ValueError(f"domain must hold 'source' and 'target'. Got {unknown} as well.")
 
@@ -101,13 +96,13 @@ def split_sections(
     ]
     for part in sections:
         for name, area in areas.items():
-            used = part.is_anomaly[area.rows(part)]
-            for kind, domain_of_kind, n_clips in (
-                ("normal", area.normal_domain, np.sum(~used)),
-                ("anomalous", area.anomaly_domain, np.sum(used)),
+            compared = part.is_anomaly[area.rows(part)]
+            for kind, of_domain, is_missing in (
+                ("normal", area.normal_domain, compared.all()),
+                ("anomalous", area.anomaly_domain, not compared.any()),
             ):
-                if n_clips == 0:
-                    where = f" of the {domain_of_kind} domain" if domain_of_kind else ""
+                if is_missing:
+                    where = f" of the {of_domain} domain" if of_domain else ""
                     raise ValueError(
                         f"Section {part.section!r} of machine {part.machine!r} has no {kind} clip"
                         f"{where}, so that it has no {name}. Give all its clips, or leave the "
@@ -120,56 +115,37 @@ def area_values(
     sections: list[Section], anomaly_score: NDArray, areas: dict[str, Area]
 ) -> NDArray[np.float64]:
     """Compute the areas; shape (n_sections, n_areas)."""
-    return np.array(
-        [
-            [
-                roc_auc_score(
-                    part.is_anomaly[area.rows(part)],
-                    anomaly_score[part.rows[area.rows(part)]],
-                    max_fpr=area.max_fpr,
-                )
-                for area in areas.values()
-            ]
-            for part in sections
-        ]
-    )
+    values = np.empty((len(sections), len(areas)))
+    for index, part in enumerate(sections):
+        for column, area in enumerate(areas.values()):
+            rows = area.rows(part)
+            values[index, column] = roc_auc_score(
+                part.is_anomaly[rows], anomaly_score[part.rows[rows]], max_fpr=area.max_fpr
+            )
+    return values
 
 
 def resampled_areas(
     part: Section, anomaly_score: NDArray, areas: dict[str, Area], weights: NDArray
 ) -> NDArray[np.float64]:
     """Compute the areas of a section for each row of clip weights; (n_resamples, n_areas)."""
-    found = np.empty((len(weights), len(areas)))
+    values = np.empty((len(weights), len(areas)))
     for column, area in enumerate(areas.values()):
         rows = area.rows(part)
         for batch in gen_batches(len(weights), _RESAMPLES_AT_A_TIME):
-            found[batch, column] = weighted_roc_area(
+            values[batch, column] = weighted_roc_area(
                 part.is_anomaly[rows], anomaly_score[rows], weights[batch][:, rows], area.max_fpr
             )
-    return found
+    return values
 
 
 def weighted_roc_area(
-    is_anomaly: NDArray[np.bool_],
-    anomaly_score: NDArray,
-    weights: NDArray,
-    max_fpr: float | None,
+    is_anomaly: NDArray[np.bool_], anomaly_score: NDArray, weights: NDArray, max_fpr: float | None
 ) -> NDArray[np.float64]:
-    """Compute what `roc_auc_score` does, for many weightings of the same clips at once.
+    """Compute `roc_auc_score` for each row of weights, how often each clip counts.
 
-    Parameters
-    ----------
-    is_anomaly : ndarray of shape (n_clips,)
-    anomaly_score : ndarray of shape (n_clips,)
-    weights : ndarray of shape (n_resamples, n_clips)
-        How often each clip counts: 0 leaves it out.
-    max_fpr : float or None
-        As in `roc_auc_score`.
-
-    Returns
-    -------
-    areas : ndarray of shape (n_resamples,)
-        NaN where all clips of a kind have no weight.
+    The shape of `weights` is (n_resamples, n_clips), that of the result (n_resamples,). It is NaN
+    where all clips of a kind have no weight.
     """
     order = np.argsort(-anomaly_score)
     last_of_ties = np.append(np.flatnonzero(np.diff(anomaly_score[order])), len(order) - 1)
@@ -198,7 +174,6 @@ def bootstrap_weights(
     weights = np.empty((n_resamples, len(part.rows)))
     strata = pd.DataFrame({"domain": part.domain, "y": part.is_anomaly})
     for rows in strata.groupby(["domain", "y"]).indices.values():
-        weights[:, rows] = rng.multinomial(
-            len(rows), np.full(len(rows), 1 / len(rows)), n_resamples
-        )
+        shares = np.full(len(rows), 1 / len(rows))
+        weights[:, rows] = rng.multinomial(len(rows), shares, n_resamples)
     return weights

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache as cached
+from functools import partial
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn import config_context
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch
 from sklearn.utils.validation import has_fit_parameter
@@ -24,6 +27,7 @@ from skanopatch.audio.clips import file_state
 from skanopatch.datasets.challenge import write_challenge_files
 from skanopatch.datasets.dcase import load_dcase
 from skanopatch.detectors import GroupedDetector
+from skanopatch.detectors.metadata import call_with_groups, fit_with, rows_of
 from skanopatch.files import atomic_write
 from skanopatch.metrics import DCASEScores, dcase_scores
 
@@ -36,17 +40,14 @@ class DCASEEvaluation:
     ----------
     year : int
         Of the challenge.
-
     clips : DataFrame of shape (n_test_clips, 8)
         ``path``, ``machine``, ``section``, ``domain``, ``y`` (+1 normal, -1 anomalous, 0 unknown),
         ``anomaly_score``, ``decision`` (1 where the clip is judged anomalous, else 0) and ``name``.
-
     scores : DCASEScores or None
         The official score, by machine and by section. None where labels are unknown.
-
     rates : DataFrame of shape (n_sections, 2) or None
-        What the threshold does: ``false_alarm_rate``, the share of normal clips judged anomalous,
-        and ``detection_rate``, the share of anomalous ones, by machine and section.
+        ``false_alarm_rate``, the share of normal clips judged anomalous, and ``detection_rate``,
+        the share of anomalous ones, by machine and section.
     """
 
     year: int
@@ -68,8 +69,8 @@ class DCASEEvaluation:
         Parameters
         ----------
         folder : str or Path
-            Where to. It gets ``clips.csv``, ``per_section.csv`` and ``per_machine.csv``, and the
-            challenge files in ``challenge``.
+            It gets ``clips.csv``, ``per_section.csv`` and ``per_machine.csv``, and the challenge
+            files in ``challenge``.
         """
         folder = Path(folder)
         clips = self.clips
@@ -89,7 +90,7 @@ class DCASEEvaluation:
 
 
 def evaluate_dcase(
-    pipeline: Pipeline,
+    detector: BaseEstimator,
     root: str | PathLike[str],
     *,
     year: int,
@@ -100,45 +101,36 @@ def evaluate_dcase(
     cache: str | PathLike[str] | None = None,
     verbose: int = 0,
 ) -> DCASEEvaluation:
-    """Fit a pipeline on the training clips of a year of DCASE Task 2 and score its test clips.
+    """Fit a detector on the training clips of a year of DCASE Task 2 and score its test clips.
 
-    The steps before the detector are fitted once, on the clips of all machines, and told machine,
-    section and attributes as ``labels`` if they take labels. A detector is then fitted for each
-    machine and section, with the domains if it takes them.
+    Of a pipeline, the steps before the detector are fitted once, on the clips of all machines, and
+    the detector for each machine and section. Another detector is fitted once if its `fit` takes
+    ``groups``, else for each machine and section. What takes them gets machine, section and
+    attributes as ``labels``, and the ``domains``.
 
     Parameters
     ----------
-    pipeline : Pipeline
-        Takes clips and ends in a detector. It is cloned. A detector that is not a
-        `GroupedDetector` is put into one.
-
+    detector : estimator object
+        A pipeline of clips to embeddings to a detector, or any other detector of clips, such as
+        `AnomalousSoundDetector`. It is cloned.
     root : str or Path
         As in `load_dcase`.
-
     year : int
         2020 to 2026.
-
     machine : str or sequence of str, default=None
         The machine types to evaluate. None evaluates all that are there.
-
     subset : {"development", "evaluation"}, default="development"
         The set to evaluate.
-
     ground_truth : str or Path, default=None
-        The official evaluator's folder, as in `load_dcase`: an evaluation set has scores only with
-        it.
-
+        The official evaluator's folder: an evaluation set has scores only with it.
     domains : bool, default=True
-        Whether the detector is fitted with the domains of its training clips. It then needs as many
-        clips of each as the detector asks for; target domains have 3 to 10.
-
+        Whether detectors are fitted with the domains of their clips. They then need as many clips
+        of each as the detector asks for; target domains have 3 to 10.
     cache : str or Path, default=None
-        A folder that keeps the fitted embedder and the embeddings of each machine, by the
-        parameters of the steps and by names, sizes and times of the files. What is in it is not
-        computed again: another detector takes seconds, and an evaluation that was interrupted goes
-        on with the machine it was at. None keeps nothing. The embedder is pickled: do not take
-        over a cache from somebody whom you do not trust.
-
+        A folder that keeps the fitted steps and the embeddings of each machine, by parameters and
+        by names, sizes and times of the files: another detector takes seconds, and an interrupted
+        evaluation goes on with the machine it was at. Of a detector that is no pipeline it keeps
+        the scores. It is pickled: do not take over a cache from somebody whom you do not trust.
     verbose : int, default=0
         1 shows the progress over the machines.
 
@@ -151,13 +143,10 @@ def evaluate_dcase(
     Raises
     ------
     ValueError
-        If the pipeline has no step before the detector, if a section that is to be tested has no
-        clips to train on, or what `load_dcase` and `dcase_scores` raise.
-
-    See Also
-    --------
-    skanopatch.datasets.load_dcase : What it reads.
-    skanopatch.metrics.compare_dcase_scores : Whether one system is better than another.
+        If a section that is to be tested has no clips to train on, or what `load_dcase` and
+        `dcase_scores` raise.
+    TypeError
+        If `detector` has no `fit`, `score_samples` and `predict`.
 
     Examples
     --------
@@ -171,37 +160,42 @@ def evaluate_dcase(
     >>> evaluation.clips.shape
     (8, 8)
     """
-    if not isinstance(pipeline, Pipeline) or len(pipeline) < 2:
-        raise ValueError(
-            "The 'pipeline' parameter of evaluate_dcase must be a Pipeline of clips to embeddings "
-            f"to a detector. Got {pipeline!r} instead."
+    if not all(hasattr(detector, name) for name in ("fit", "score_samples", "predict")):
+        raise TypeError(
+            "The 'detector' parameter of evaluate_dcase must be a detector of clips, such as a "
+            "Pipeline of clips to embeddings to a detector or AnomalousSoundDetector(). Got "
+            f"{detector!r} instead."
         )
     data = load_dcase(root, year=year, machine=machine, subset=subset, ground_truth=ground_truth)
-    section_names = np.array(
+    sections = np.array(
         [f"{name}/{number:02d}" for name, number in zip(data.machine, data.section, strict=True)]
     )
-    is_train, is_test = data.split == "train", data.split == "test"
-    untrained = sorted(set(section_names[is_test]) - set(section_names[is_train]))
+    is_test = data.split == "test"
+    untrained = sorted(set(sections[is_test]) - set(sections[data.split == "train"]))
     if untrained:
         raise ValueError(f"'{root}' has no clips to train on of {', '.join(untrained)}.")
+    data.state = [
+        (Path(path).relative_to(root).as_posix(), file_state(path)) for path in data.paths
+    ]
 
     with config_context(enable_metadata_routing=False):
-        embeddings = _embed(pipeline[:-1], data, Path(root), cache, verbose)
-        detector = clone(pipeline[-1])
-        if not isinstance(detector, GroupedDetector):
-            detector = GroupedDetector(detector)
-        detector.fit(
-            embeddings[is_train],
-            groups=section_names[is_train],
-            domains=data.domain[is_train] if domains else None,
-        )
-        anomaly_score = detector.anomaly_score(embeddings[is_test], groups=section_names[is_test])
-        decision = detector.predict(embeddings[is_test], groups=section_names[is_test]) == -1
+        if isinstance(detector, Pipeline) and len(detector) > 1:
+            X = _embed(detector[:-1], data, cache, verbose)
+            end = clone(detector[-1])
+            if not isinstance(end, GroupedDetector):
+                end = GroupedDetector(end)
+            scored = _score(end, X, data, sections, domains, verbose)
+        else:
+            known = [data.state, data.label.tolist(), domains]
+            key = joblib.hash([skanopatch.__version__, clone(detector), *known])
+            scored = _keep(
+                None if cache is None else Path(cache) / f"{key}.joblib",
+                lambda: _score(detector, data.paths, data, sections, domains, verbose),
+            )
 
     columns = {name: data[name][is_test] for name in ("machine", "section", "domain", "y")}
-    clips = pd.DataFrame(
-        {"path": data.paths[is_test], **columns, "anomaly_score": anomaly_score}
-    ).assign(decision=decision.astype(int), name=lambda table: table.path.map(os.path.basename))
+    clips = pd.DataFrame({"path": data.paths[is_test], **columns, **scored})
+    clips["name"] = clips.path.map(os.path.basename)
     if (clips.y == 0).any():
         return DCASEEvaluation(year=year, clips=clips, scores=None, rates=None)
     areas = {name: clips[name] for name in ("machine", "section", "domain")}
@@ -214,55 +208,68 @@ def evaluate_dcase(
     )
 
 
+def _score(
+    detector: BaseEstimator, X: NDArray, data: Bunch, sections: NDArray, domains: bool, verbose: int
+) -> dict[str, NDArray]:
+    """Fit a detector, one for each section if it takes no groups; score and judge the tests."""
+    metadata = {"labels": data.label.tolist(), "groups": sections.tolist()}
+    if domains:
+        metadata["domains"] = data.domain.tolist()
+    every = np.ones(len(X), dtype=bool)
+    takes_groups = has_fit_parameter(detector, "groups")
+    parts = [every] if takes_groups else [sections == name for name in dict.fromkeys(sections)]
+    anomaly_score, decision = np.full(len(X), np.nan), np.zeros(len(X), dtype=int)
+    for part in tqdm(parts, desc="sections", disable=not verbose or takes_groups):
+        train, test = (np.flatnonzero(part & (data.split == s)) for s in ("train", "test"))
+        fitted = fit_with(clone(detector), X[train], rows_of(metadata, train))
+        groups = sections[test].tolist()
+        anomaly_score[test] = -call_with_groups(fitted, "score_samples", X[test], groups)
+        decision[test] = call_with_groups(fitted, "predict", X[test], groups) == -1
+    is_test = data.split == "test"
+    return {"anomaly_score": anomaly_score[is_test], "decision": decision[is_test]}
+
+
 def _embed(
-    steps: Pipeline,
-    data: Bunch,
-    root: Path,
-    cache: str | PathLike[str] | None,
-    verbose: int,
+    steps: Pipeline, data: Bunch, cache: str | PathLike[str] | None, verbose: int
 ) -> NDArray:
     """Fit the steps on all training clips, and embed the clips machine by machine."""
-    files = [(Path(path).relative_to(root).as_posix(), file_state(path)) for path in data.paths]
-    is_train = data.split == "train"
-    labels = data.label[is_train].tolist()
+    train = np.flatnonzero(data.split == "train")
+    metadata = rows_of({"labels": data.label.tolist()}, train)
     folder: Path | None = None
     if cache is not None:
-        trained_on = [file for file, used in zip(files, is_train, strict=True) if used]
-        key = joblib.hash([skanopatch.__version__, clone(steps), trained_on, labels])
+        trained_on = [data.state[row] for row in train]
+        key = joblib.hash([skanopatch.__version__, clone(steps), trained_on, metadata["labels"]])
         folder = Path(cache) / key
-        folder.mkdir(parents=True, exist_ok=True)
 
-    embedder: Pipeline | None = None
+    @cached
+    def embedder() -> Pipeline:
+        return _keep(
+            folder and folder / "embedder.joblib",
+            lambda: fit_with(clone(steps), data.paths[train], metadata),
+        )
+
+    def embed(paths: NDArray) -> NDArray:
+        return np.asarray(embedder().transform(paths))
+
     parts: list[tuple[NDArray[np.intp], NDArray]] = []
-    machines = list(dict.fromkeys(data.machine.tolist()))
-    for machine in tqdm(machines, desc="embedding", unit="machine", disable=not verbose):
+    for machine in tqdm(dict.fromkeys(data.machine.tolist()), "embedding", disable=not verbose):
         rows = np.flatnonzero((data.machine == machine) & (data.split != "supplemental"))
-        kept = folder and folder / f"{machine}_{joblib.hash([files[row] for row in rows])}.joblib"
-        if kept is not None and kept.exists():
-            parts.append((rows, joblib.load(kept)))
-            continue
-        if embedder is None:
-            embedder = _fit(steps, data.paths[is_train], labels, folder)
-        parts.append((rows, np.asarray(embedder.transform(data.paths[rows]))))
-        if kept is not None:
-            with atomic_write(kept) as file:
-                joblib.dump(parts[-1][1], file)
-    embeddings = np.full((len(files), *parts[0][1].shape[1:]), np.nan, parts[0][1].dtype)
+        name = f"{machine}_{joblib.hash([data.state[row] for row in rows])}.joblib"
+        compute = partial(embed, data.paths[rows])
+        parts.append((rows, _keep(folder and folder / name, compute)))
+    embeddings = np.full((len(data.paths), *parts[0][1].shape[1:]), np.nan, parts[0][1].dtype)
     for rows, part in parts:
         embeddings[rows] = part
     return embeddings
 
 
-def _fit(steps: Pipeline, paths: NDArray, labels: list[str], folder: Path | None) -> Pipeline:
-    """Fit the steps, or load those that an earlier evaluation has fitted."""
-    kept = folder and folder / "embedder.joblib"
-    if kept is not None and kept.exists():
-        return joblib.load(kept)
-    told = {
-        f"{name}__labels": labels for name, step in steps.steps if has_fit_parameter(step, "labels")
-    }
-    embedder = clone(steps).fit(paths, **told)
-    if kept is not None:
-        with atomic_write(kept) as file:
-            joblib.dump(embedder, file)
-    return embedder
+def _keep(path: Path | None, compute: Callable[[], Any]) -> Any:
+    """Return what is kept at a path, or compute it and keep it there; None keeps nothing."""
+    if path is not None and path.exists():
+        return joblib.load(path)
+    value = compute()
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            joblib.dump(value, file)
+    return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -19,7 +20,10 @@ from sklearn.utils.metadata_routing import (
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted, has_fit_parameter
 
+from skanopatch.audio.labels import LABELS
 from skanopatch.detectors.metadata import last_step
+
+_N_NAMED = 3  # of the labels, in the warning
 
 # The methods, besides fit, to which scikit-learn can route metadata.
 _ROUTED = ("predict", "decision_function")
@@ -36,25 +40,20 @@ def _estimator_has(method: str) -> Callable[[Any], bool]:
 class FitOnNormal(MetaEstimatorMixin, BaseEstimator):
     """Fit an estimator on the normal clips only; everything else is handed on to it.
 
-    Cross-validation of a detector needs anomalous clips to score with, and none to train on. A
-    splitter that leaves them out of the training folds is not enough, since ``refit=True`` then
-    fits on all clips; this drops them wherever `fit` is called.
+    Cross-validation of a detector needs anomalous clips to score with, and none to train on. This
+    drops them wherever `fit` is called: in each fold, and where ``refit=True`` fits on all clips.
 
     Parameters
     ----------
     estimator : estimator object
         A detector, or a pipeline that ends in one.
     anomaly_label : hashable, default=-1
-        The label in `y` of the clips that are dropped. What bears another label is normal.
+        The label in `y` of the clips that are dropped. All other labels are of normal clips.
 
     Attributes
     ----------
     estimator_ : estimator object
         The clone that was fitted on the normal clips.
-
-    See Also
-    --------
-    make_anomaly_scorer : The scorer to go with it.
 
     Examples
     --------
@@ -92,7 +91,8 @@ class FitOnNormal(MetaEstimatorMixin, BaseEstimator):
         X : sequence of clips or array-like
             Whatever the estimator takes.
         y : array-like of shape (n_clips,), default=None
-            Labels; clips with `anomaly_label` are dropped. None means that all are normal.
+            Labels; clips with `anomaly_label` are dropped. None means that all are normal. The
+            estimator gets +1 for each normal clip.
         **fit_params : dict
             Metadata such as ``labels``, ``domains`` or ``groups``. What has one entry a clip is
             cut to the normal clips; the rest is handed on as it is.
@@ -109,61 +109,42 @@ class FitOnNormal(MetaEstimatorMixin, BaseEstimator):
         Warns
         -----
         UserWarning
-            If `y` is made of two labels and neither is `anomaly_label`: all clips pass for normal.
+            If `y` holds several labels and none is `anomaly_label`, or a label such as "anomaly"
+            that is another one: these clips pass for normal.
         """
         fit_params = self._route("fit", fit_params)
         check_consistent_length(X, y)
-        is_normal = None if y is None else self._is_normal(y)
-        if is_normal is not None and not is_normal.all():
-            n_clips = _num_samples(X)
-            X, y = _safe_indexing(X, is_normal), _safe_indexing(y, is_normal)
-            fit_params = {
-                name: _safe_indexing(value, is_normal) if _is_one_a_clip(value, n_clips) else value
-                for name, value in fit_params.items()
-            }
+        if y is not None:
+            is_normal, n_clips = self._is_normal(y), _num_samples(X)
+            y = np.ones(np.count_nonzero(is_normal), dtype=int)
+            if len(y) < n_clips:
+                X = _safe_indexing(X, is_normal)
+                fit_params = {
+                    name: _safe_indexing(value, is_normal)
+                    if _is_one_a_clip(value, n_clips)
+                    else value
+                    for name, value in fit_params.items()
+                }
         self.estimator_ = clone(self.estimator).fit(X, y, **fit_params)
         return self
 
     def fit_predict(self, X, y=None, **fit_params):
-        """Fit on the normal clips, then predict all.
+        """Fit on the normal clips, then predict all, by their ``groups`` where they are given.
 
         Parameters
         ----------
-        X : sequence of clips or array-like
-            Whatever the estimator takes.
-        y : array-like of shape (n_clips,), default=None
-            Labels; clips with `anomaly_label` are not trained on.
-        **fit_params : dict
+        X, y, **fit_params
             As for `fit`.
 
         Returns
         -------
         y_pred : ndarray of shape (n_clips,)
-            +1 normal, -1 anomaly. Clips are judged by their groups, where `fit_params` has them.
+            +1 normal, -1 anomaly.
         """
         self.fit(X, y, **fit_params)
-        groups = [
-            value for name, value in fit_params.items() if name.rpartition("__")[2] == "groups"
-        ]
+        groups = [v for name, v in fit_params.items() if name.rpartition("__")[2] == "groups"]
         takes_groups = has_fit_parameter(last_step(self.estimator_), "groups")
         return self.predict(X, **({"groups": groups[0]} if groups and takes_groups else {}))
-
-    @available_if(_estimator_has("predict"))
-    def predict(self, X, **params):
-        """Predict normal (+1) or anomalous (-1).
-
-        Parameters
-        ----------
-        X : sequence of clips or array-like
-            Whatever the estimator takes.
-        **params : dict
-            Metadata for the estimator's method.
-
-        Returns
-        -------
-        y_pred : ndarray of shape (n_clips,)
-        """
-        return self._delegate("predict", X, params)
 
     @available_if(_estimator_has("score_samples"))
     def score_samples(self, X, **params):
@@ -182,39 +163,20 @@ class FitOnNormal(MetaEstimatorMixin, BaseEstimator):
         """
         return self._delegate("score_samples", X, params)
 
-    @available_if(_estimator_has("decision_function"))
-    def decision_function(self, X, **params):
-        """Score clips, with 0 at the threshold.
-
-        Parameters
-        ----------
-        X : sequence of clips or array-like
-            Whatever the estimator takes.
-        **params : dict
-            Metadata for the estimator's method.
-
-        Returns
-        -------
-        scores : ndarray of shape (n_clips,)
-        """
-        return self._delegate("decision_function", X, params)
-
     @available_if(_estimator_has("anomaly_score"))
     def anomaly_score(self, X, **params):
-        """Score clips; higher is more anomalous.
-
-        Parameters
-        ----------
-        X : sequence of clips or array-like
-            Whatever the estimator takes.
-        **params : dict
-            Metadata for the estimator's method.
-
-        Returns
-        -------
-        scores : ndarray of shape (n_clips,)
-        """
+        """Score clips; higher is more anomalous. Takes and returns what `score_samples` does."""
         return self._delegate("anomaly_score", X, params)
+
+    @available_if(_estimator_has("decision_function"))
+    def decision_function(self, X, **params):
+        """Score clips, with 0 at the threshold. Takes and returns what `score_samples` does."""
+        return self._delegate("decision_function", X, params)
+
+    @available_if(_estimator_has("predict"))
+    def predict(self, X, **params):
+        """Judge clips: +1 normal, -1 anomaly. Takes what `score_samples` does."""
+        return self._delegate("predict", X, params)
 
     def _delegate(self, method: str, X: Any, params: dict[str, Any]) -> Any:
         check_is_fitted(self)
@@ -224,15 +186,10 @@ class FitOnNormal(MetaEstimatorMixin, BaseEstimator):
 
     def _is_normal(self, y: Any) -> np.ndarray:
         y = column_or_1d(y)
-        labels = np.unique(y).tolist()
-        if len(labels) == 2 and self.anomaly_label not in labels:
-            warnings.warn(
-                f"y is made of {labels[0]!r} and {labels[1]!r} while anomaly_label="
-                f"{self.anomaly_label!r}, so all clips pass for normal. Say which is an anomaly's: "
-                f"FitOnNormal(estimator, anomaly_label={labels[1]!r}), for one.",
-                UserWarning,
-                stacklevel=4,  # past fit and _fit_context, to the caller of fit
-            )
+        counts = Counter(y.tolist())
+        warning = _find_fault(counts, self.anomaly_label)
+        if warning:
+            warnings.warn(warning, UserWarning, stacklevel=4)  # to the caller of fit
         is_normal = y != self.anomaly_label
         if not is_normal.any():
             raise ValueError(
@@ -247,12 +204,7 @@ class FitOnNormal(MetaEstimatorMixin, BaseEstimator):
         return params
 
     def get_metadata_routing(self):
-        """Say which metadata goes where: all of it to the estimator.
-
-        Returns
-        -------
-        routing : MetadataRouter
-        """
+        """Return the routing of metadata: all of it goes to the estimator."""
         mapping = MethodMapping().add(caller="fit", callee="fit")
         mapping.add(caller="fit_predict", callee="fit")
         for method in _ROUTED:
@@ -279,3 +231,29 @@ class FitOnNormal(MetaEstimatorMixin, BaseEstimator):
 
 def _is_one_a_clip(value: Any, n_clips: int) -> bool:
     return hasattr(value, "__len__") and not isinstance(value, str) and len(value) == n_clips
+
+
+def _find_fault(counts: Counter, anomaly_label: Hashable) -> str:
+    """Say which labels but `anomaly_label` seem to be those of anomalies; "" where none does."""
+    n_clips = counts.total()
+    by_name = [k for k in counts if k != anomaly_label and LABELS.get(str(k).lower()) == -1]
+    if anomaly_label in counts and by_name:
+        return (
+            f"y calls {counts[by_name[0]]} of {n_clips} clips {by_name[0]!r}. They pass for normal "
+            f"with anomaly_label={anomaly_label!r}. Give all anomalies one label."
+        )
+    if anomaly_label in counts or (len(counts) == 1 and not by_name):
+        return ""
+    named = ", ".join(f"{label!r} ({n})" for label, n in counts.most_common(_N_NAMED))
+    more = f" and {len(counts) - _N_NAMED} more labels" if len(counts) > _N_NAMED else ""
+    advice = "Give +1 for each normal clip and -1 for each anomaly as y"
+    if len(counts) == 2:
+        advice = "; ".join(
+            f"FitOnNormal(estimator, anomaly_label={label!r}) drops {counts[label]} clips and fits "
+            f"on the other {n_clips - counts[label]}"
+            for label in (by_name if len(by_name) == 1 else counts)
+        )
+    return (
+        f"y is made of {named}{more} while anomaly_label={anomaly_label!r}, so all {n_clips} clips "
+        f"pass for normal. {advice}."
+    )

@@ -11,7 +11,8 @@ from scipy import fft, signal
 from sklearn.utils import Bunch, check_random_state
 from sklearn.utils._param_validation import Interval, validate_params
 
-from skanopatch.audio.clips import as_clip_list, clip_name, fit_length, is_pair, read_clip
+from skanopatch.audio import as_clip_list, clip_name, fit_length, is_pair, read_clip
+from skanopatch.audio.labels import label_list
 
 # Just thirds, up and down, as (up, down) of the sampling rate: quick to resample by.
 _RATIOS = ((4, 5), (5, 6), (6, 5), (5, 4))
@@ -65,53 +66,36 @@ def make_pseudo_anomalies(
     Parameters
     ----------
     clips : sequence of clips, or array-like of shape (n_clips, n_samples)
-        Normal clips: paths, arrays and pairs (array, sample_rate). Pseudo-anomalies are held in
-        memory: 640 kB for ten seconds at 16 kHz.
+        Normal clips. Pseudo-anomalies are held in memory: 640 kB for ten seconds at 16 kHz.
     kinds : sequence of {"mixed", "pitched", "band_stopped"}, default=("pitched", "band_stopped")
         What the clips are changed into, in turns and in random order: mixed with another clip,
         played faster or slower by a third, or without a random octave.
     strength : float, default=0.25
-        The amplitude at which the changed clip replaces the original, in (0, 1]. The less, the
-        finer the difference that is asked of a model; where many models score 1, lower it.
+        The amplitude at which the changed clip replaces the original, in (0, 1]. Lower it where
+        many models score 1.
     other_clips : sequence of clips, default=None
-        What clips are mixed with, such as those of other machines; at ``strength=1.0`` they take
-        the place of the clips altogether. None mixes `clips` with each other.
-    groups : iterable of hashables of length n_clips, default=None
-        What belongs together, such as the session of each clip, and must not be cut through by
-        folds. None takes each clip for itself, but for two (or three) that are mixed with each
+        What clips are mixed with, such as those of other machines. None mixes `clips` with each
         other.
+    groups : iterable of hashables of length n_clips, default=None
+        What folds must not part, such as the session of each clip. None takes each clip for itself,
+        but for two (or three) that are mixed with each other.
     random_state : int, RandomState instance or None, default=None
         Determines the pseudo-anomalies.
 
     Returns
     -------
     pseudo : :class:`~sklearn.utils.Bunch`
-        Dictionary-like object, with the following attributes; all have one entry a clip.
-
-        clips : list
-            The clips as they were given, then the anomaly of each: an array if the clip is one,
-            else a pair (array, sample_rate), of the clip's length, loudness, rate and channels.
-        y : ndarray
-            +1 normal, -1 anomaly.
-        groups : ndarray
-            For a group-wise splitter: the same for a clip, what was made of it and which of
-            `clips` it was mixed with. No pseudo-anomaly is then scored by a model that was trained
-            on its source.
-        source : ndarray
-            The index in `clips` that a clip was made of. What is known of normal clips follows:
-            ``domains[pseudo.source]``.
-        kind : ndarray
-            "normal", "mixed", "pitched" or "band_stopped".
+        With one entry a clip: ``clips``, the list of the clips as they were given and then the
+        anomaly of each, of its length, loudness, rate and channels, an array where the clip is one
+        and else a pair; ``y``, +1 normal, -1 anomaly; ``groups``, for a group-wise splitter, the
+        same for a clip, its anomaly and what that was mixed with; ``source``, the index in `clips`
+        that a clip was made of, so that metadata follow: ``domains[pseudo.source]``; and ``kind``,
+        "normal", "mixed", "pitched" or "band_stopped".
 
     Raises
     ------
     ValueError
         If a kind is unknown, a clip cannot be read, or there is nothing to mix a clip with.
-
-    See Also
-    --------
-    FitOnNormal : Trains on the normal clips only, in folds and in the final fit.
-    make_anomaly_scorer : The scorer to go with it.
 
     Notes
     -----
@@ -134,16 +118,25 @@ def make_pseudo_anomalies(
     ...     scoring=make_anomaly_scorer("auc"),
     ...     cv=StratifiedGroupKFold(4),
     ... )
-    >>> search = search.fit(pseudo.clips, pseudo.y, groups=pseudo.groups)
-    >>> search.predict(normal_clips).shape
+    >>> search.fit(pseudo.clips, pseudo.y, groups=pseudo.groups).predict(normal_clips).shape
     (24,)
     """
-    kinds = _check_kinds(kinds, other_clips)
+    kinds = list(kinds)
+    unknown = [kind for kind in kinds if kind not in _KINDS]
+    if unknown or not kinds:
+        got = repr(unknown[0]) if unknown else "none"
+        raise ValueError(f"kinds must be among {list(_KINDS)}. Got {got} instead.")
+    if other_clips is not None and "mixed" not in kinds:
+        raise ValueError(
+            f"other_clips are what clips are mixed with. Got kinds={kinds}, without 'mixed'."
+        )
     normal = _listed(clips)
     n_clips = len(normal)
     rng = check_random_state(random_state)
     if groups is not None:
-        members = _numbered(groups, n_clips)
+        numbers: dict[Hashable, int] = {}
+        listed = label_list(groups, n_clips, "groups")
+        members = np.array([numbers.setdefault(group, len(numbers)) for group in listed])
     elif "mixed" in kinds and other_clips is None:
         members = _pairs(n_clips, rng)
     else:
@@ -177,31 +170,10 @@ def _listed(clips: Any) -> list[Any]:
     return list(np.asarray(clips)) if listed is None else listed
 
 
-def _check_kinds(kinds: Sequence[str], other_clips: Any) -> list[str]:
-    kinds = list(kinds)
-    unknown = [kind for kind in kinds if kind not in _KINDS]
-    if unknown or not kinds:
-        found = repr(unknown[0]) if unknown else "none"
-        raise ValueError(f"kinds must be among {list(_KINDS)}. Got {found} instead.")
-    if other_clips is not None and "mixed" not in kinds:
-        raise ValueError(
-            f"other_clips are what clips are mixed with. Got kinds={kinds}, without 'mixed'."
-        )
-    return kinds
-
-
 def _pairs(n_clips: int, rng: np.random.RandomState) -> np.ndarray:
     """Number pairs of clips at random; an odd one makes three."""
     numbers = np.minimum(np.arange(n_clips) // 2, max(n_clips // 2 - 1, 0))
     return numbers[rng.permutation(n_clips)]
-
-
-def _numbered(groups: Iterable[Hashable], n_clips: int) -> np.ndarray:
-    listed = list(groups)
-    if len(listed) != n_clips:
-        raise ValueError(f"groups must have one entry per clip. Got {len(listed)} for {n_clips}.")
-    numbers = {group: number for number, group in enumerate(dict.fromkeys(listed))}
-    return np.array([numbers[group] for group in listed])
 
 
 def _read(clips: list[Any], index: int) -> tuple[np.ndarray, int | None]:

@@ -42,6 +42,8 @@ _PROTOCOL = 2  # the lowest of skops that is read; earlier ones have other loade
 # indices from a file without checking them.
 _CLASSES = {
     **dict.fromkeys(("DistanceScale", "JointDistance"), "skanopatch.detectors.thresholds"),
+    "Conditions": "skanopatch.recipes.conditions",
+    "GainTolerantDetector": "skanopatch.recipes.gain_tolerance",
     **dict.fromkeys(("EmpiricalCovariance", "LedoitWolf"), "sklearn.covariance"),
     "PCA": "sklearn.decomposition",
     "VarianceThreshold": "sklearn.feature_selection",

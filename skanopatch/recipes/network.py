@@ -13,11 +13,10 @@ from sklearn.base import BaseEstimator, clone
 
 from skanopatch.audio.labels import are_separable, encode_labels
 from skanopatch.detectors import GroupedDetector, KNNDetector, MahalanobisDetector
-from skanopatch.detectors.thresholds import split_folds
+from skanopatch.detectors.folds import split_folds
 from skanopatch.spectra.patches import take_clips
 
 _LEAST_TO_TRAIN = 64  # clips: a network learns fewer by heart
-_LEAST_SHARE_FREE = 0.25  # of clips beyond the first of their domain, that say how clips vary
 _HELD_OUT_FOLDS = 10  # of which one is held out of a network's training
 
 
@@ -56,7 +55,7 @@ def domains_of(metadata: dict[str, list]) -> list[Hashable] | None:
     sessions = metadata.get("sessions", range(len(labels)))
     n_sessions = Counter(pair for pair, _ in set(zip(pairs, sessions, strict=True)))
     shown = {group for (group, _), number in n_sessions.items() if number > 1}
-    if len(classes) > (1 - _LEAST_SHARE_FREE) * len(target) or min(sizes.values()) < 2:
+    if min(sizes.values()) < 2:
         reason = (
             f"labels have {len(classes)} values for {len(target)} clips, and one has "
             f"{min(sizes.values())} clip(s){' in a group' if 'groups' in metadata else ''}: clips "

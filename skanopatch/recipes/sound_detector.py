@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Hashable, Iterable
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, _fit_context, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import HasMethods, StrOptions
-from sklearn.utils.validation import _num_samples, check_is_fitted
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
 
-from skanopatch.audio.clips import file_names
+from skanopatch.audio import file_names
 from skanopatch.detectors import (
     GroupedDetector,
     JoinedDetector,
@@ -25,13 +25,15 @@ from skanopatch.detectors import (
 from skanopatch.detectors.base import THRESHOLD_CONSTRAINTS, rows_by_label
 from skanopatch.detectors.calibrated import calibrated
 from skanopatch.detectors.metadata import (
-    call_with_groups,
     fit_with,
     last_step,
     list_metadata,
     rows_of,
 )
 from skanopatch.detectors.thresholds import ThresholdMixin
+from skanopatch.recipes.clip_scores import ClipScoresMixin
+from skanopatch.recipes.conditions import Conditions
+from skanopatch.recipes.gain_tolerance import GainTolerantDetector
 from skanopatch.recipes.network import (
     domains_of,
     may_join,
@@ -39,21 +41,25 @@ from skanopatch.recipes.network import (
     train_network,
     with_scale,
 )
+from skanopatch.recipes.windows import Windows
 from skanopatch.spectra.band_statistics import BandStatistics
 from skanopatch.spectra.mel_patcher import MelPatcher
 from skanopatch.spectra.patch_statistics import PatchStatistics
-from skanopatch.spectra.patches import given_patches, iterate_batches, warn_of_another_unit
+from skanopatch.spectra.patches import warn_of_another_unit
 
-_MOST_FOR_MAPS = 100  # clips: 0.3 s and 0.1 MB for each of 10 s
-_BATCH_SIZE = 64  # clips whose maps are computed at a time
+_MOST_FOR_MAPS = 100  # windows: 0.3 s and 0.1 MB for each of 10 s
 
 
-class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
+class AnomalousSoundDetector(  # type: ignore[misc]  # scores take groups, not any metadata
+    ClipScoresMixin, ThresholdMixin, BaseEstimator
+):
     """Detect recordings that sound wrong, having been fitted on normal ones.
 
-    The statistics of a clip's spectrum go to a detector. With `labels`, a network that is
-    fine-tuned to separate them joins, if it separates clips that it was not trained on better than
-    the statistics do. A second detector maps where in time and frequency a clip is odd.
+    Clips that are longer than the patcher's `duration` are taken apart into windows, and the worst
+    window decides. The statistics of a window's spectrum go to a detector. With `labels`, a
+    network that is fine-tuned to separate them joins, if it separates clips that it was not
+    trained on better than the statistics do. A second detector maps where in time and frequency a
+    clip is anomalous.
 
     Parameters
     ----------
@@ -70,6 +76,12 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
         statistics by their spread.
     map_detector : detector with `anomaly_map`, "drop" or None, default=None
         What maps patches. None is ``SubbandKNNDetector()``; "drop" leaves out maps.
+    hop : float or None, default=None
+        Seconds from one window of a long clip to the next. None is the length of a window, so that
+        they do not overlap. The last window ends with the clip.
+    gain_tolerance : float, default=1.5
+        Deviation in dB that the gain of a recording is taken to have at least, see
+        `skanopatch.recipes.gain_tolerance.GainTolerantDetector`. It applies to the statistics.
     false_alarm_rate : float, default=0.1
         The share of new normal clips that may be called anomalies, in (0, 0.5].
     threshold : {"lognormal", "quantile", "gamma"}, default="lognormal"
@@ -94,9 +106,9 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
         Where a network was trained: how many deviations clips that it was not trained on lie
         nearer to their own class than to others, by the "network" and by the "statistics".
     clip_names_ : list of str
-        The files of `fit`; "" for clips that are no files.
-    normal_statistics_ : ndarray of shape (n_clips, n_statistics), float32
-        The `BandStatistics` of the clips of `fit`, by which a report finds the nearest one.
+        The file of each window of `fit`; "" for clips that are no files.
+    normal_statistics_ : ndarray of shape (n_windows, n_statistics), float32
+        The `BandStatistics` of the windows of `fit`, by which a report finds the nearest one.
     statistics_ : BandStatistics
         What computed them, fitted.
     groups_ : list of hashables
@@ -104,10 +116,12 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
     offset_ : float
         The score below which a clip is an anomaly. Scores are minus distances: the distance of a
         clip over that of the threshold is ``score / offset_``.
-    training_scores_ : ndarray of shape (n_clips,)
-        The score of each training clip when it is left out; NaN for one that could not be read.
-    session_weights_ : ndarray of shape (n_clips,)
-        What each training clip counts: 1, or 1 over the clips of its session.
+    conditions_ : Conditions
+        What the recordings of `fit` are like: their rates, levels and spectra.
+    training_scores_ : ndarray of shape (n_windows,)
+        The score of each training window when it is left out; NaN for one that could not be read.
+    session_weights_ : ndarray of shape (n_windows,)
+        What each training window counts: 1, or 1 over the windows of its session.
     n_features_in_ : int
         Samples a clip, when `fit` saw a 2-D array; patch area with "passthrough".
 
@@ -118,9 +132,15 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
     of the clips is held out of its training. It joins if the held-out clips are further from other
     classes than from their own, in deviations, than by the statistics.
 
-    Labels also serve as domains where no `domains` are given, if there are 2 clips of each and
-    fewer labels than three quarters of the clips. With labels or domains, the groups share a
-    covariance (`GroupedDetector` with ``pooled=True``); else each group has a detector of its own.
+    Labels also serve as domains where no `domains` are given, if there are 2 clips of each. With
+    labels or domains, the groups share a covariance (`GroupedDetector` with ``pooled=True``); else
+    each group has a detector of its own.
+
+    Windows of one clip are one session, where no `sessions` are given; those of a group's only
+    clip are ten, which are stretches of it. The worst of n windows of a normal clip lies further
+    out than any one of them, so a clip's score is that of its worst window times the ratio of two
+    thresholds: of one window at the false-alarm rate r, and at the rate ``1 - (1 - r) ** (1 / n)``.
+    That rate holds for independent windows; alike ones give fewer false alarms.
 
     Examples
     --------
@@ -139,6 +159,8 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
         "embedder": [HasMethods(["fit", "transform"]), StrOptions({"drop"}), None],
         "detector": [HasMethods(["fit", "score_samples"]), None],
         "map_detector": [HasMethods(["fit", "anomaly_map"]), StrOptions({"drop"}), None],
+        "hop": [Interval(Real, 0, None, closed="neither"), None],
+        "gain_tolerance": [Interval(Real, 0, None, closed="left")],
         **THRESHOLD_CONSTRAINTS,
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -156,6 +178,8 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
         embedder=None,
         detector=None,
         map_detector=None,
+        hop=None,
+        gain_tolerance=1.5,
         false_alarm_rate=0.1,
         threshold="lognormal",
         random_state=None,
@@ -165,6 +189,8 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
         self.embedder = embedder
         self.detector = detector
         self.map_detector = map_detector
+        self.hop = hop
+        self.gain_tolerance = gain_tolerance
         self.false_alarm_rate = false_alarm_rate
         self.threshold = threshold
         self.random_state = random_state
@@ -197,14 +223,18 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
 
     def _default(self, name: str, embedder: Any) -> Any:
         """Return what a part is that is None."""
-        from skanopatch.backbones import make_patcher  # not above: both import torch
-        from skanopatch.embedding.embedder import AnoPatchEmbedder
+        if name == "patcher" and hasattr(embedder, "backbone"):
+            from skanopatch.backbones import make_patcher  # not above: both import torch
+            from skanopatch.embedding.embedder import AnoPatchEmbedder
 
-        if name == "patcher" and isinstance(embedder, AnoPatchEmbedder):
-            return make_patcher(embedder.backbone)
+            if isinstance(embedder, AnoPatchEmbedder):
+                return make_patcher(embedder.backbone)
+        if name == "embedder":
+            from skanopatch.embedding.embedder import AnoPatchEmbedder
+
+            return AnoPatchEmbedder()
         defaults = {
             "patcher": MelPatcher,
-            "embedder": AnoPatchEmbedder,
             "detector": MahalanobisDetector,
             "map_detector": SubbandKNNDetector,
         }
@@ -226,8 +256,9 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
         Parameters
         ----------
         X : sequence of clips, or array-like of shape (n_clips, n_samples)
-            Normal clips. A clip is a path, a 1-D array at the patcher's `sample_rate` or a pair
-            (array, sample_rate). With "passthrough", patches (n_clips, n_time, n_freq, patch_area).
+            Normal clips, of any length. A clip is a path, a `Segment` of a file, a 1-D array at
+            the patcher's `sample_rate` or a pair (array, sample_rate). With "passthrough", patches
+            (n_clips, n_time, n_freq, patch_area).
         y : None
             Ignored; drop anomalous clips with `FitOnNormal`.
         labels : iterable of hashables of length n_clips, default=None
@@ -247,32 +278,48 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If clips cannot be read, or there are too few, or metadata of another length than `X`.
+            If clips cannot be read, are too few, all silent or all equal, or metadata has another
+            length than `X`.
 
         Warns
         -----
         UserWarning
-            If labels cannot serve as domains, or clips of one session are much nearer to each
-            other than to those of others.
+            If labels cannot serve as domains, clips of one session are much nearer to each other
+            than to those of others, or what files hold above half the patcher's rate is not used.
         """
-        patches = self._fit_patcher(X)
-        n_clips = _num_samples(patches)
+        self.patcher_ = None if isinstance(self.patcher, str) else self._part("patcher").fit(X)
+        windows, patches = self._windows_and_patches(X)
+        if self.patcher_ is None:
+            warn_of_another_unit(patches)
+        n_clips = len(windows.first)
         metadata = list_metadata(
             n_clips, labels=labels, domains=domains, sessions=sessions, groups=groups
         )
-        self._check_numbers(n_clips, metadata.get("groups"))
+        metadata = rows_of(metadata, windows.clips)
+        if not windows.are_clips:
+            metadata.setdefault("sessions", windows.sessions(metadata.get("groups")))
+        self._check_numbers(len(windows.clips), metadata.get("groups"))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        self.clip_names_ = file_names(X, n_clips)
-        embedder = None if isinstance(self.embedder, str) else self._embedder(seed)
+        self.clip_names_ = file_names(windows.X, len(windows.clips))
+        # Without labels the default embedder is never used: torch need not be imported.
+        has_none = isinstance(self.embedder, str) or (self.embedder is None and labels is None)
+        embedder = None if has_none else self._embedder(seed)
         self.separation_: dict[str, float] | None = None
         statistics = BandStatistics()
         statistics.set_output(transform="default")
         self.normal_statistics_ = statistics.fit_transform(patches)
         self.statistics_ = statistics
+        self._learn_conditions(windows)
         self.groups_ = list(dict.fromkeys(metadata.get("groups", [])))
         domains = domains_of(metadata)
         end = self._make_end(metadata, domains)
-        members = [("statistics", _member(statistics, with_scale(end)))]
+        tolerant = GainTolerantDetector(
+            with_scale(end),
+            n_mels=statistics.n_mels_,
+            n_level=statistics.n_level_,
+            gain_tolerance=self.gain_tolerance,
+        )
+        members = [("statistics", _member(statistics, tolerant))]
         if embedder is not None and not may_join(embedder):
             members = [("embedder", _member(embedder, end))]
         elif embedder is not None and "labels" in metadata:
@@ -308,18 +355,25 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
                     + f". {place} has {len(rows)} sample(s)."
                 )
 
-    def _fit_patcher(self, X: Any) -> Any:
-        """Return the patches of clips."""
-        self.patcher_ = None
-        if isinstance(self.patcher, str):
-            patches = given_patches(X)
-            warn_of_another_unit(patches)
-            return patches
-        self.patcher_ = self._part("patcher")
-        return self.patcher_.fit(X).transform(X)
-
-    def _patches(self, X: Any) -> Any:
-        return given_patches(X) if self.patcher_ is None else self.patcher_.transform(X)
+    def _learn_conditions(self, windows: Windows) -> None:
+        """Learn what the recordings are like, and refuse those that say nothing."""
+        n_mels = self.statistics_.n_mels_
+        spectra = self.normal_statistics_[:, :n_mels]
+        usable = np.isfinite(spectra).all(axis=1)
+        rows = self.normal_statistics_[usable]
+        if len(rows) and (np.ptp(spectra[usable], axis=1) == 0).all():
+            raise ValueError(f"All {len(rows)} clips are silent: there is no sound to learn from.")
+        if len(rows) > 1 and (rows == rows[0]).all():
+            raise ValueError(
+                f"All {len(rows)} clips are the same: how normal clips differ cannot be learnt."
+            )
+        front_end = getattr(self.patcher_, "front_end", None)
+        self.conditions_ = Conditions(
+            [] if self.patcher_ is None else list(windows.X),
+            spectra,
+            edges=np.empty(0) if front_end is None else front_end.bin_edges(),
+            sample_rate=0 if front_end is None else front_end.sample_rate,
+        )
 
     def _embedder(self, seed: int) -> Any:
         from skanopatch.backbones import check_front_end
@@ -344,8 +398,7 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
         )
         if "groups" not in metadata:
             return detector
-        can_pool = getattr(last_step(detector), "_compares_domains", False)
-        return GroupedDetector(detector, pooled=domains is not None and can_pool)
+        return GroupedDetector(detector, pooled="auto")
 
     def _fit_maps(self, patches: Any, metadata: dict[str, list]) -> None:
         self.map_pipeline_ = None
@@ -394,94 +447,6 @@ class AnomalousSoundDetector(ThresholdMixin, BaseEstimator):
             last_step(self.map_pipeline_).set_false_alarm_rate(rate)
         self._take_threshold()
         return self
-
-    def score_samples(self, X: Any, *, groups: Iterable | None = None) -> NDArray[np.float64]:
-        """Return how normal each clip is: minus its distance.
-
-        Parameters
-        ----------
-        X : sequence of clips, or array-like of shape (n_clips, n_samples)
-            As for `fit`.
-        groups : iterable of hashables of length n_clips, default=None
-            The machine of each clip, where `fit` was given groups. None takes the one that finds
-            the clip most normal.
-
-        Returns
-        -------
-        scores : ndarray of shape (n_clips,)
-            Float64, higher = more normal; NaN for clips that cannot be read, if the patcher has
-            ``on_error="nan"``.
-        """
-        return self._call("score_samples", X, groups)
-
-    def p_values(  # type: ignore[override]
-        self, X: Any, *, groups: Iterable | None = None
-    ) -> NDArray[np.float64]:
-        """Return conformal p-values: the share of normal clips that are as odd.
-
-        Parameters
-        ----------
-        X : sequence of clips, or array-like of shape (n_clips, n_samples)
-            As for `fit`.
-        groups : iterable of hashables of length n_clips, default=None
-            The machine of each clip, where `fit` was given groups.
-
-        Returns
-        -------
-        p_values : ndarray of shape (n_clips,)
-            Float64 in (0, 1]; NaN for clips that cannot be read.
-        """
-        return self._call("p_values", X, groups)
-
-    def anomaly_map(self, X: Any, *, groups: Iterable | None = None) -> NDArray[np.float64]:
-        """Return where in time and frequency clips are odd.
-
-        Parameters
-        ----------
-        X : sequence of clips, or array-like of shape (n_clips, n_samples)
-            As for `fit`.
-        groups : iterable of hashables of length n_clips, default=None
-            The machine of each clip, where `fit` was given groups.
-
-        Returns
-        -------
-        maps : ndarray of shape (n_clips, n_time, n_freq)
-            Float64, higher = more odd, 1 is the threshold; NaN for clips that cannot be read.
-
-        Raises
-        ------
-        AttributeError
-            If `fit` left out maps, ``map_detector="drop"``.
-        """
-        check_is_fitted(self)
-        if self.map_pipeline_ is None:
-            raise AttributeError(
-                "anomaly_map needs maps, and map_detector='drop' left them out of fit. Fit with "
-                "map_detector=None."
-            )
-        patches = self._patches(X)
-        listed = self._list_groups(patches, groups)
-        maps, start = [], 0
-        for batch in iterate_batches(patches, _BATCH_SIZE):
-            own = None if listed is None else listed[start : start + len(batch)]
-            maps.append(call_with_groups(self.map_pipeline_, "anomaly_map", batch, own))
-            start += len(batch)
-        return np.concatenate(maps)
-
-    def _call(self, method: str, X: Any, groups: Iterable | None) -> NDArray[np.float64]:
-        check_is_fitted(self)
-        patches = self._patches(X)
-        listed = self._list_groups(patches, groups)
-        return call_with_groups(self.detector_, method, patches, listed)
-
-    def _list_groups(self, patches: Any, groups: Iterable | None) -> list[Hashable] | None:
-        listed = list_metadata(_num_samples(patches), groups=groups).get("groups")
-        if listed and not self.groups_:
-            raise ValueError(
-                f"groups were not given in fit, so that {listed[0]!r} is not known. Leave them "
-                "out, or fit with groups."
-            )
-        return listed
 
     @property
     def n_features_in_(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from base64 import b64encode
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from datetime import date
 from hashlib import sha256
 from importlib.resources import files
@@ -19,11 +19,17 @@ from sklearn.metrics import roc_curve
 from sklearn.preprocessing import StandardScaler
 
 import skanopatch
-from skanopatch.audio.clips import Clip, as_clip_list, is_path
+from skanopatch.audio import Clip, Segment, as_clip_list, file_of, is_path, printable_path
 from skanopatch.audio.labels import label_list
-from skanopatch.inspection.decisions import decision_table, split_model
+from skanopatch.inspection.anomaly_map import MAP_TOP
+from skanopatch.inspection.decisions import (
+    clips_from,
+    decision_table,
+    split_model,
+    unwrap,
+    windows_of,
+)
 from skanopatch.metrics import auc_score, pauc_score
-from skanopatch.model_selection.fit_on_normal import FitOnNormal
 from skanopatch.recipes.sound_detector import AnomalousSoundDetector
 from skanopatch.report.media import Axes, View, embed_clips, view_clips
 
@@ -51,8 +57,8 @@ def make_report(
     model : AnomalousSoundDetector
         Fitted on clips. There are no maps and no worst moments if it has ``map_detector="drop"``.
     clips : sequence of clips, or array-like of shape (n_clips, n_samples)
-        A clip is a path, a 1-D array or a pair (array, sample_rate). Those that cannot be used are
-        listed with the reason, whatever the patcher's `on_error` says.
+        A clip is a path, a segment, a 1-D array or a pair (array, sample_rate). Those that cannot
+        be used are listed with the reason, whatever the patcher's `on_error` says.
     y : iterable of length n_clips, default=None
         Labels: +1 or "normal" for normal clips; -1 or any other string, such as the name of a
         fault, for anomalous ones; None or an empty string for those that are not known.
@@ -99,12 +105,12 @@ def make_report(
     >>> html[:15], "Ventilation, hall 2" in html
     ('<!DOCTYPE html>', True)
     """
-    if isinstance(model, FitOnNormal):
-        model = model.estimator_
+    model = unwrap(model)
     if not isinstance(model, AnomalousSoundDetector):
         raise ValueError(f"model must be an AnomalousSoundDetector. Got {model!r} instead.")
     patcher, _ = split_model(model)
-    clips = _list_clips(clips)
+    listed = as_clip_list(clips)
+    clips = list(np.asarray(clips)) if listed is None else listed
     group_of = None if groups is None else label_list(groups, len(clips), "groups")
     table = pd.DataFrame({"name": _names(clips), "label": _label_names(y, len(clips))})
     table["group"] = "" if group_of is None else group_of
@@ -112,29 +118,27 @@ def make_report(
     decisions = decision_table(model, clips, groups=machines, verbose=verbose)
     # What could not be read comes last.
     table = table.join(decisions).sort_values("score", ascending=False, kind="stable")
+    table["remark"] = [_remark(row) for row in table.itertuples()]
 
     shown = table.index[table.decision != "unreadable"][:max_players]
-    drawn = [clips[i] for i in shown]
+    drawn = clips_from(model, [clips[i] for i in shown], table.start[shown].to_numpy())
     views = view_clips(model, drawn, None if machines is None else [machines[i] for i in shown])
-    names = _normal_names(model)
+    names = _names(model.clip_names_)
     nearest = _nearest(drawn, views, model)
     table["normal"] = table["normal_name"] = ""
     table.loc[shown, "normal"] = [f"normal-{i}" for i in nearest]
     table.loc[shown, "normal_name"] = [names[i] for i in nearest]
     normal = [i for i in dict.fromkeys(nearest) if model.clip_names_[i]]
-    normal_clips: list[Clip] = [model.clip_names_[i] for i in normal]
+    normal_clips = [_normal_window(i, model) for i in normal]
 
     axes = Axes.of_patcher(patcher)
-    media = embed_clips(
-        [*drawn, *normal_clips],
-        [*views, *view_clips(model, normal_clips)],
-        patcher,
-        axes,
-        verbose=verbose,
-    )
+    views += view_clips(model, normal_clips)
+    media = embed_clips([*drawn, *normal_clips], views, patcher, axes, verbose=verbose)
     ids = [*(f"clip-{i}" for i in shown), *(f"normal-{i}" for i in normal)]
     media_of: dict[str, dict] = {f"normal-{i}": {} for i in nearest}
     media_of |= zip(ids, media, strict=True)
+    for i in shown:
+        media_of[f"clip-{i}"]["start"] = float(table.start[i])
     return _render(
         title="Anomaly report" if title is None else title,
         summary=_summarise(table),
@@ -145,7 +149,7 @@ def make_report(
         ],
         groups=[] if groups is None else sorted(set(table.group.astype(str))),
         has_labels=y is not None,
-        page={"seconds": axes.seconds, "ticks": axes.ticks()},
+        page={"seconds": axes.seconds, "ticks": axes.ticks(), "mapTop": MAP_TOP},
         media=media_of,
         model=model,
         version=skanopatch.__version__,
@@ -153,19 +157,33 @@ def make_report(
     )
 
 
-def _list_clips(X: Any) -> list[Clip]:
-    clips = as_clip_list(X)
-    return list(np.asarray(X)) if clips is None else clips
+def _names(clips: Sequence[Clip]) -> list[str]:
+    """Name files by what differs in their paths, and other clips, also "", by their index."""
+    paths = [os.path.abspath(path) if (path := file_of(clip)) else "" for clip in clips]
+    folder = os.path.commonpath([os.path.dirname(path) for path in paths if path] or ["/"])
+    names = []
+    for i, (clip, path) in enumerate(zip(clips, paths, strict=True)):
+        name = printable_path(os.path.relpath(path, folder)) if path else f"clip {i}"
+        seconds = f", {clip.start:g} to {clip.stop:g} s" if isinstance(clip, Segment) else ""
+        names.append(name + seconds)
+    return names
 
 
-def _names(clips: list[Clip]) -> list[str]:
-    """Name files by what differs in their paths, and other clips by their index."""
-    paths = [os.fspath(clip) for clip in clips if is_path(clip)]
-    folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths] or ["/"])
-    return [
-        os.path.relpath(clip, folder) if is_path(clip) else f"clip {i}"
-        for i, clip in enumerate(clips)
-    ]
+def _remark(row: Any) -> str:
+    """Return why a clip is unreadable, or which part of it is scored and how it was recorded."""
+    is_cut = row.n_windows > 1
+    part = (
+        f"worst of {row.n_windows} windows: {row.start:.5g} to {row.stop:.5g} s" if is_cut else ""
+    )
+    return "; ".join(filter(None, [row.reason, part, row.note]))
+
+
+def _normal_window(row: int, model: Any) -> Clip:
+    """Return a window of `fit`: its file, or the stretch of it where several are of one file."""
+    path = model.clip_names_[row]
+    rows = [i for i, name in enumerate(model.clip_names_) if name == path]
+    windows = windows_of(model, [path]).X
+    return windows[rows.index(row)] if len(windows) == len(rows) else path
 
 
 def _label_names(y: Iterable | None, n_clips: int) -> list[str]:
@@ -185,13 +203,6 @@ def _label_names(y: Iterable | None, n_clips: int) -> list[str]:
     return [label if isinstance(label, str) else names[label] for label in labels]
 
 
-def _normal_names(model: AnomalousSoundDetector) -> list[str]:
-    """Name the clips of a model's `fit`."""
-    named = _names([name for name in model.clip_names_ if name])
-    files = iter(named)
-    return [next(files) if name else f"clip {i}" for i, name in enumerate(model.clip_names_)]
-
-
 def _nearest(clips: list[Clip], views: list[View], model: AnomalousSoundDetector) -> list[int]:
     """Return which normal clip is nearest to each clip, but for the clip itself."""
     if not views:
@@ -207,16 +218,17 @@ def _nearest(clips: list[Clip], views: list[View], model: AnomalousSoundDetector
     return usable[np.where(is_same, np.inf, distances).argmin(axis=1)].tolist()
 
 
+def _with_label_and_score(table: pd.DataFrame) -> pd.DataFrame:
+    return table[(table.label != "") & (table.decision != "unreadable")]
+
+
 def _summarise(table: pd.DataFrame) -> list[tuple[str, str]]:
     """Return terms and what they are, for the head of the page."""
     counts = table.decision.value_counts()
-    summary = [
-        ("clips", str(len(table))),
-        ("anomalies", str(counts.get("anomaly", 0))),
-        ("unreadable", str(counts.get("unreadable", 0))),
-        ("threshold", "a score above 1"),
-    ]
-    known = table[(table.label != "") & (table.decision != "unreadable")]
+    numbers = [len(table), counts.get("anomaly", 0), counts.get("unreadable", 0)]
+    summary = list(zip(["clips", "anomalies", "unreadable"], map(str, numbers), strict=True))
+    summary.append(("threshold", "a score above 1"))
+    known = _with_label_and_score(table)
     for name, clips, wrong in [
         ("false alarms", known[known.label == "normal"], "anomaly"),
         ("missed anomalies", known[known.label != "normal"], "normal"),
@@ -229,7 +241,7 @@ def _summarise(table: pd.DataFrame) -> list[tuple[str, str]]:
 
 def _roc(table: pd.DataFrame) -> dict[str, Any] | None:
     """Return the ROC of the clips that have a label and a score, if both kinds are there."""
-    known = table[(table.label != "") & (table.decision != "unreadable")]
+    known = _with_label_and_score(table)
     y = np.where(known.label == "normal", 1, -1)
     if len(set(y)) < 2:
         return None
@@ -248,13 +260,12 @@ def _render(**content: Any) -> str:
     style, script = (
         Markup((folder / name).read_text(encoding="utf-8")) for name in ("report.css", "report.js")
     )
-    environment = Environment(
-        loader=PackageLoader(__package__, "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    options: dict[str, Any] = {
+        "undefined": StrictUndefined,
+        "trim_blocks": True,
+        "lstrip_blocks": True,
+    }
+    environment = Environment(loader=PackageLoader(__package__, "."), autoescape=True, **options)
     return environment.get_template("report.html.jinja").render(
         style=style, script=script, hash_of=_hash_of, **content
     )

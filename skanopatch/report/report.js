@@ -92,10 +92,7 @@ function openClip(row) {
   const players = [];
   if (media) {
     players.push(makePlayer(nameButton(row).textContent, read(media)));
-    if (normal) {
-      // Of a normal clip, the moments say nothing.
-      players.push(makePlayer(`nearest normal clip: ${normalName}`, { ...read(normal), moments: [] }));
-    }
+    if (normal) players.push(makePlayer(`nearest normal clip: ${normalName}`, read(normal)));
     cell.append(...players.map((player) => player.element));
   } else {
     cell.textContent =
@@ -136,8 +133,9 @@ function makePlayer(caption, media) {
   find("img").src = media.picture;
   find("img").alt = `Spectrogram of ${caption}`;
   for (const [text, height] of page.ticks) addTick(find(".hertz"), text, height);
+  const start = media.start ?? 0; // of a window, in seconds of its clip
   for (let second = 0; second <= page.seconds; second += tickStep(page.seconds)) {
-    addTick(find(".seconds"), `${second} s`, second / page.seconds);
+    addTick(find(".seconds"), `${Number((start + second).toFixed(2))} s`, second / page.seconds);
   }
 
   const seek = (time) => {
@@ -156,7 +154,7 @@ function makePlayer(caption, media) {
       const button = document.createElement("button");
       button.type = "button";
       button.dataset.time = time;
-      button.textContent = `${i + 1}: ${time.toFixed(1)} s, ${band}, ${Number(value.toPrecision(3))}`;
+      button.textContent = `${i + 1}: ${(start + time).toFixed(1)} s, ${band}, ${Number(value.toPrecision(3))}`;
       button.addEventListener("click", () => {
         seek(time);
         audio.play();
@@ -167,7 +165,12 @@ function makePlayer(caption, media) {
   } else {
     find(".overlay").remove();
   }
-  if (!media.moments?.length) find(".moments").remove();
+  if (!media.map) {
+    find(".moments").remove();
+  } else if (!media.moments.length) {
+    find(".moments").textContent =
+      `Nothing in the map is above the threshold: its highest value is ${media.highest.toFixed(2)}, and 1 is the threshold.`;
+  }
 
   const movePlayhead = () => {
     find(".playhead").style.left = `${Math.min(100, (100 * audio.currentTime) / page.seconds)}%`;
@@ -194,16 +197,15 @@ function tickStep(seconds) {
 }
 
 // The map is one pixel a patch: clear up to 1, the threshold, then on a logarithmic scale from
-// yellow to red, which is the oddest of the clip, or 2 if that is more.
+// yellow to red. The scale is the same for all clips: red is page.mapTop and more.
 function drawMap(canvas, map) {
   canvas.width = map.length;
   canvas.height = map[0].length;
   const context = canvas.getContext("2d");
-  const oddest = Math.max(2, ...map.flat());
   map.forEach((bands, time) => {
     bands.forEach((value, band) => {
       if (value <= 1) return;
-      const share = Math.log(value) / Math.log(oddest);
+      const share = Math.min(1, Math.log(value) / Math.log(page.mapTop));
       context.fillStyle = `rgb(${240 - 75 * share} ${190 - 190 * share} 40 / ${40 + 20 * share}%)`;
       context.fillRect(time, canvas.height - 1 - band, 1, 1);
     });

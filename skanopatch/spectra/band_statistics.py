@@ -51,6 +51,10 @@ class BandStatistics(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     Attributes
     ----------
+    n_mels_ : int
+        The first so many statistics are the spectrum.
+    n_level_ : int
+        The first so many statistics move with the gain; the others do not.
     n_features_in_ : int
         Patch area.
 
@@ -94,6 +98,8 @@ class BandStatistics(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self._fluctuating = _band_means(n_mels, _FLUCTUATING)
         self._swelling = np.hstack([_band_means(n_mels, n) for n in (_SWELLING, _SWELLING // 2, 1)])
         n_bands = sum(bands.shape[1] for bands in (self._loud, self._fluctuating, self._swelling))
+        self.n_mels_ = n_mels
+        self.n_level_ = n_mels + self._loud.shape[1]
         self._n_features_out = n_mels + n_bands + 3
         return self
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from multiprocessing import current_process
@@ -12,11 +11,13 @@ import numpy as np
 from joblib import Parallel, delayed, effective_n_jobs
 from sklearn.utils import gen_batches
 
-from skanopatch.audio.clips import Clip, clip_name, file_state, is_path, load_clip
+from skanopatch.audio import Clip, clip_name, clip_state, load_clip
 from skanopatch.spectra.log_mel import FrontEnd
 
 # Clips a worker computes in one task: about 60 ms of work, against 1 ms to hand it out.
 _CLIPS_PER_TASK = 16
+
+_NORMAL_RMS = 0.1
 
 # Paths, arrays and pairs in a list, or an array with a clip a row.
 Clips: TypeAlias = "list[Clip] | np.ndarray"
@@ -45,6 +46,7 @@ class LazyPatches:
         *,
         front_end: FrontEnd,
         channel: int | str,
+        level: str,
         n_samples: int,
         on_error: str,
         n_jobs: int | None,
@@ -52,6 +54,7 @@ class LazyPatches:
         self.clips = clips
         self.front_end = front_end
         self.channel = channel
+        self.level = level
         self.n_samples = n_samples
         self.on_error = on_error
         self.n_jobs = n_jobs
@@ -117,8 +120,8 @@ class LazyPatches:
 
     def identity(self) -> tuple[Any, ...]:
         """Return what the patches depend on, to be hashed: files by their size and time."""
-        clips = [(os.fspath(c), file_state(c)) if is_path(c) else c for c in self.clips]
-        return self.front_end, self.channel, self.n_samples, clips
+        clips = [clip_state(clip) for clip in self.clips]
+        return self.front_end, self.channel, self.level, self.n_samples, clips
 
     def _compute(self, indices: np.ndarray) -> tuple[np.ndarray, list[str]]:
         """Return the patches of some clips, and a sentence for each that cannot be used."""
@@ -132,6 +135,7 @@ class LazyPatches:
                 [self.clips[i] for i in task],
                 front_end=self.front_end,
                 channel=self.channel,
+                level=self.level,
                 n_samples=self.n_samples,
             )
             for task in tasks
@@ -161,7 +165,7 @@ def bullets(sentences: list[str], most: int = 20) -> str:
 
 
 def _clips_to_patches(
-    clips: Sequence[Any], *, front_end: FrontEnd, channel: int | str, n_samples: int
+    clips: Sequence[Any], *, front_end: FrontEnd, channel: int | str, level: str, n_samples: int
 ) -> tuple[np.ndarray, list[str]]:
     """Return the patches of clips, NaN where one cannot be used, and the reasons ('' if none)."""
     n_time, n_freq = front_end.grid_shape(n_samples)
@@ -180,6 +184,8 @@ def _clips_to_patches(
         except ValueError as error:
             reasons.append(str(error))
             continue
+        if level == "normalized" and samples.any():
+            samples = samples * np.float32(_NORMAL_RMS / np.sqrt(np.mean(samples**2)))
         log_mel = front_end.log_mel(samples)[: n_time * side]
         clip_cells[:] = log_mel.reshape(n_time, side, n_freq, side)
         reasons.append("")

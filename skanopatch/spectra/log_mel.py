@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from scipy.fft import rfft
 from sklearn.utils import gen_batches
-from torchaudio.compliance.kaldi import get_mel_banks
 
 # The mel matrix is multiplied in this many bands of mel bins: each needs the FFT bins under its
 # own filters only, which saves two thirds of the product.
 _N_MEL_BANDS = 4
+
+# Frames computed at once: their intermediate results stay in the processor's cache.
+_N_FRAMES = 128
+
+_FLOOR = np.finfo(np.float32).eps  # of the power, as in Kaldi
 
 
 @dataclass(frozen=True)
@@ -71,24 +75,29 @@ class FrontEnd:
     def log_mel(self, samples: np.ndarray) -> np.ndarray:
         """Return the Kaldi log-mel spectrogram of one clip, (n_frames, n_mels), float32.
 
-        The operations before the FFT are Kaldi's, in Kaldi's order and rounding, since the
-        logarithm magnifies what differs where a band is nearly silent.
+        The operations before the FFT are Kaldi's, in Kaldi's order, since the logarithm magnifies
+        what differs where a band is nearly silent.
         """
-        waveform = torch.from_numpy(samples * np.float32(self.scale))
-        frames = waveform.unfold(0, self.window_samples, self.shift_samples)
-        frames = frames - frames.mean(dim=1, keepdim=True)
+        waveform = samples * np.float32(self.scale)
+        frames = sliding_window_view(waveform, self.window_samples)[:: self.shift_samples]
         window, bands = _filters(self)
-        padded = torch.zeros(len(frames), self.fft_samples)
-        emphasised = padded[:, : self.window_samples]
-        torch.sub(frames[:, 1:], self.preemphasis * frames[:, :-1], out=emphasised[:, 1:])
-        torch.sub(frames[:, :1], self.preemphasis * frames[:, :1], out=emphasised[:, :1])
-        emphasised *= window
-        spectrum = torch.fft.rfft(padded)
-        power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
-        mel = torch.empty(len(frames), self.n_mels)
-        for band in bands:
-            torch.mm(power[:, band.bins], band.weights, out=mel[:, band.mels])
-        return mel.clamp_min_(torch.finfo(torch.float32).eps).log_().numpy()
+        padded = np.zeros((min(len(frames), _N_FRAMES), self.fft_samples), dtype=np.float32)
+        mel = np.empty((len(frames), self.n_mels), dtype=np.float32)
+        for rows in gen_batches(len(frames), _N_FRAMES):
+            block = frames[rows]
+            centered = block - block.mean(axis=1, keepdims=True)
+            emphasised = padded[: len(block), : self.window_samples]
+            factor = np.float32(-self.preemphasis)
+            np.multiply(centered[:, :-1], factor, out=emphasised[:, 1:])
+            np.multiply(centered[:, 0], factor, out=emphasised[:, 0])
+            emphasised += centered
+            emphasised *= window
+            squares = rfft(padded[: len(block)]).view(np.float32)  # real and imaginary, in turns
+            np.square(squares, out=squares)
+            power = squares[:, ::2] + squares[:, 1::2]
+            for band in bands:
+                np.matmul(power[:, band.bins], band.weights, out=mel[rows, band.mels])
+        return np.log(np.maximum(mel, _FLOOR, out=mel), out=mel)
 
 
 def hertz_to_mel(hertz: np.ndarray) -> np.ndarray:
@@ -101,46 +110,49 @@ def mel_to_hertz(mel: np.ndarray) -> np.ndarray:
     return 700.0 * np.expm1(np.asarray(mel) / 1127.0)
 
 
+def mel_weights(front_end: FrontEnd) -> np.ndarray:
+    """Return Kaldi's triangular mel filters, (n_bins of the FFT, n_mels), in float32 as Kaldi's."""
+    top = front_end.f_max or front_end.sample_rate / 2
+    lowest, highest = hertz_to_mel(np.array([front_end.f_min, top])).tolist()
+    spacing = (highest - lowest) / (front_end.n_mels + 1)
+    left, center, right = (
+        np.float32(lowest)
+        + (np.arange(front_end.n_mels, dtype=np.float32) + i) * np.float32(spacing)
+        for i in range(3)
+    )
+    n_bins = front_end.fft_samples // 2  # the filters end below half the sample rate
+    hertz = np.arange(n_bins, dtype=np.float32)[:, None]
+    hertz *= np.float32(front_end.sample_rate / front_end.fft_samples)
+    # The logarithm in float64: libraries' float32 logarithms differ in the last bit.
+    mel = np.float32(1127) * np.log(1 + hertz / 700, dtype=np.float64).astype(np.float32)
+    slopes = np.minimum((mel - left) / (center - left), (right - mel) / (right - center))
+    return np.pad(np.maximum(slopes, 0), ((0, 1), (0, 0)))
+
+
 class _MelBand(NamedTuple):
     mels: slice
     bins: slice
-    weights: torch.Tensor  # (n_bins, n_mels) of the band
+    weights: np.ndarray  # (n_bins, n_mels) of the band
 
 
 @lru_cache(maxsize=8)
-def _filters(front_end: FrontEnd) -> tuple[torch.Tensor, list[_MelBand]]:
+def _filters(front_end: FrontEnd) -> tuple[np.ndarray, list[_MelBand]]:
     """Return the window and the mel matrix, cut into bands of mel bins."""
-    mel_banks, _ = get_mel_banks(
-        front_end.n_mels,
-        front_end.fft_samples,
-        float(front_end.sample_rate),
-        front_end.f_min,
-        0.0 if front_end.f_max is None else front_end.f_max,  # Kaldi: 0 is Nyquist
-        vtln_low=100.0,
-        vtln_high=-500.0,
-        vtln_warp_factor=1.0,
-    )
-    weights = torch.nn.functional.pad(mel_banks, (0, 1)).T
+    weights = mel_weights(front_end)
     bands = []
     for mels in gen_batches(front_end.n_mels, -(-front_end.n_mels // _N_MEL_BANDS)):
-        used = torch.nonzero(weights[:, mels].any(dim=1)).ravel().tolist() or [0]
+        used = np.flatnonzero(weights[:, mels].any(axis=1)).tolist() or [0]
         bins = slice(used[0], used[-1] + 1)
-        bands.append(_MelBand(mels, bins, weights[bins, mels].contiguous()))
+        bands.append(_MelBand(mels, bins, weights[bins, mels].copy()))
     window = WINDOWS[front_end.window](front_end.window_samples)
-    return window, bands
-
-
-def _blackman_window(n_samples: int) -> torch.Tensor:
-    """Return Kaldi's form: near its ends it is so small that torch's rounds differently."""
-    phase = 2 * math.pi / (n_samples - 1) * torch.arange(n_samples)
-    return 0.42 - 0.5 * torch.cos(phase) + 0.08 * torch.cos(2 * phase)
+    return window.astype(np.float32), bands
 
 
 # Kaldi's windows by Kaldi's names; all are symmetric.
-WINDOWS: dict[str, Callable[[int], torch.Tensor]] = {
-    "povey": lambda n: torch.hann_window(n, periodic=False).pow(0.85),
-    "hanning": lambda n: torch.hann_window(n, periodic=False),
-    "hamming": lambda n: torch.hamming_window(n, periodic=False, alpha=0.54, beta=0.46),
-    "blackman": _blackman_window,
-    "rectangular": torch.ones,
+WINDOWS: dict[str, Callable[[int], np.ndarray]] = {
+    "povey": lambda n: np.hanning(n) ** 0.85,
+    "hanning": np.hanning,
+    "hamming": np.hamming,
+    "blackman": np.blackman,
+    "rectangular": np.ones,
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from numbers import Integral, Real
 from typing import Any
 
@@ -11,7 +13,7 @@ from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skanopatch.audio.clips import as_clip_list, clip_duration, clip_name, pcm_to_float
+from skanopatch.audio import as_clip_list, clip_duration, clip_name, pcm_to_float
 from skanopatch.spectra.lazy_patches import Clips, LazyPatches, bullets
 from skanopatch.spectra.log_mel import WINDOWS, FrontEnd
 from skanopatch.spectra.patches import ArrayOutputMixin
@@ -47,10 +49,14 @@ class MelPatcher(ArrayOutputMixin, TransformerMixin, BaseEstimator):
     channel : int or "mean", default=0
         Which channel of a clip with several, or their mean. Averaging the microphones of an array
         cancels what reaches them out of phase, so the first one is taken.
+    level : {"as is", "normalized"}, default="as is"
+        Whether the gain of a clip counts. "normalized" scales each clip to an RMS of 0.1 (-20 dB):
+        a new gain changes nothing, and neither does a machine that is louder than it was.
     duration : float, default=10.0
-        Seconds of each clip that are used. A longer clip is cut, so a fault that starts later is
-        missed; a shorter one is repeated until it is long enough, which costs the time of a full
-        clip and may add a click at each seam. None takes the length of the longest clip in `fit`.
+        Seconds of each clip that are used. Of a longer clip only the beginning is, with a warning:
+        `AnomalousSoundDetector` takes long clips apart, and so does `split_recording`. A shorter
+        clip is repeated until it is long enough, which costs the time of a full clip and may add
+        a click at each seam. None takes the length of the longest clip in `fit`.
     on_error : {"raise", "nan"}, default="raise"
         What becomes of a clip that cannot be read, is empty or holds NaN or infinity: an error
         that names it, or patches, and so a score, of NaN with one warning for all such clips.
@@ -81,7 +87,7 @@ class MelPatcher(ArrayOutputMixin, TransformerMixin, BaseEstimator):
     >>> rng = np.random.default_rng(0)
     >>> clips = [rng.normal(size=160000), (rng.normal(size=48000), 48000)]
     >>> MelPatcher().fit_transform(clips).shape
-    (2, 496, 256)
+    (2, 62, 8, 256)
     """
 
     _parameter_constraints: dict = {
@@ -96,6 +102,7 @@ class MelPatcher(ArrayOutputMixin, TransformerMixin, BaseEstimator):
         "scale": [Interval(Real, 0, None, closed="neither")],
         "patch_size": [Interval(Integral, 1, None, closed="left")],
         "channel": [Interval(Integral, 0, None, closed="left"), StrOptions({"mean"})],
+        "level": [StrOptions({"as is", "normalized"})],
         "duration": [Interval(Real, 0, None, closed="neither"), None],
         "on_error": [StrOptions({"raise", "nan"})],
         "n_jobs": [Integral, None],
@@ -115,6 +122,7 @@ class MelPatcher(ArrayOutputMixin, TransformerMixin, BaseEstimator):
         scale=2.0**15,
         patch_size=16,
         channel=0,
+        level="as is",
         duration=10.0,
         on_error="raise",
         n_jobs=None,
@@ -130,6 +138,7 @@ class MelPatcher(ArrayOutputMixin, TransformerMixin, BaseEstimator):
         self.scale = scale
         self.patch_size = patch_size
         self.channel = channel
+        self.level = level
         self.duration = duration
         self.on_error = on_error
         self.n_jobs = n_jobs
@@ -178,10 +187,13 @@ class MelPatcher(ArrayOutputMixin, TransformerMixin, BaseEstimator):
             If clips cannot be used and `on_error` is "raise"; all of the batch are named.
         """
         check_is_fitted(self)
+        clips = self._validate_clips(X, reset=False)
+        self._warn_of_cut_clips(clips)
         patches = LazyPatches(
-            self._validate_clips(X, reset=False),
+            clips,
             front_end=self._front_end(),
             channel=self.channel,
+            level=self.level,
             n_samples=round(self.duration_ * self.sample_rate),
             on_error=self.on_error,
             n_jobs=self.n_jobs,
@@ -222,6 +234,24 @@ class MelPatcher(ArrayOutputMixin, TransformerMixin, BaseEstimator):
             )
         return front_end
 
+    def _warn_of_cut_clips(self, clips: Clips) -> None:
+        """Say which clips are used in part only."""
+        patch = self.patch_size * self.frame_shift
+        cut = [
+            f"{clip_name(clips[i], i)}: {self.duration_:g} of {length:g} s"
+            for i, length in enumerate(_lengths(clips, self.sample_rate)[0])
+            if length > self.duration_ + patch
+        ]
+        if cut:
+            warnings.warn(
+                f"{len(cut)} of {len(clips)} clips are longer than the {self.duration_:g} s of "
+                f"which patches are made, and the rest of them is not used:{bullets(cut, most=5)}\n"
+                "AnomalousSoundDetector and split_recording take long recordings apart; "
+                "duration=None takes the longest clip of fit as a whole.",
+                UserWarning,
+                stacklevel=3,
+            )
+
     def _validate_clips(self, X: Any, *, reset: bool) -> Clips:
         clips = as_clip_list(X)
         if clips is not None:
@@ -248,14 +278,21 @@ class MelPatcher(ArrayOutputMixin, TransformerMixin, BaseEstimator):
         return tags
 
 
-def _longest(clips: Clips, sample_rate: int, on_error: str) -> float:
-    """Return the length in seconds of the longest clip that has one."""
+def _lengths(clips: Clips, sample_rate: int) -> tuple[list[float], list[str]]:
+    """Return the lengths of clips in seconds, NaN where there is none, and why there is none."""
     lengths, errors = [], []
     for i, clip in enumerate(clips):
         try:
             lengths.append(clip_duration(clip, sample_rate=sample_rate))
         except ValueError as error:
+            lengths.append(math.nan)
             errors.append(f"{clip_name(clip, i)}: {error}")
-    if errors and (on_error == "raise" or not lengths):
+    return lengths, errors
+
+
+def _longest(clips: Clips, sample_rate: int, on_error: str) -> float:
+    """Return the length in seconds of the longest clip that has one."""
+    lengths, errors = _lengths(clips, sample_rate)
+    if len(errors) == len(clips) or (errors and on_error == "raise"):
         raise ValueError(f"{len(errors)} of {len(clips)} clips cannot be used:{bullets(errors)}")
-    return max(lengths)
+    return float(np.nanmax(lengths))

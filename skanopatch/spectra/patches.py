@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
+from numbers import Number
+from types import NoneType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -142,8 +144,9 @@ def unpatchify(patches: np.ndarray) -> np.ndarray:
 
 def _wrong_shape(name: str, shape: tuple[int, ...]) -> str:
     return (
-        f"{name} must be patches of shape (n_clips, n_time, n_freq, patch_area), as MelPatcher "
-        f"makes them of clips and patchify of spectrograms. Got an array of shape {shape} instead."
+        f"{name} must have the shape (n_clips, n_time, n_freq, patch_area) of patches that "
+        "MelPatcher makes of clips and patchify of spectrograms. Got an array of shape "
+        f"{shape} instead."
     )
 
 
@@ -233,21 +236,17 @@ def _as_array(X: Any) -> np.ndarray:
 
 def _refuse_clips(X: Any, name: str) -> None:
     """Refuse what a step before `MelPatcher` takes: paths, pairs and rows of samples."""
-    dtypes = [getattr(X, "dtype", None), *getattr(X, "dtypes", [])]
-    if any(getattr(dtype, "kind", "") in "US" for dtype in dtypes) or _holds_clips(X):
+    array = np.asarray(X)
+    values = array.ravel()[:1] if array.dtype.kind == "O" and array.ndim else ()
+    # A dict and None are refused by scikit-learn.
+    if array.dtype.kind in "US" or any(not isinstance(v, (Number, dict, NoneType)) for v in values):
         raise ValueError(f"{name} takes patches, and X are clips. Put MelPatcher() first.")
-    if np.ndim(X) == 2 and np.shape(X)[1] > _LARGEST_PATCH:
+    if array.ndim == 2 and array.shape[1] > _LARGEST_PATCH:
         raise ValueError(
-            f"{name} takes patches, and X has rows of {np.shape(X)[1]} values, more than the "
+            f"{name} takes patches, and X has rows of {array.shape[1]} values, more than the "
             f"{_LARGEST_PATCH} of the largest patch: these seem to be samples. Put MelPatcher() "
             "first."
         )
-
-
-def _holds_clips(X: Any) -> bool:
-    if getattr(getattr(X, "dtype", None), "kind", "") != "O" or np.ndim(X) != 1 or not len(X):
-        return False
-    return not isinstance(next(iter(X)), (int, float, dict))
 
 
 def given_patches(X: Any) -> Any:
