@@ -17,6 +17,7 @@ from .inspection import (
     AnomalyMapDisplay,
     AnomalyRocDisplay,
     EmbeddingDisplay,
+    ExplanationDisplay,
     ScoreDisplay,
     TimelineDisplay,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "BandStatistics",
     "CalibratedDetector",
     "EmbeddingDisplay",
+    "ExplanationDisplay",
     "FineTuning",
     "FitOnNormal",
     "GMMDetector",

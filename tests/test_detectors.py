@@ -246,17 +246,19 @@ def test_float32_scores_as_float64_does(detector):
 @pytest.mark.filterwarnings("ignore:Number of distinct clusters")
 @pytest.mark.parametrize("constant", [1.0, 0.1, 0.0, 1e6])
 @every_detector
-def test_equal_clips_are_refused(detector, constant):
+def test_equal_clips_are_normal_and_others_anomalies_with_a_warning(detector, constant):
     X = np.full((30, 6), constant)
     message = (
-        "All 30 clips are equal: none of the 6 features varies, so that any other clip would be an "
+        "All 30 clips are equal: none of the 6 features varies, so that any other clip is an "
         "anomaly. Were they silent, or one recording many times?"
     )
-    with pytest.raises(ValueError, match=re.escape(message)):
-        clone(detector).fit(X)
+    with pytest.warns(UserWarning, match=re.escape(message)):
+        fitted = clone(detector).fit(X)
+    assert fitted.predict(X).tolist() == [1] * 30
+    assert fitted.predict(X + np.r_[np.zeros(5), 9e6]).tolist() == [-1] * 30
     X[::2] *= 1 + 1e-15  # as rounding of another batch changes it
     for dtype in (np.float32, np.float64):
-        with pytest.raises(ValueError, match="All 30 clips are equal"):
+        with pytest.warns(UserWarning, match="All 30 clips are equal"):
             clone(detector).fit(X.astype(dtype))
     X[:3, 2] += 1e-3 * (1 + constant)  # of three folds
     assert np.isfinite(clone(detector).fit(X).offset_)

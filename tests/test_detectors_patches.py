@@ -189,11 +189,11 @@ def test_saved_detector_gives_the_same_maps(detector):
 @every_detector
 def test_what_does_not_fit_is_refused_by_name(detector):
     detector = clone(detector).fit(clips(40))
-    shape = r"must have the shape \(n_clips, n_time, n_freq, n_dims\), .* Got .* \([13], 24, 5\)"
+    shape = r"must have the shape \(n_clips, n_time, n_freq, n_dims\), .* Got .* \(1, 6, 2, 2, 5\)"
     with pytest.raises(ValueError, match=shape):
+        detector.anomaly_map(clips(1).reshape(1, 6, 2, 2, N_DIMS))
+    with pytest.raises(ValueError, match=r"5 dimensions in 1 bands, but .* in 4 bands"):
         detector.anomaly_map(clips(1).reshape(1, 24, N_DIMS))
-    with pytest.raises(ValueError, match=shape):
-        clone(detector).fit(clips(3).reshape(3, 24, N_DIMS))
     with pytest.raises(ValueError, match=r"tokens of 3 dimensions in 4 bands, but .* of 5 dim"):
         detector.anomaly_map(clips(1)[..., :3])
     with pytest.raises(ValueError, match=r"5 dimensions in 1 bands, but .* in 4 bands"):
@@ -202,6 +202,14 @@ def test_what_does_not_fit_is_refused_by_name(detector):
     half[1, 0, 2, 0] = np.nan
     with pytest.raises(ValueError, match=r"Input X contains NaN\."):
         detector.anomaly_map(half)
+
+
+@every_detector
+def test_tokens_of_one_band_need_no_axis_for_it(detector):
+    X = clips(12).reshape(12, 24, N_DIMS)
+    fitted = clone(detector).fit(X)
+    same = clone(detector).fit(X[:, :, np.newaxis])
+    assert_array_equal(fitted.score_samples(X), same.score_samples(X[:, :, np.newaxis]))
 
 
 def test_too_few_clips_are_refused():
@@ -215,11 +223,12 @@ def test_too_few_clips_are_refused():
     assert np.isnan(fitted.training_scores_).tolist() == [False] * 8 + [True]
 
 
-def test_equal_clips_are_refused():
+def test_equal_clips_are_warned_of():
     message = "All 20 clips are equal: none of the 24 features varies"
     for detector in (SubbandKNNDetector(), PatchKNNDetector("cosine")):
-        with pytest.raises(ValueError, match=message):
+        with pytest.warns(UserWarning, match=message):
             detector.fit(np.ones((20, 2, 4, 3)))
+        assert detector.predict(np.ones((2, 2, 4, 3))).tolist() == [1, 1]
 
 
 def test_domains_of_single_clips_are_refused():

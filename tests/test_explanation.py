@@ -23,7 +23,7 @@ from skanopatch import (
 )
 from skanopatch.detectors.contributions import contributions
 from skanopatch.inspection.explanation import ExplanationDisplay
-from skanopatch.recipes.explanation import describe_event, explain
+from skanopatch.recipes.explanation import describe_event
 from skanopatch.recipes.sound_events import (
     Axes,
     Event,
@@ -53,10 +53,7 @@ def fit(clips=NORMAL, patcher=None, **parameters):
     metadata = {k: parameters.pop(k) for k in ("groups", "domains", "labels") if k in parameters}
     parameters = {"map_detector": "drop", "embedder": "drop", **parameters}
     patcher = MelPatcher(duration=DURATION, on_error="nan") if patcher is None else patcher
-    detector = AnomalousSoundDetector(patcher, **parameters).fit(clips, **metadata)
-    if not hasattr(detector, "reference_"):
-        detector.reference_ = learn_reference(detector._windows_and_patches(clips)[1])
-    return detector
+    return AnomalousSoundDetector(patcher, **parameters).fit(clips, **metadata)
 
 
 @pytest.fixture(scope="module")
@@ -202,15 +199,15 @@ def test_parts_of_clips_add_up_to_their_scores(parameters):
     clips = [NEW, NEW + tone(2000), 3 * NEW]
     detector = fit(**parameters)
     scores = detector.score_samples(clips)
-    for explanation, score in zip(explain(detector, clips), scores, strict=True):
+    for explanation, score in zip(detector.explain(clips), scores, strict=True):
         assert_adds_up(explanation, score)
     if "groups" in parameters:
-        (explanation,) = explain(detector, clips[1:2], groups=iter(["b"]))
+        (explanation,) = detector.explain(clips[1:2], groups=iter(["b"]))
         assert_adds_up(explanation, detector.score_samples(clips[1:2], groups=["b"])[0])
 
 
 def test_the_parts_name_the_band_of_a_fault(detector):
-    (explanation,) = explain(detector, [NEW + tone(2000)])
+    (explanation,) = detector.explain([NEW + tone(2000)])
     of_bands = {}
     for part in explanation.parts:
         of_bands[part.low, part.high] = of_bands.get((part.low, part.high), 0) + part.distance
@@ -226,7 +223,7 @@ def test_the_parts_name_the_band_of_a_fault(detector):
 
 
 def test_a_tone_is_named_with_its_frequency_and_level(detector):
-    (explanation,) = explain(detector, [NEW + tone(790)])
+    (explanation,) = detector.explain([NEW + tone(790)])
     event = explanation.events[0]
     assert event.kind == "tone"
     assert event.low == event.high == pytest.approx(790, abs=10)
@@ -243,13 +240,13 @@ def test_a_tone_is_named_with_its_frequency_and_level(detector):
 
 
 def test_a_tone_of_a_part_of_the_clip_has_times(detector):
-    (explanation,) = explain(detector, [NEW + tone(2500) * ((TIME > 1) & (TIME < 3))])
+    (explanation,) = detector.explain([NEW + tone(2500) * ((TIME > 1) & (TIME < 3))])
     event = next(event for event in explanation.events if event.kind == "tone")
     assert_allclose(event.times, [(1.0, 3.0)], atol=0.15)
 
 
 def test_a_louder_band_is_named(detector):
-    (explanation,) = explain(detector, [NEW + 0.05 * band_noise(2000, 3500)])
+    (explanation,) = detector.explain([NEW + 0.05 * band_noise(2000, 3500)])
     event = explanation.events[0]
     assert event.kind == "louder band"
     assert_allclose([event.low, event.high], [2000, 3500], rtol=0.06)
@@ -259,7 +256,7 @@ def test_a_quieter_band_is_named(detector):
     spectrum = np.fft.rfft(NEW)
     frequencies = np.fft.rfftfreq(len(NEW), 1 / RATE)
     spectrum[(frequencies > 1000) & (frequencies < 2000)] *= 0.3
-    (explanation,) = explain(detector, [np.fft.irfft(spectrum, len(NEW)).astype(np.float32)])
+    (explanation,) = detector.explain([np.fft.irfft(spectrum, len(NEW)).astype(np.float32)])
     event = explanation.events[0]
     assert event.kind == "quieter band"
     assert_allclose([event.low, event.high], [1000, 2000], rtol=0.06)
@@ -267,7 +264,7 @@ def test_a_quieter_band_is_named(detector):
 
 
 def test_knocks_are_named_with_times_and_band(detector):
-    (explanation,) = explain(detector, [NEW + knocks(0.5, 1.7, 3.2)])
+    (explanation,) = detector.explain([NEW + knocks(0.5, 1.7, 3.2)])
     event = explanation.events[0]
     assert event.kind == "knock"
     assert_allclose([start for start, _ in event.times], [0.52, 1.72, 3.22], atol=0.03)
@@ -278,7 +275,7 @@ def test_knocks_are_named_with_times_and_band(detector):
 @pytest.mark.parametrize(("decibels", "verb"), [(6, "rises"), (-6, "falls")])
 def test_a_step_of_the_level_is_named(detector, decibels, verb):
     gain = np.where(TIME > 2.5, 10 ** (decibels / 20), 1).astype(np.float32)
-    (explanation,) = explain(detector, [gain * NEW])
+    (explanation,) = detector.explain([gain * NEW])
     assert explanation.events[0].kind == "step"
     assert f"The level {verb} by 6 dB at 2.5 s." in str(explanation)
 
@@ -291,7 +288,7 @@ def test_a_step_is_found_where_a_machine_comes_and_goes():
     detector = fit([on_and_off(clip, rng.uniform(0, 0.3)) for clip in NORMAL])
     for time in (1.1, 1.6, 2.3):
         clip = on_and_off(NEW, 0.05) * np.where(time < TIME, 2, 1)
-        event = explain(detector, [clip.astype(np.float32)])[0].events[0]
+        event = detector.explain([clip.astype(np.float32)])[0].events[0]
         assert event.kind == "step"
         assert event.times[0][0] == pytest.approx(time, abs=0.16)
         assert event.decibels == pytest.approx(6, abs=1.5)
@@ -304,23 +301,21 @@ def test_a_step_is_found_where_a_machine_comes_and_goes():
 def test_a_dropout_is_named_first(detector, start, stop, gain):
     is_dropped = (start < TIME) & (stop > TIME)
     clip = np.where(is_dropped, gain * NEW, NEW).astype(np.float32)
-    event = explain(detector, [clip])[0].events[0]
+    event = detector.explain([clip])[0].events[0]
     assert event.kind == "dropout"
     assert_allclose(event.times, [(start, stop)], atol=0.03)
     assert event.decibels < -100 if gain == 0 else event.decibels == pytest.approx(-20, abs=2)
 
 
 def test_a_quieter_end_is_a_step_and_no_dropout(detector):
-    (event,) = explain(detector, [np.where(TIME > 2.5, 0.1 * NEW, NEW).astype(np.float32)])[
-        0
-    ].events
+    (event,) = detector.explain([np.where(TIME > 2.5, 0.1 * NEW, NEW).astype(np.float32)])[0].events
     assert event.kind == "step"
     assert event.decibels == pytest.approx(-20, abs=1)
 
 
 def test_clipping_is_named_at_any_level(detector):
     limit = np.quantile(np.abs(NEW), 0.98)
-    (explanation,) = explain(detector, [np.clip(NEW, -limit, limit)])
+    (explanation,) = detector.explain([np.clip(NEW, -limit, limit)])
     assert explanation.events[0].kind == "clipping"
     assert "Clipped: 2.01% of the samples are at a limit." in str(explanation)
 
@@ -335,14 +330,14 @@ def test_what_is_not_clipped_is_not_called_so(samples):
 
 
 def test_an_unusual_level_is_said(detector):
-    (explanation,) = explain(detector, [0.1 * NEW])
+    (explanation,) = detector.explain([0.1 * NEW])
     assert "20 dB quieter than any normal clip." in str(explanation)
 
 
 def test_of_normal_clips_nothing_is_said():
     detector = fit()
     clips = [noise(np.random.default_rng(seed)) for seed in range(200, 230)]
-    explanations = explain(detector, clips)
+    explanations = detector.explain(clips)
     assert sum(bool(explanation.events) for explanation in explanations) <= 3
     quiet = next(e for e in explanations if not e.events and not e.is_anomaly)
     sentences = quiet.sentences()
@@ -355,7 +350,7 @@ def test_of_normal_clips_nothing_is_said():
 
 
 def test_words_agree_with_the_verdict_and_name_the_largest_cause(detector):
-    (explanation,) = explain(detector, [NEW + knocks(0.5, 1.7, 3.2)])
+    (explanation,) = detector.explain([NEW + knocks(0.5, 1.7, 3.2)])
     sentences = explanation.sentences()
     ratio = explanation.score / detector.offset_
     assert sentences[0] == f"clip 0: anomaly, {ratio:.2f} of the threshold."
@@ -369,7 +364,7 @@ def test_words_agree_with_the_verdict_and_name_the_largest_cause(detector):
 
 def test_of_a_long_clip_the_worst_window_is_explained(detector):
     clip = np.concatenate([NEW, NEW + knocks(1.0, 2.0), NORMAL[0]])
-    (explanation,) = explain(detector, [clip])
+    (explanation,) = detector.explain([clip])
     assert (explanation.start, explanation.stop) == (4.0, 8.0)
     assert_allclose([start for start, _ in explanation.events[0].times], [5.0, 6.0], atol=0.05)
     assert_adds_up(explanation, detector.score_samples([clip])[0])
@@ -378,7 +373,7 @@ def test_of_a_long_clip_the_worst_window_is_explained(detector):
 
 def test_a_clip_that_cannot_be_read_is_said_so(detector):
     with pytest.warns(UserWarning, match="1 of 2 clips cannot be used"):
-        missing, other = explain(detector, ["missing.wav", NEW])
+        missing, other = detector.explain(["missing.wav", NEW])
     assert str(missing) == "clip 0 ('missing.wav') cannot be read."
     assert missing.is_anomaly
     assert np.isfinite(other.score)
@@ -394,7 +389,7 @@ def test_patches_made_elsewhere_are_explained_in_bins_and_frames():
     log_mel[12, :, 40:42] += 3
     patches = patchify(log_mel)
     detector = fit(patches[:12], "passthrough")
-    (explanation,) = explain(detector, patches[12:])
+    (explanation,) = detector.explain(patches[12:])
     assert_adds_up(explanation, detector.score_samples(patches[12:])[0])
     assert explanation.events[0].kind == "tone"
     assert explanation.events[0].low == pytest.approx(41, abs=0.6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import compress
@@ -16,7 +17,7 @@ from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skanopatch.audio.labels import label_list
+from skanopatch.audio.labels import label_list, warn_of_anomalies
 from skanopatch.detectors.folds import MAX_FOLDS, cross_fit, plan_folds
 from skanopatch.detectors.thresholds import ThresholdMixin
 
@@ -114,16 +115,18 @@ class BaseDetector(ThresholdMixin, BaseEstimator, ABC):
         Raises
         ------
         ValueError
-            If `X` holds infinities, NaN beside numbers, or recordings; if all clips are equal; if
-            metadata has another length than `X`, or a domain has too few clips.
+            If `X` holds infinities, NaN beside numbers, or recordings; if metadata has another
+            length than `X`, or a domain has too few clips.
 
         Warns
         -----
         UserWarning
-            If there are fewer than 5 sessions, or clips are much nearer to those of their session.
+            If all clips are equal, there are fewer than 5 sessions, or clips are much nearer to
+            those of their session.
         """
+        warn_of_anomalies(y)
         rows, readable = self._validate(X, reset=True)
-        refuse_equal_clips(rows)
+        warn_of_equal_clips(rows)
         listed = _of_readable(domains, readable, "domains") or [None] * len(rows)
         members = rows_by_label(listed, len(rows))
         self._check_domain_sizes(members)
@@ -301,13 +304,15 @@ def validate_rows(estimator: BaseEstimator, X: Any, *, reset: bool) -> NDArray:
     return tokens
 
 
-def refuse_equal_clips(X: NDArray) -> None:
-    """Raise if no feature of the rows of `X` varies by more than rounding."""
+def warn_of_equal_clips(X: NDArray) -> None:
+    """Warn if no feature of the rows of `X` varies by more than rounding."""
     largest = np.abs(X).max(axis=0)
     if (np.ptp(X, axis=0) <= _UNITS * np.finfo(X.dtype).eps * largest).all():
-        raise ValueError(
+        warnings.warn(
             f"All {len(X)} clips are equal: none of the {X[0].size} features varies, so that any "
-            "other clip would be an anomaly. Were they silent, or one recording many times?"
+            "other clip is an anomaly. Were they silent, or one recording many times?",
+            UserWarning,
+            stacklevel=4,
         )
 
 

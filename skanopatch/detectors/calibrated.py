@@ -12,7 +12,8 @@ from sklearn.utils import _safe_indexing, get_tags, indexable
 from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
-from skanopatch.detectors.base import THRESHOLD_CONSTRAINTS, expand, refuse_equal_clips
+from skanopatch.audio.labels import warn_of_anomalies
+from skanopatch.detectors.base import THRESHOLD_CONSTRAINTS, expand, warn_of_equal_clips
 from skanopatch.detectors.folds import MAX_FOLDS, cross_fit, plan_folds
 from skanopatch.detectors.metadata import accepted, fit_with, last_step, list_metadata, rows_of
 from skanopatch.detectors.thresholds import ThresholdMixin
@@ -103,8 +104,9 @@ class CalibratedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If there are fewer than 2 clips, all are equal, or metadata has another length than `X`.
+            If there are fewer than 2 clips, or metadata has another length than `X`.
         """
+        warn_of_anomalies(y)
         X = indexable(X)[0]
         metadata = list_metadata(_num_samples(X), domains=domains, sessions=sessions)
         readable = _are_readable(X)
@@ -119,7 +121,7 @@ class CalibratedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
             X, metadata = _safe_indexing(X, rows), rows_of(metadata, rows)
         numbers = _numbers(X)
         if numbers is not None:
-            refuse_equal_clips(numbers)
+            warn_of_equal_clips(numbers)
         listed = metadata.pop("sessions", None)
         self.detector_ = fit_with(clone(self.detector), X, metadata)
         unknown = [None] * n_clips

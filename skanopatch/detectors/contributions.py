@@ -13,6 +13,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from skanopatch.detectors.base import BaseDetector
+from skanopatch.detectors.gain_tolerance import GainTolerantDetector
 from skanopatch.detectors.grouped import GroupedDetector
 from skanopatch.detectors.joined import JoinedDetector
 from skanopatch.detectors.knn import KNNDetector
@@ -85,6 +86,8 @@ def contributions(
         end, rows = detector[-1], detector[:-1].transform(X)
     check_is_fitted(end)
     listed = None if groups is None else list(groups)
+    if isinstance(end, GainTolerantDetector):
+        end, rows = end.detector_, end.best_statistics(np.asarray(rows), listed)
     if isinstance(end, JoinedDetector):
         return _of_joined(end, rows, listed, normal, blocks)
     rows = np.asarray(rows, dtype=np.float64)

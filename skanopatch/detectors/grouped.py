@@ -12,6 +12,7 @@ from sklearn.utils._param_validation import HasMethods, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
+from skanopatch.audio.labels import warn_of_anomalies
 from skanopatch.detectors.base import BaseDetector, rows_by_label, validate_rows
 from skanopatch.detectors.calibrated import calibrated
 from skanopatch.detectors.mahalanobis import MahalanobisDetector
@@ -116,6 +117,7 @@ class GroupedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
             If the detector of a group cannot be fitted, if metadata has another length than `X`, or
             if groups are to be pooled and the detector compares clips with no single domains.
         """
+        warn_of_anomalies(y)
         rows = validate_rows(self, X, reset=True)
         n_clips = len(rows)
         metadata = list_metadata(n_clips, domains=domains, sessions=sessions)

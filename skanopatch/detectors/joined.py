@@ -14,6 +14,7 @@ from sklearn.utils import Bunch, get_tags
 from sklearn.utils.metaestimators import _BaseComposition
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
+from skanopatch.audio.labels import warn_of_anomalies
 from skanopatch.detectors.base import THRESHOLD_CONSTRAINTS
 from skanopatch.detectors.calibrated import calibrated
 from skanopatch.detectors.metadata import call_with_groups, fit_with, last_step, list_metadata
@@ -121,6 +122,7 @@ class JoinedDetector(ThresholdMixin, _BaseComposition):
         ValueError
             If a member has no name or that of another, or metadata another length than `X`.
         """
+        warn_of_anomalies(y)
         names = self._member_names()
         metadata = list_metadata(
             _num_samples(X), labels=labels, domains=domains, groups=groups, sessions=sessions

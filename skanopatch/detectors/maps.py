@@ -200,10 +200,13 @@ class MapDetector(BaseDetector):
         tokens = super()._validate_rows(X, reset=reset)
         if tokens.ndim == 2:
             tokens = tokens[:, np.newaxis, np.newaxis]
+        elif tokens.ndim == 3:
+            tokens = tokens[:, :, np.newaxis]
         elif tokens.ndim != 4:
             raise ValueError(
-                "X must have the shape (n_clips, n_time, n_freq, n_dims), or (n_clips, n_dims) for "
-                f"one token a clip. Got the shape {tokens.shape} instead."
+                "X must have the shape (n_clips, n_time, n_freq, n_dims), (n_clips, n_time, "
+                f"n_dims) for tokens of one band, or (n_clips, n_dims) for one token a clip. "
+                f"Got the shape {tokens.shape} instead."
             )
         n_freq, n_dims = tokens.shape[2:]
         if reset:

@@ -34,7 +34,8 @@ class DistanceScale:
         distances, weights = distances[counted], weights[counted]
         self.is_log = bool(distances.min() >= 0)
         positive = distances[distances > 0]
-        self.floor = float(_LEAST_DISTANCE * np.median(positive)) if len(positive) else 1.0
+        typical = np.median(positive) if len(positive) else np.finfo(np.float64).eps
+        self.floor = float(_LEAST_DISTANCE * typical)
         values = self.transform(distances)
         self.center, deviation, self.n = _moments(values, weights)
         is_rounding = deviation <= _ROUNDING * np.abs(values).max()

@@ -34,6 +34,7 @@ from skanopatch.spectra.band_statistics import BandStatistics
 from skanopatch.spectra.patch_statistics import PatchStatistics
 from skanopatch.spectra.patches import (
     NO_USABLE_CLIP,
+    ClipFeaturesMixin,
     iterate_batches,
     patch_grid,
     survey_patches,
@@ -56,7 +57,9 @@ def _has_columns(embedder: AnoPatchEmbedder) -> bool:
     return True
 
 
-class AnoPatchEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class AnoPatchEmbedder(
+    ClipFeaturesMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
     """Embed clips with a Vision Transformer, fine-tuned where labels are given.
 
     With `labels`, which name the class of each clip (machine, unit, operating state; not normal

@@ -2,6 +2,7 @@
 
 from skanopatch.inspection.anomaly_map import AnomalyMapDisplay
 from skanopatch.inspection.embedding import EmbeddingDisplay
+from skanopatch.inspection.explanation import ExplanationDisplay
 from skanopatch.inspection.roc import AnomalyRocDisplay
 from skanopatch.inspection.scores import ScoreDisplay
 from skanopatch.inspection.timeline import TimelineDisplay
@@ -10,6 +11,7 @@ __all__ = [
     "AnomalyMapDisplay",
     "AnomalyRocDisplay",
     "EmbeddingDisplay",
+    "ExplanationDisplay",
     "ScoreDisplay",
     "TimelineDisplay",
 ]

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
 from skanopatch.inspection.style import BLUE, THRESHOLD_STYLE, VERMILION, Display
-from skanopatch.recipes.explanation import Explanation, explain
+from skanopatch.recipes.explanation import Explanation
 from skanopatch.recipes.sound_detector import AnomalousSoundDetector
 from skanopatch.spectra.log_mel import hertz_to_mel, mel_to_hertz
 
@@ -145,4 +145,4 @@ class ExplanationDisplay(Display):
             As for `plot`.
         """
         groups = None if group is None else [group]
-        return cls(explain(estimator, [clip], groups=groups)[0]).plot(axes)
+        return cls(estimator.explain([clip], groups=groups)[0]).plot(axes)

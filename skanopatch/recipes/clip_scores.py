@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from skanopatch.detectors.metadata import at_the_end, call_with_groups, list_metadata
 from skanopatch.detectors.thresholds import conformal_p_values, place_threshold
 from skanopatch.recipes.conditions import Conditions, mean_spectra, warn_of_conditions
+from skanopatch.recipes.explanation import Explanation, explain_clips
 from skanopatch.recipes.windows import Windows, cut_windows, whole_clips
 from skanopatch.spectra.lazy_patches import LazyPatches
 from skanopatch.spectra.patches import given_patches, iterate_batches, take_clips
@@ -149,6 +150,23 @@ class ClipScoresMixin:
                 for row in worst
             ],
         )
+
+    def explain(self, X: Any, *, groups: Iterable | None = None) -> list[Explanation]:
+        """Explain the score of each clip, in parts that add up to it and in words.
+
+        Parameters
+        ----------
+        X : sequence of clips, or array-like of shape (n_clips, n_samples)
+            As for `fit`. Of clips with several windows, the worst is explained.
+        groups : iterable of hashables of length n_clips, default=None
+            The machine of each clip, where `fit` was given groups.
+
+        Returns
+        -------
+        explanations : list of Explanation
+            One a clip. ``print(explanation)`` says it in words, `ExplanationDisplay` draws it.
+        """
+        return explain_clips(self, X, groups=groups)
 
     def anomaly_map(self, X: Any, *, groups: Iterable | None = None) -> NDArray[np.float64]:
         """Return where in time and frequency clips are anomalous.

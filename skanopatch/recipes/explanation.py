@@ -151,7 +151,7 @@ class Explanation:
         return "Its distance, where the threshold is 1: " + ", ".join(words) + "."
 
 
-def explain(
+def explain_clips(
     detector: Any, X: Any, *, groups: Iterable[Hashable] | None = None
 ) -> list[Explanation]:
     """Explain the scores of clips by a fitted `AnomalousSoundDetector`.

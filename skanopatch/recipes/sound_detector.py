@@ -16,6 +16,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skanopatch.audio import file_names
+from skanopatch.audio.labels import warn_of_anomalies
 from skanopatch.detectors import (
     GroupedDetector,
     JoinedDetector,
@@ -23,7 +24,8 @@ from skanopatch.detectors import (
     SubbandKNNDetector,
 )
 from skanopatch.detectors.base import THRESHOLD_CONSTRAINTS, rows_by_label
-from skanopatch.detectors.calibrated import calibrated
+from skanopatch.detectors.gain_tolerance import GainTolerantDetector
+from skanopatch.detectors.grouped import with_threshold
 from skanopatch.detectors.metadata import (
     fit_with,
     last_step,
@@ -33,7 +35,6 @@ from skanopatch.detectors.metadata import (
 from skanopatch.detectors.thresholds import ThresholdMixin
 from skanopatch.recipes.clip_scores import ClipScoresMixin
 from skanopatch.recipes.conditions import Conditions
-from skanopatch.recipes.gain_tolerance import GainTolerantDetector
 from skanopatch.recipes.network import (
     domains_of,
     may_join,
@@ -41,6 +42,7 @@ from skanopatch.recipes.network import (
     train_network,
     with_scale,
 )
+from skanopatch.recipes.sound_events import learn_reference
 from skanopatch.recipes.windows import Windows
 from skanopatch.spectra.band_statistics import BandStatistics
 from skanopatch.spectra.mel_patcher import MelPatcher
@@ -81,7 +83,7 @@ class AnomalousSoundDetector(  # type: ignore[misc]  # scores take groups, not a
         they do not overlap. The last window ends with the clip.
     gain_tolerance : float, default=1.5
         Deviation in dB that the gain of a recording is taken to have at least, see
-        `skanopatch.recipes.gain_tolerance.GainTolerantDetector`. It applies to the statistics.
+        `skanopatch.detectors.gain_tolerance.GainTolerantDetector`. It applies to the statistics.
     false_alarm_rate : float, default=0.1
         The share of new normal clips that may be called anomalies, in (0, 0.5].
     threshold : {"lognormal", "quantile", "gamma"}, default="lognormal"
@@ -118,6 +120,8 @@ class AnomalousSoundDetector(  # type: ignore[misc]  # scores take groups, not a
         clip over that of the threshold is ``score / offset_``.
     conditions_ : Conditions
         What the recordings of `fit` are like: their rates, levels and spectra.
+    reference_ : dict of ndarray
+        The spectra and the moments of the windows of `fit`, with which `explain` compares clips.
     training_scores_ : ndarray of shape (n_windows,)
         The score of each training window when it is left out; NaN for one that could not be read.
     session_weights_ : ndarray of shape (n_windows,)
@@ -287,6 +291,7 @@ class AnomalousSoundDetector(  # type: ignore[misc]  # scores take groups, not a
             If labels cannot serve as domains, clips of one session are much nearer to each other
             than to those of others, or what files hold above half the patcher's rate is not used.
         """
+        warn_of_anomalies(y)
         self.patcher_ = None if isinstance(self.patcher, str) else self._part("patcher").fit(X)
         windows, patches = self._windows_and_patches(X)
         if self.patcher_ is None:
@@ -310,9 +315,10 @@ class AnomalousSoundDetector(  # type: ignore[misc]  # scores take groups, not a
         self.normal_statistics_ = statistics.fit_transform(patches)
         self.statistics_ = statistics
         self._learn_conditions(windows)
+        self.reference_ = learn_reference(patches, log_unit=statistics.log_unit)
         self.groups_ = list(dict.fromkeys(metadata.get("groups", [])))
         domains = domains_of(metadata)
-        end = self._make_end(metadata, domains)
+        end = self._make_end(metadata)
         tolerant = GainTolerantDetector(
             with_scale(end),
             n_mels=statistics.n_mels_,
@@ -356,21 +362,11 @@ class AnomalousSoundDetector(  # type: ignore[misc]  # scores take groups, not a
                 )
 
     def _learn_conditions(self, windows: Windows) -> None:
-        """Learn what the recordings are like, and refuse those that say nothing."""
-        n_mels = self.statistics_.n_mels_
-        spectra = self.normal_statistics_[:, :n_mels]
-        usable = np.isfinite(spectra).all(axis=1)
-        rows = self.normal_statistics_[usable]
-        if len(rows) and (np.ptp(spectra[usable], axis=1) == 0).all():
-            raise ValueError(f"All {len(rows)} clips are silent: there is no sound to learn from.")
-        if len(rows) > 1 and (rows == rows[0]).all():
-            raise ValueError(
-                f"All {len(rows)} clips are the same: how normal clips differ cannot be learnt."
-            )
+        """Learn what the recordings are like."""
         front_end = getattr(self.patcher_, "front_end", None)
         self.conditions_ = Conditions(
             [] if self.patcher_ is None else list(windows.X),
-            spectra,
+            self.normal_statistics_[:, : self.statistics_.n_mels_],
             edges=np.empty(0) if front_end is None else front_end.bin_edges(),
             sample_rate=0 if front_end is None else front_end.sample_rate,
         )
@@ -391,12 +387,14 @@ class AnomalousSoundDetector(  # type: ignore[misc]  # scores take groups, not a
             embedder.set_output(transform="default")
         return embedder
 
-    def _make_end(self, metadata: dict[str, list], domains: list | None) -> BaseEstimator:
-        detector = calibrated(self._part("detector"))
-        last_step(detector).set_params(
-            false_alarm_rate=self.false_alarm_rate, threshold=self.threshold
+    def _make_end(self, metadata: dict[str, list]) -> BaseEstimator:
+        """Return what scores statistics or embeddings, of each group where there are groups."""
+        detector = with_threshold(
+            self._part("detector"),
+            false_alarm_rate=self.false_alarm_rate,
+            threshold=self.threshold,
         )
-        if "groups" not in metadata:
+        if "groups" not in metadata or isinstance(last_step(detector), GroupedDetector):
             return detector
         return GroupedDetector(detector, pooled="auto")
 

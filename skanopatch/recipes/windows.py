@@ -130,7 +130,7 @@ def cut_windows(X: Any, *, duration: float, hop: float | None, sample_rate: int)
             length = np.nan
         cuts = _starts(length, duration, hop) if length > duration else [0.0]
         for start in cuts:
-            stop = min(start + duration, length)
+            stop = float(np.minimum(start + duration, length))  # NaN stays NaN
             windows.append(clip if len(cuts) == 1 else _cut(clip, start, stop, sample_rate))
             owners.append(i)
             starts.append(start)

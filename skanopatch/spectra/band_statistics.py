@@ -16,6 +16,7 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
 from skanopatch.spectra.patches import (
+    ClipFeaturesMixin,
     iterate_batches,
     patch_grid,
     unpatchify,
@@ -27,7 +28,9 @@ _LOUD, _FLUCTUATING, _SWELLING = 32, 16, 4  # bands
 _SLOW = 8  # frames
 
 
-class BandStatistics(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class BandStatistics(
+    ClipFeaturesMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
     """Describe a clip by its spectrum, its loud moments and how much its bands vary.
 
     A covariance of few clips (see `MahalanobisDetector`) has room for few numbers, and each noisy

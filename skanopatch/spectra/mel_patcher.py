@@ -256,7 +256,7 @@ class MelPatcher(ArrayOutputMixin, TransformerMixin, BaseEstimator):
         clips = as_clip_list(X)
         if clips is not None:
             return clips
-        is_pcm = getattr(X, "dtype", None) in (np.dtype(np.int16), np.dtype(np.int32))
+        is_pcm = getattr(getattr(X, "dtype", None), "kind", "f") in "iu"
         samples = validate_data(
             self,
             X,

@@ -11,12 +11,20 @@ from sklearn.base import (
 )
 from sklearn.utils.validation import check_is_fitted
 
-from skanopatch.spectra.patches import iterate_batches, patch_grid, unpatchify, validate_patches
+from skanopatch.spectra.patches import (
+    ClipFeaturesMixin,
+    iterate_batches,
+    patch_grid,
+    unpatchify,
+    validate_patches,
+)
 
 _BATCH_SIZE = 64  # clips
 
 
-class MelStatistics(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class MelStatistics(
+    ClipFeaturesMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
     """Describe a clip by the mean and the standard deviation of each log-mel bin over time.
 
     No network, nothing learnt: with `MahalanobisDetector` behind it, the baseline that any

@@ -29,6 +29,9 @@ _TYPICAL_STEP = 0.7
 _UNUSUAL = 2.0
 _CLIPS_TO_MEASURE = 100
 
+# 32 units in the last place of float32, by which equal clips of two batches may differ.
+_ROUNDING = 4e-6
+
 
 class PatchGrid(NamedTuple):
     """How the patches of a clip lie on its spectrogram."""
@@ -166,6 +169,51 @@ class ArrayOutputMixin:
         self : object
         """
         return self
+
+
+class ClipFeaturesMixin:
+    """For a transformer from patches to a row of features a clip."""
+
+    def fit_transform(self, X, y=None, **fit_params):
+        """Fit, and return the features of `X`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_clips, n_time, n_freq, patch_area)
+            As for `fit`.
+        y : None
+            Ignored.
+        **fit_params : dict
+            Metadata that `fit` takes.
+
+        Returns
+        -------
+        features : ndarray of shape (n_clips, n_features)
+            As of `transform`.
+
+        Raises
+        ------
+        ValueError
+            If all clips are silent, or all are the same: what is normal cannot be learnt of them.
+        """
+        features = super().fit_transform(X, y, **fit_params)
+        refuse_equal_clips(np.asarray(features), X)
+        return features
+
+
+def refuse_equal_clips(features: NDArray, patches: Any) -> None:
+    """Raise if two or more clips are all silent, or all the same."""
+    rows = features.reshape(len(features), -1)
+    usable = np.flatnonzero(np.isfinite(rows).all(axis=1))
+    rows = rows[usable]
+    if len(rows) < 2 or (np.ptp(rows, axis=0) > _ROUNDING * np.abs(rows).max(axis=0)).any():
+        return
+    are_silent = np.ptp(np.asarray(take_clips(patches, usable[:1]))) == 0
+    raise ValueError(
+        f"All {len(rows)} clips are silent: there is no sound to learn from."
+        if are_silent
+        else f"All {len(rows)} clips are the same: how normal clips differ cannot be learnt."
+    )
 
 
 def validate_patches(

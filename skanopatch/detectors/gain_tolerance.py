@@ -115,6 +115,17 @@ class GainTolerantDetector(ThresholdMixin, BaseEstimator):
         reduced[:, : self.n_level] -= ((1 - kept) * gain).astype(X.dtype)
         return reduced
 
+    def best_statistics(self, X: NDArray, groups: Iterable | None = None) -> NDArray:
+        """Return for each clip which of its statistics score better: as they are, or reduced."""
+        reduced = self.reduce_gain(X)
+        if reduced is None:
+            return X
+        groups = list_metadata(len(X), groups=groups).get("groups")
+        as_is, without = (
+            call_with_groups(self.detector_, "score_samples", rows, groups) for rows in (X, reduced)
+        )
+        return np.where((without > as_is)[:, np.newaxis], reduced, X)
+
     def _best(self, method: str, X: NDArray, groups: Iterable | None) -> NDArray[np.float64]:
         check_is_fitted(self)
         groups = list_metadata(len(X), groups=groups).get("groups")
