@@ -43,6 +43,7 @@ from skanopatch.datasets import make_machine_sounds
 from skanopatch.metrics import auc_score
 from skanopatch.recipes import clip_scores
 from skanopatch.recipes import network as policy
+from skanopatch.recipes.explanation import band_maps
 
 RATE = 16000
 PATCHER = MelPatcher(duration=1.0)
@@ -153,12 +154,29 @@ def test_without_labels_it_is_statistics_and_a_detector(fitted, train, test):
     assert_array_equal(fitted.anomaly_score(test), -fitted.score_samples(test))
 
 
-def test_its_maps_are_those_of_the_patches_statistics(fitted, train, test):
+def test_its_maps_are_of_moments_and_of_the_bands_of_the_score(fitted, train, test):
     by_hand = make_pipeline(PatchStatistics(), SubbandKNNDetector())
     by_hand.fit(PATCHER.fit(train).transform(train))
-    tokens = by_hand[:-1].transform(PATCHER.transform(test))
-    assert_array_equal(fitted.anomaly_map(test), by_hand[-1].anomaly_map(tokens))
+    moments = by_hand[-1].anomaly_map(by_hand[:-1].transform(PATCHER.transform(test)))
+    bands = band_maps(fitted, PATCHER.transform(test), fitted.score_samples(test), None, 8)
+    assert_array_equal(fitted.anomaly_map(test), np.maximum(moments, bands[:, np.newaxis]))
     assert fitted.anomaly_map(test).shape == (len(test), 6, 8)
+    assert_allclose(bands.max(axis=1), fitted.score_samples(test) / fitted.offset_)
+    assert (bands >= 0).all()
+
+
+def test_an_anomaly_has_a_cell_above_the_threshold(fitted, test):
+    is_anomaly = fitted.predict(test) == -1
+    assert is_anomaly.any()
+    assert (fitted.anomaly_map(test)[is_anomaly].max(axis=(1, 2)) > 1).all()
+
+
+def test_a_steady_tone_lights_its_band_all_the_time(fitted, test):
+    """The mel bins from 32 on begin at 0.6 kHz, those from 48 on at 1.1 kHz: rows 2 to 3 of 8."""
+    tone = 0.1 * np.sin(2 * np.pi * 800 * np.arange(test.shape[1]) / 16000)
+    (lit,) = fitted.anomaly_map(test[:1] + tone.astype(np.float32))
+    assert (lit[:, 2] > 1).all()
+    assert lit.min(axis=0).argmax() == 2
 
 
 def test_it_finds_a_severe_fault(fitted, sounds, test):
@@ -368,10 +386,13 @@ def test_each_group_has_a_threshold_of_its_own(grouped, train, units, test, test
 
 
 def test_each_group_has_maps_of_its_own(grouped, train, units, test, test_units):
-    maps = grouped.anomaly_map(test, groups=test_units)
     alone = AnomalousSoundDetector(PATCHER).fit(train[np.equal(units, 1)])
     of_test = np.equal(test_units, 1)
-    assert_array_equal(maps[of_test], alone.anomaly_map(test[of_test]))
+    tokens = PatchStatistics().fit_transform(PATCHER.transform(test[of_test]))
+    moments = grouped.map_pipeline_[-1].anomaly_map(tokens, groups=[1] * len(tokens))
+    assert_array_equal(moments, alone.map_pipeline_[-1].anomaly_map(tokens))
+    maps = grouped.anomaly_map(test, groups=test_units)
+    assert (maps[of_test] >= moments).all()
     assert grouped.anomaly_map(test).shape == maps.shape
 
 

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from skanopatch.detectors.metadata import at_the_end, call_with_groups, list_metadata
 from skanopatch.detectors.thresholds import conformal_p_values, place_threshold
 from skanopatch.recipes.conditions import Conditions, mean_spectra, warn_of_conditions
-from skanopatch.recipes.explanation import Explanation, explain_clips
+from skanopatch.recipes.explanation import Explanation, band_maps, explain_clips
 from skanopatch.recipes.windows import Windows, cut_windows, whole_clips
 from skanopatch.spectra.lazy_patches import LazyPatches
 from skanopatch.spectra.patches import given_patches, iterate_batches, take_clips
@@ -32,6 +32,8 @@ class ClipScoresMixin:
     map_pipeline_: Any
     conditions_: Conditions
     groups_: list[Hashable]
+    members_: list[str]
+    offset_: float
     training_scores_: NDArray[np.float64]
     session_weights_: NDArray[np.float64]
 
@@ -171,6 +173,10 @@ class ClipScoresMixin:
     def anomaly_map(self, X: Any, *, groups: Iterable | None = None) -> NDArray[np.float64]:
         """Return where in time and frequency clips are anomalous.
 
+        A cell has the larger of two values: that of `map_pipeline_`, which compares the moment with
+        normal moments, and that of its band in the clip's score, which a steady fault raises. A
+        clip that is an anomaly so has a cell above 1.
+
         Parameters
         ----------
         X : sequence of clips, or array-like of shape (n_clips, n_samples)
@@ -194,12 +200,16 @@ class ClipScoresMixin:
                 "anomaly_map needs maps, and map_detector='drop' left them out of fit. Fit with "
                 "map_detector=None."
             )
-        windows, patches = self._windows_and_patches(X)
+        windows, scores = self._score_windows(X, groups, "score_samples")
+        _, patches = self._windows_and_patches(X)
         listed = self._list_groups(len(windows.first), groups)
         if not windows.are_clips:
-            _, scores = self._score_windows(X, groups, "score_samples")
             patches = take_clips(patches, windows.worst(scores))
         (maps,) = self._call(self.map_pipeline_, ("anomaly_map",), patches, listed, _BATCH_SIZE)
+        if self.members_[0] == "statistics" and self.offset_ < 0:
+            of_clips = self._of_clips(windows, scores)
+            bands = band_maps(self, patches, of_clips, listed, maps.shape[2])
+            maps = np.maximum(maps, bands[:, np.newaxis])
         return maps
 
     def _score_windows(self, X: Any, groups: Iterable | None, *methods: str) -> tuple[Any, ...]:

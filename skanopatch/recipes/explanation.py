@@ -188,6 +188,65 @@ def explain_clips(
     return explanations
 
 
+def band_maps(
+    detector: Any, patches: Any, scores: NDArray, groups: list[Hashable] | None, n_freq: int
+) -> NDArray[np.float64]:
+    """Map the scores of clips to the bands of frequency that they come from.
+
+    Parameters
+    ----------
+    detector : AnomalousSoundDetector
+        Fitted, with the statistics among its `members_`.
+    patches : ndarray or LazyPatches of shape (n_clips, n_time, n_freq, patch_area)
+    scores : ndarray of shape (n_clips,)
+        Of these clips, as `score_samples` gives them.
+    groups : list of hashables of length n_clips or None
+    n_freq : int
+        Bands of a map.
+
+    Returns
+    -------
+    maps : ndarray of shape (n_clips, n_freq)
+        The band that adds most to a clip's distance has the clip's distance over that of the
+        threshold, and the others in proportion. NaN for clips that cannot be read.
+    """
+    maps = np.full((len(scores), n_freq), np.nan)
+    normal = detector.normal_statistics_
+    cells = _cells(detector.statistics_.n_mels_, normal.shape[1], n_freq)
+    blocks = _blocks(cells)
+    start = 0
+    for batch in iterate_batches(patches, _BATCH_SIZE):
+        rows = np.flatnonzero(np.isfinite(scores[start : start + len(batch)]))
+        clips, start = start + rows, start + len(batch)
+        if not len(rows):
+            continue
+        _, parts = contributions(
+            detector.detector_,
+            batch[rows],
+            groups=None if groups is None else [groups[clip] for clip in clips],
+            normal=normal[np.isfinite(normal).all(axis=1)],
+            blocks=blocks,
+        )
+        of_bands = np.zeros((len(rows), n_freq))
+        for index, (_, bins, columns) in enumerate(cells):
+            if bins is not None:
+                of_bands[:, index % n_freq] += parts[:, list(columns)].sum(axis=1)
+        # What belongs to no band is shared by all: the level over time, and embeddings.
+        of_bands += ((parts.sum(axis=1) - of_bands.sum(axis=1)) / n_freq)[:, np.newaxis]
+        most = of_bands.max(axis=1, keepdims=True)
+        shares = np.where(most > 0, of_bands.clip(0) / np.where(most > 0, most, 1), 1.0)
+        maps[clips] = shares * (scores[clips] / detector.offset_)[:, np.newaxis]
+    return maps
+
+
+def _blocks(cells: list) -> list[NDArray[np.intp]]:
+    """Return the columns of each cause."""
+    blocks: dict[str, list] = {}
+    for cause, _, columns in cells:
+        blocks.setdefault(cause, []).extend(columns)
+    return [np.array(columns) for columns in blocks.values()]
+
+
 def _explain_window(
     detector: Any, windows: Any, row: int, patches: NDArray, score: float, group: list | None
 ) -> Explanation:
@@ -212,18 +271,16 @@ def _explain_window(
         return explanation
     normal = detector.normal_statistics_
     cells = _cells(n_mels, normal.shape[1]) if detector.members_[0] == "statistics" else []
-    blocks: dict[str, list] = {}
-    for cause, _, columns in cells:
-        blocks.setdefault(cause, []).extend(columns)
+    blocks = _blocks(cells)
     (typical,), (parts,) = contributions(
         detector.detector_,
         patches,
         groups=group,
         normal=normal[np.isfinite(normal).all(axis=1)],
-        blocks=[np.array(columns) for columns in blocks.values()],
+        blocks=blocks,
     )
-    if len(parts) > sum(map(len, blocks.values())):
-        columns = range(sum(map(len, blocks.values())), len(parts))
+    if len(parts) > sum(map(len, blocks)):
+        columns = range(sum(map(len, blocks)), len(parts))
         cells.append((detector.members_[-1], None, columns))
     # The score of a clip of several windows is that of the worst, over a number.
     ratio = -score / (typical + parts.sum())
@@ -248,9 +305,11 @@ def _explain_window(
     return explanation
 
 
-def _cells(n_mels: int, n_statistics: int) -> list[tuple[str, tuple[int, int] | None, range]]:
+def _cells(
+    n_mels: int, n_statistics: int, n_bands: int = _N_BANDS
+) -> list[tuple[str, tuple[int, int] | None, range]]:
     """Return the cause, the bins and the columns of each part of `BandStatistics`."""
-    n_bands, start = math.gcd(n_mels, _N_BANDS), 0
+    n_bands, start = math.gcd(n_mels, n_bands), 0
     cells: list[tuple[str, tuple[int, int] | None, range]] = []
     for cause, width in zip(
         _PROPERTIES, (n_mels, math.gcd(n_mels, _LOUD), math.gcd(n_mels, _FLUCTUATING)), strict=False
