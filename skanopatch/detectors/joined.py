@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Self
 
@@ -123,13 +123,39 @@ class JoinedDetector(ThresholdMixin, _BaseComposition):
             If a member has no name or that of another, or metadata another length than `X`.
         """
         warn_of_anomalies(y)
-        names = self._member_names()
+        self._member_names()
         metadata = list_metadata(
             _num_samples(X), labels=labels, domains=domains, groups=groups, sessions=sessions
         )
-        self.detectors_ = [
-            fit_with(_calibrated_end(member), X, metadata) for _, member in self.detectors
-        ]
+        return self._join(
+            [fit_with(_calibrated_end(member), X, metadata) for _, member in self.detectors]
+        )
+
+    def fit_ends(self, features: Sequence[NDArray], metadata: Mapping[str, list]) -> Self:
+        """Fit the last step of each member, a pipeline whose other steps are fitted.
+
+        Parameters
+        ----------
+        features : sequence of arrays
+            What the last step of each member gets.
+        metadata : mapping of lists
+            As for `fit`.
+
+        Returns
+        -------
+        self : object
+        """
+        fitted = []
+        for (_, member), rows in zip(self.detectors, features, strict=True):
+            name, end = member.steps[-1]
+            end = fit_with(_calibrated_end(end), rows, metadata)
+            fitted.append(Pipeline([*member.steps[:-1], (name, end)]))
+        return self._join(fitted)
+
+    def _join(self, fitted: list[BaseEstimator]) -> Self:
+        """Standardize the distances of fitted members, and place the threshold."""
+        names = self._member_names()
+        self.detectors_ = fitted
         self.named_detectors_ = Bunch(**dict(zip(names, self.detectors_, strict=True)))
         ends = [last_step(member) for member in self.detectors_]
         distances = np.stack([-end.training_scores_ for end in ends], axis=1)

@@ -33,6 +33,11 @@ class Conditions:
 
     Attributes
     ----------
+    own_formats : list of length n_clips
+        The (sample rate in Hz, channels) of each clip of `fit`; None for bare arrays.
+    faults : ndarray of shape (n_clips, 2)
+        The share of samples at full scale and the constant part as a share of the peak, NaN for
+        clips that were not looked at: of many, 50 are.
     formats : dict
         How many clips of `fit` there were of each (sample rate in Hz, channels); clips without a
         rate of their own do not count.
@@ -58,16 +63,11 @@ class Conditions:
         sample_rate: int,
         n_most: int = 50,
     ):
-        usable = spectra[np.isfinite(spectra).all(axis=1)]
-        self.formats: dict[Any, int] = dict(
-            Counter(f for f in (clip_format(clip) for clip in clips) if f is not None)
-        )
-        self.sample_rate = sample_rate
-        self.lowest, self.highest = usable.min(axis=0), usable.max(axis=0)
-        self.has_silent = bool((np.ptp(usable, axis=1) < _CONSTANT).any())
-        levels = level_of(usable)
-        self.level_range = (float(levels.min()), float(levels.max()))
-        self.edges = edges
+        self.sample_rate, self.edges = sample_rate, edges
+        self.own_formats: list[Any] = []
+        self.faults = np.empty((0, 2))
+        self.add(clips, n_most=n_most)
+        self.summarize(spectra)
         above = max((rate for rate, _ in self.formats), default=0)
         if above > sample_rate > 0:
             n_above = sum(n for (rate, _), n in self.formats.items() if rate > sample_rate)
@@ -78,9 +78,30 @@ class Conditions:
                 UserWarning,
                 stacklevel=4,
             )
-        looked_at = np.linspace(0, len(clips) - 1, min(n_most, len(clips))).astype(int)
-        faults = [(0.0, 0.0), *(_sample_faults(clips[row]) for row in looked_at)]
-        self.clipped, self.offset = np.max(faults, axis=0)
+
+    def add(self, clips: Sequence[Clip], *, n_most: int = 50) -> None:
+        """Look at more clips, at the samples of at most `n_most`; `summarize` is to follow."""
+        faults = np.full((len(clips), 2), np.nan)
+        for row in np.linspace(0, len(clips) - 1, min(n_most, len(clips))).astype(int):
+            faults[row] = _sample_faults(clips[row])
+        self.faults = np.vstack([self.faults, faults])
+        self.own_formats += [clip_format(clip) for clip in clips]
+
+    def keep(self, rows: NDArray[np.intp]) -> None:
+        """Forget all clips but some; `summarize` is to follow."""
+        if self.own_formats:
+            self.faults = self.faults[rows]
+            self.own_formats = [self.own_formats[row] for row in rows]
+
+    def summarize(self, spectra: NDArray) -> None:
+        """Summarize the clips and their mean log-mel spectra (n_clips, n_mels)."""
+        usable = spectra[np.isfinite(spectra).all(axis=1)]
+        self.formats: dict[Any, int] = dict(Counter(f for f in self.own_formats if f is not None))
+        self.lowest, self.highest = usable.min(axis=0), usable.max(axis=0)
+        self.has_silent = bool((np.ptp(usable, axis=1) < _CONSTANT).any())
+        levels = level_of(usable)
+        self.level_range = (float(levels.min()), float(levels.max()))
+        self.clipped, self.offset = np.nanmax(np.vstack([self.faults, [[0.0, 0.0]]]), axis=0)
 
     def notes(self, clip: Clip, spectrum: NDArray, *, samples: bool) -> list[str]:
         """Return how a clip differs from those of `fit`, a phrase each.

@@ -8,6 +8,7 @@ from numbers import Real
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, _fit_context, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
@@ -43,17 +44,18 @@ from skanopatch.recipes.network import (
     with_scale,
 )
 from skanopatch.recipes.sound_events import learn_reference
+from skanopatch.recipes.updates import UpdatesMixin, log_entry, training_windows
 from skanopatch.recipes.windows import Windows
 from skanopatch.spectra.band_statistics import BandStatistics
 from skanopatch.spectra.mel_patcher import MelPatcher
 from skanopatch.spectra.patch_statistics import PatchStatistics
-from skanopatch.spectra.patches import warn_of_another_unit
+from skanopatch.spectra.patches import take_clips, warn_of_another_unit
 
 _MOST_FOR_MAPS = 100  # windows: 0.3 s and 0.1 MB for each of 10 s
 
 
 class AnomalousSoundDetector(  # type: ignore[misc]  # scores take groups, not any metadata
-    ClipScoresMixin, ThresholdMixin, BaseEstimator
+    ClipScoresMixin, UpdatesMixin, ThresholdMixin, BaseEstimator
 ):
     """Detect recordings that sound wrong, having been fitted on normal ones.
 
@@ -108,9 +110,19 @@ class AnomalousSoundDetector(  # type: ignore[misc]  # scores take groups, not a
         Where a network was trained: how many deviations clips that it was not trained on lie
         nearer to their own class than to others, by the "network" and by the "statistics".
     clip_names_ : list of str
-        The file of each window of `fit`; "" for clips that are no files.
+        The file of each normal window; "" for clips that are no files.
+    windows_ : structured ndarray of shape (n_windows,)
+        Of the normal windows: "clip", which clip each is of; "start" and "stop" in it, "file_start"
+        and "file_stop" in its file, in seconds, NaN where that is not known or all of it; "added",
+        when it joined the model, as Unix time.
+    metadata_ : dict
+        The labels, domains, sessions and groups of the normal windows, as far as given.
+    updates_ : list of dict
+        What changed the model and when: "action", "time" and "n_clips".
     normal_statistics_ : ndarray of shape (n_windows, n_statistics), float32
-        The `BandStatistics` of the windows of `fit`, by which a report finds the nearest one.
+        The `BandStatistics` of the normal windows.
+    embeddings_ : ndarray of shape (n_windows, n_dims) or None
+        The embeddings of the normal windows, where there is a network or an embedder.
     statistics_ : BandStatistics
         What computed them, fitted.
     groups_ : list of hashables
@@ -121,7 +133,7 @@ class AnomalousSoundDetector(  # type: ignore[misc]  # scores take groups, not a
     conditions_ : Conditions
         What the recordings of `fit` are like: their rates, levels and spectra.
     reference_ : dict of ndarray
-        The spectra and the moments of the windows of `fit`, with which `explain` compares clips.
+        The spectra and the moments of the normal windows, with which `explain` compares clips.
     training_scores_ : ndarray of shape (n_windows,)
         The score of each training window when it is left out; NaN for one that could not be read.
     session_weights_ : ndarray of shape (n_windows,)
@@ -300,12 +312,13 @@ class AnomalousSoundDetector(  # type: ignore[misc]  # scores take groups, not a
         metadata = list_metadata(
             n_clips, labels=labels, domains=domains, sessions=sessions, groups=groups
         )
-        metadata = rows_of(metadata, windows.clips)
-        if not windows.are_clips:
-            metadata.setdefault("sessions", windows.sessions(metadata.get("groups")))
-        self._check_numbers(len(windows.clips), metadata.get("groups"))
+        self.metadata_ = rows_of(metadata, windows.clips)
+        self.windows_ = training_windows(windows)
+        metadata = self._all_metadata()
+        self._check_numbers(metadata.get("groups"))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.clip_names_ = file_names(windows.X, len(windows.clips))
+        self.updates_ = [log_entry("fit", n_clips)]
         # Without labels the default embedder is never used: torch need not be imported.
         has_none = isinstance(self.embedder, str) or (self.embedder is None and labels is None)
         embedder = None if has_none else self._embedder(seed)
@@ -317,40 +330,27 @@ class AnomalousSoundDetector(  # type: ignore[misc]  # scores take groups, not a
         self._learn_conditions(windows)
         self.reference_ = learn_reference(patches, log_unit=statistics.log_unit)
         self.groups_ = list(dict.fromkeys(metadata.get("groups", [])))
-        domains = domains_of(metadata)
-        end = self._make_end(metadata)
-        tolerant = GainTolerantDetector(
-            with_scale(end),
-            n_mels=statistics.n_mels_,
-            n_level=statistics.n_level_,
-            gain_tolerance=self.gain_tolerance,
-        )
-        members = [("statistics", _member(statistics, tolerant))]
+        self.members_, self.embeddings_ = ["statistics"], None
+        features: list[Any] = [statistics]
         if embedder is not None and not may_join(embedder):
-            members = [("embedder", _member(embedder, end))]
+            self.members_, features = ["embedder"], [fit_with(embedder, patches, metadata)]
         elif embedder is not None and "labels" in metadata:
             network, self.separation_ = train_network(
                 embedder, patches, self.normal_statistics_, metadata
             )
             if network is not None:
-                members.append(("network", _member(FrozenEstimator(network), end)))
-        self.members_ = [name for name, _ in members]
-        metadata = {**metadata, **({} if domains is None else {"domains": domains})}
-        if len(members) == 1:
-            self.detector_ = fit_with(members[0][1], patches, metadata)
-        else:
-            joined = JoinedDetector(
-                members, false_alarm_rate=self.false_alarm_rate, threshold=self.threshold
-            )
-            self.detector_ = fit_with(joined, patches, metadata)
-        self._take_threshold()
-        self._fit_maps(patches, metadata)
+                self.members_.append("network")
+                features.append(FrozenEstimator(network))
+        if self.members_ != ["statistics"]:
+            self.embeddings_ = features[-1].transform(patches)
+        self._fit_detector(features)
+        self._fit_maps(take_clips(patches, self._map_rows()))
         return self
 
-    def _check_numbers(self, n_clips: int, groups: list[Hashable] | None) -> None:
+    def _check_numbers(self, groups: list[Hashable] | None) -> None:
         """Refuse too few clips before any work is done."""
         least = 3 if self.map_detector is None else 2
-        for group, rows in rows_by_label(groups, n_clips).items():
+        for group, rows in rows_by_label(groups, len(self.windows_)).items():
             if len(rows) < least:
                 of_groups = "" if groups is None else " of each group"
                 place = "X" if groups is None else f"Group {group!r}"
@@ -398,17 +398,49 @@ class AnomalousSoundDetector(  # type: ignore[misc]  # scores take groups, not a
             return detector
         return GroupedDetector(detector, pooled="auto")
 
-    def _fit_maps(self, patches: Any, metadata: dict[str, list]) -> None:
+    def _fit_detector(self, features: list[Any]) -> None:
+        """Fit the detector to the features of the normal clips, and place the threshold.
+
+        Parameters
+        ----------
+        features : list of fitted transformers
+            From patches to the features of each member.
+        """
+        metadata = self._all_metadata()
+        domains = domains_of(metadata)
+        if domains is not None:
+            metadata["domains"] = domains
+        end = self._make_end(metadata)
+        tolerant = GainTolerantDetector(
+            with_scale(end),
+            n_mels=self.statistics_.n_mels_,
+            n_level=self.statistics_.n_level_,
+            gain_tolerance=self.gain_tolerance,
+        )
+        members, rows = [], list[Any]()
+        for name, step in zip(self.members_, features, strict=True):
+            is_statistics = name == "statistics"
+            members.append((name, _member(step, tolerant if is_statistics else end)))
+            rows.append(self.normal_statistics_ if is_statistics else self.embeddings_)
+        if len(members) == 1:
+            (_, member), *_ = members
+            self.detector_ = _member(member[0], fit_with(member[1], rows[0], metadata))
+        else:
+            self.detector_ = JoinedDetector(
+                members, false_alarm_rate=self.false_alarm_rate, threshold=self.threshold
+            ).fit_ends(rows, metadata)
+        self._take_threshold()
+
+    def _fit_maps(self, patches: Any) -> None:
+        """Learn maps from the patches of the rows that `_map_rows` names."""
         self.map_pipeline_ = None
         if isinstance(self.map_detector, str):
             return
         detector = self._part("map_detector").set_params(
             false_alarm_rate=self.false_alarm_rate, threshold=self.threshold
         )
-        metadata = {name: values for name, values in metadata.items() if name != "domains"}
-        rows = np.flatnonzero(np.isfinite(self.normal_statistics_).all(axis=1))
-        groups = metadata.get("groups", [None] * len(self.clip_names_))
-        rows = rows[some_of_each([groups[row] for row in rows], _MOST_FOR_MAPS)]
+        metadata = rows_of(self._all_metadata(), self._map_rows())
+        metadata.pop("domains", None)
         if "groups" in metadata:
             detector = GroupedDetector(detector)
         tokens = PatchStatistics()
@@ -417,7 +449,13 @@ class AnomalousSoundDetector(  # type: ignore[misc]  # scores take groups, not a
             warnings.filterwarnings("ignore", message="Clips of one session")  # said before
             warnings.filterwarnings("ignore", message="sessions are all the same")
             warnings.filterwarnings("ignore", message=r"\d+ sessions are few")
-            fit_with(self.map_pipeline_, patches[rows], rows_of(metadata, rows))
+            fit_with(self.map_pipeline_, patches, metadata)
+
+    def _map_rows(self) -> NDArray[np.intp]:
+        """Return the windows that maps are learnt from."""
+        rows = np.flatnonzero(np.isfinite(self.normal_statistics_).all(axis=1))
+        groups = self.metadata_.get("groups", [None] * len(self.windows_))
+        return rows[some_of_each([groups[row] for row in rows], _MOST_FOR_MAPS)]
 
     def _take_threshold(self) -> None:
         end = last_step(self.detector_)
@@ -455,4 +493,4 @@ class AnomalousSoundDetector(  # type: ignore[misc]  # scores take groups, not a
 
 
 def _member(features: Any, end: BaseEstimator) -> Pipeline:
-    return Pipeline([("features", features), ("detector", clone(end))])
+    return Pipeline([("features", features), ("detector", end)])

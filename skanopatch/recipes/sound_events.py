@@ -104,6 +104,11 @@ class Axes:
         return float(self.edges[start]), float(self.edges[stop])
 
 
+def reference_rows(n_clips: int) -> NDArray[np.intp]:
+    """Return which clips `learn_reference` takes of so many: at most 100."""
+    return np.unique(np.linspace(0, n_clips - 1, min(n_clips, _MOST_CLIPS)).astype(int))
+
+
 def learn_reference(patches: Any, *, log_unit: float = 1.0) -> Reference:
     """Learn what the spectra and the moments of normal clips are like.
 
@@ -126,8 +131,7 @@ def learn_reference(patches: Any, *, log_unit: float = 1.0) -> Reference:
     ValueError
         If fewer than 2 clips could be read.
     """
-    n_clips = len(patches)
-    rows = np.unique(np.linspace(0, n_clips - 1, min(n_clips, _MOST_CLIPS)).astype(int))
+    rows = reference_rows(len(patches))
     spectra, lows, maxima, minima, steps = [], [], [], [], []
     for batch in iterate_batches(take_clips(patches, rows), _BATCH_SIZE):
         for log_mel in unpatchify(batch[np.isfinite(batch).all(axis=(1, 2, 3))]):

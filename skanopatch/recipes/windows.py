@@ -54,6 +54,12 @@ class Windows:
         """Whether every clip is one window."""
         return len(self.first) == len(self.clips)
 
+    def take(self, rows: NDArray[np.intp]) -> Windows:
+        """Return some of the windows; the clips that have one are numbered anew."""
+        X = self.X[rows] if isinstance(self.X, np.ndarray) else [self.X[row] for row in rows]
+        clips = np.unique(self.clips[rows], return_inverse=True)[1]
+        return Windows(X, clips, self.starts[rows], self.stops[rows])
+
     def least(self, values: NDArray) -> NDArray:
         """Return the least value of the windows of each clip; NaN where one is NaN."""
         return np.minimum.reduceat(values, self.first) if len(values) else values
