@@ -19,6 +19,7 @@ from skanopatch.cli.fitting import fit
 from skanopatch.cli.information import backbones, info
 from skanopatch.cli.reporting import report
 from skanopatch.cli.scoring import score
+from skanopatch.cli.updating import forget, update
 
 _INTERRUPTED = 130  # what shells call a program that ctrl-C ended
 
@@ -64,5 +65,5 @@ def main() -> None:
     """Learn from recordings of machines that run well, and say which new ones sound wrong."""
 
 
-for command in (fit, score, report, evaluate, demo, info, backbones):
+for command in (fit, score, update, forget, report, evaluate, demo, info, backbones):
     main.add_command(command)

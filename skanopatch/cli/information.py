@@ -60,6 +60,7 @@ def _facts_of(model: Any) -> dict[str, Any]:
         "separation": getattr(end, "separation_", None),
         "threshold distance": None if offset is None else -float(offset),
         "false-alarm rate": getattr(end, "false_alarm_rate", None),
+        "changes": [_change_in_words(entry) for entry in getattr(end, "updates_", [])],
         "maps": getattr(end, "map_pipeline_", None) is not None or hasattr(end, "level_"),
     }
 
@@ -74,6 +75,13 @@ def _clips_of(detector: Any) -> list[str]:
     used = np.isfinite(detector.training_scores_) if names else []
     files = dict.fromkeys(name for name, is_used in zip(names, used, strict=True) if is_used)
     return [printable_path(file) for file in files if file]
+
+
+def _change_in_words(entry: dict[str, Any]) -> str:
+    """Say what changed a model, such as "update with 5 clips at 2026-11-28T14:30:00+00:00"."""
+    replaced = entry.get("replaced_before")
+    of_earlier = f", without those from before {replaced}" if replaced else ""
+    return f"{entry['action']} with {entry['n_clips']} clips at {entry['time']}{of_earlier}"
 
 
 def _in_words(value: Any) -> str:

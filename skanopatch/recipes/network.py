@@ -74,7 +74,7 @@ def domains_of(metadata: dict[str, list]) -> list[Hashable] | None:
     warnings.warn(
         f"{reason}, so that the statistics are modelled without labels. Give {remedy}.",
         UserWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
     return None
 

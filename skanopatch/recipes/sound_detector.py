@@ -333,7 +333,8 @@ class AnomalousSoundDetector(  # type: ignore[misc]  # scores take groups, not a
         self.members_, self.embeddings_ = ["statistics"], None
         features: list[Any] = [statistics]
         if embedder is not None and not may_join(embedder):
-            self.members_, features = ["embedder"], [fit_with(embedder, patches, metadata)]
+            alone = Pipeline([("features", embedder)])  # it hands on what `fit` takes
+            self.members_, features = ["embedder"], [fit_with(alone, patches, metadata)[0]]
         elif embedder is not None and "labels" in metadata:
             network, self.separation_ = train_network(
                 embedder, patches, self.normal_statistics_, metadata
