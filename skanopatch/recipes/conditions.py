@@ -73,8 +73,8 @@ class Conditions:
             n_above = sum(n for (rate, _), n in self.formats.items() if rate > sample_rate)
             warnings.warn(
                 f"{n_above} of {len(clips)} clips are sampled at up to {above} Hz, and only sound "
-                f"below {sample_rate / 2:g} Hz is used. Set sample_rate={above} of MelPatcher to "
-                "use all of it.",
+                f"below {sample_rate / 2:g} Hz is used. Set sample_rate={above} of MelPatcher "
+                f"(--sample-rate {above} on the command line) to use all of it.",
                 UserWarning,
                 stacklevel=4,
             )
