@@ -5,13 +5,19 @@ BIN := $(VENV)/bin
 CLIPS ?=
 TEST ?=
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test fuzz lint docs bench clean
 
 demo: $(VENV)/.installed  ## score a small park of machines, or CLIPS=<normal wavs> TEST=<new wavs>
 	$(BIN)/python -m skanopatch demo $(if $(CLIPS),--clips "$(CLIPS)") $(if $(TEST),--test "$(TEST)")
 
 test: $(VENV)/.installed-test  ## run the test suite, slow tests included
 	$(BIN)/python -m pytest -n auto
+
+fuzz: $(VENV)/.installed-test  ## read 20,000 damaged recordings, 2,000 model files and others
+	cd tests && $(CURDIR)/$(BIN)/python -m fuzz.runner audio 20000
+	cd tests && $(CURDIR)/$(BIN)/python -m fuzz.runner model 2000
+	cd tests && $(CURDIR)/$(BIN)/python -m fuzz.runner network 2000
+	cd tests && $(CURDIR)/$(BIN)/python -m fuzz.runner table 2000
 
 lint: $(VENV)/.installed-lint  ## format check, lint, types
 	$(BIN)/ruff format --check .

@@ -211,6 +211,18 @@ def test_a_header_does_not_decide_how_much_memory_is_asked_for(tmp_path):
     tracemalloc.stop()
 
 
+def test_a_length_that_only_a_header_claims_is_refused(tmp_path):
+    path = tmp_path / "liar.flac"
+    soundfile.write(path, np.zeros(4096), 16000)
+    data = bytearray(path.read_bytes())
+    data[22:26] = b"\xff" * 4  # the lower 32 of 36 bits of the number of samples
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"promises 268435.46 s, of which 0.00 s can be read"):
+        clip_duration(path, sample_rate=16000)
+    soundfile.write(path, np.zeros(16000 * 600), 16000)  # silence is as short as that
+    assert clip_duration(path, sample_rate=16000) == 600
+
+
 def test_an_empty_file_is_refused(tmp_path):
     path = tmp_path / "clip.wav"
     soundfile.write(path, np.zeros((0, 2)), 48000)

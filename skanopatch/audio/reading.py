@@ -8,7 +8,7 @@ import re
 import stat
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from os import PathLike
 from typing import Any, BinaryIO, TypeAlias
 
@@ -45,6 +45,9 @@ _PROMISE = re.compile(
 
 # The lengths in headers of programs that write to a pipe and do not know it.
 _UNKNOWN_LENGTHS = range(0x7FFF0000, 0x80000001), range(0xFFFF0000, 0x100000000)
+
+# Compressed speech has 10 samples a byte, and silence in FLAC a few hundred.
+_MOST_FRAMES_A_BYTE = 50
 
 # Lower rates hold a bin or two of the spectrum wanted, and a wrong one asks for any memory.
 _LOWEST_RATE_SHARE = 0.01
@@ -247,7 +250,7 @@ def _open(clip: Any, sample_rate: int) -> Iterator[_Source]:
         name = path if path is None or os.name == "nt" else os.fsencode(path)
         with soundfile.SoundFile(name or clip) as file:
             valid_rate(file.samplerate)
-            _check_promise(file)
+            _check_promise(file, math.inf if path is None else os.path.getsize(path))
             if isinstance(clip, Segment) and round(clip.stop * file.samplerate) > file.frames:
                 length = file.frames / file.samplerate
                 raise ValueError(f"its file ends at {length:g} s, before stop={clip.stop:g} s")
@@ -279,12 +282,19 @@ def _check_access(path: str) -> None:
     open(path, "rb").close()
 
 
-def _check_promise(file: soundfile.SoundFile) -> None:
-    """Refuse a file that is shorter than its header promises, as libsndfile's log tells."""
+def _check_promise(file: soundfile.SoundFile, n_bytes: float) -> None:
+    """Refuse a file that is shorter than its header promises, by libsndfile's log or its size."""
     match = _PROMISE.search(file.extra_info)
     promised, present = map(int, match.groups()) if match else (0, 0)
     if present and not any(promised in lengths for lengths in _UNKNOWN_LENGTHS):
         _check_length(file, round(file.frames * promised / present), file.frames)
+    if file.frames > _MOST_FRAMES_A_BYTE * n_bytes:  # silence, or a header that makes it up
+        with suppress(soundfile.LibsndfileError):
+            file.seek(file.frames - 1)
+            if len(file.read(1)):
+                file.seek(0)
+                return
+        _check_length(file, file.frames, 0)
 
 
 def _check_length(

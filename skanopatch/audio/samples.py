@@ -19,6 +19,9 @@ _SMALLEST_FULL_SCALE = 128
 
 _HIGHEST_RATE = 100_000_000
 
+# A float32 spectrum overflows above 1e17. Integers that were read as floats are below 1e10.
+_LARGEST = 1e15
+
 
 def pcm_to_float(samples: np.ndarray) -> np.ndarray:
     """Return samples as float32, integers scaled to [-1, 1].
@@ -126,11 +129,13 @@ def pick_channel(samples: np.ndarray, channel: int | str) -> np.ndarray:
 
 
 def check_samples(samples: np.ndarray) -> None:
-    """Refuse no samples, NaN and infinity."""
+    """Refuse no samples, NaN, infinity, and numbers that no sound has."""
     if samples.size == 0:
         raise ValueError("it has no samples")
     if not np.isfinite(samples).all():
         raise ValueError("it contains NaN or infinity")
+    if (peak := float(np.abs(samples).max())) > _LARGEST:
+        raise ValueError(f"it is no sound: its largest sample is {peak:.2g}, where 1 is full scale")
 
 
 def fit_length(samples: np.ndarray, n_samples: int) -> np.ndarray:
