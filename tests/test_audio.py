@@ -226,7 +226,10 @@ def test_a_single_path_is_no_sequence_of_clips():
         ("nowhere.wav", "there is no such file"),
         (np.zeros(0), "it has no samples"),
         (np.array([0.0, np.nan]), "it contains NaN or infinity"),
-        (np.array([0.0, 4e31]), "it is no sound: its largest sample is 4e+31, where 1 is full"),
+        (
+            np.array([0.0, 4e31]),
+            "it is no sound: its largest sample is 4e+31, where 1 is full scale",
+        ),
         ((np.array([0.0, np.inf]), 8000), "it contains NaN or infinity"),
         ((np.zeros(3), 0), "its sample rate must be a whole number of Hz above 0. Got 0"),
         ((np.zeros(3), np.nan), "its sample rate must be a whole number of Hz above 0. Got nan"),
