@@ -18,6 +18,10 @@ from skanopatch.spectra.lazy_patches import Clips, LazyPatches, bullets
 from skanopatch.spectra.log_mel import WINDOWS, FrontEnd
 from skanopatch.spectra.patches import ArrayOutputMixin
 
+# Patches of 260 clips of 10 s. More are computed when they are needed, so that memory does not grow
+# with the number of clips: a pass over them costs as much as reading them again.
+_MOST_MEBIBYTES = 128
+
 
 class MelPatcher(ArrayOutputMixin, TransformerMixin, BaseEstimator):
     """Cut the log-mel spectrograms of clips into patches.
@@ -179,7 +183,7 @@ class MelPatcher(ArrayOutputMixin, TransformerMixin, BaseEstimator):
         -------
         patches : ndarray or LazyPatches, float32
             Of shape (n_clips, n_time, n_freq, patch_size ** 2), as from `patchify`. What would
-            exceed scikit-learn's `working_memory` is computed on demand.
+            exceed 128 MiB, or scikit-learn's `working_memory`, is computed on demand.
 
         Raises
         ------
@@ -198,7 +202,8 @@ class MelPatcher(ArrayOutputMixin, TransformerMixin, BaseEstimator):
             on_error=self.on_error,
             n_jobs=self.n_jobs,
         )
-        is_large = patches.nbytes > get_config()["working_memory"] * 2**20
+        most = min(_MOST_MEBIBYTES, get_config()["working_memory"])
+        is_large = patches.nbytes > most * 2**20
         return patches if is_large else np.asarray(patches)
 
     @property
