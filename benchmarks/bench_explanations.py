@@ -38,7 +38,6 @@ from skanopatch.audio import load_clip
 from skanopatch.datasets import make_machine_sounds
 from skanopatch.metrics import auc_score
 from skanopatch.recipes.conditions import level_of
-from skanopatch.recipes.explanation import explain
 from skanopatch.spectra.log_mel import hertz_to_mel
 
 SEEDS, RATE = (0, 1, 2), 16000
@@ -234,12 +233,12 @@ def measure(clips, units, n_fit, seed):
         MelPatcher(duration=len(clips[0]) / RATE), map_detector="drop", embedder="drop"
     ).fit([clips[row] for row in fitted])
     levels = [float(level_of(spectrum_of(clips[row]))) for row in fitted]
-    normal = explain(detector, [clips[row] for row in tested])
+    normal = detector.explain([clips[row] for row in tested])
     results = {"quiet": [(not e.events, not e.events) for e in normal]}
     scores, errors = {}, []
     for kind, add in FAULTS.items():
         pairs = [add(clips[row].astype(np.float64), rng, levels) for row in tested]
-        found = explain(detector, [clip.astype(np.float32) for clip, _ in pairs])
+        found = detector.explain([clip.astype(np.float32) for clip, _ in pairs])
         truths = [
             with_visible_band(clips[row], *pair) for row, pair in zip(tested, pairs, strict=True)
         ]

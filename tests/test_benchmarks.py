@@ -55,6 +55,12 @@ def cells(output, row):
     return [float(number) for number in re.findall(r"\| *(\d\.\d+)", line)]
 
 
+@pytest.mark.parametrize("script", sorted(path.stem for path in BENCHMARKS.glob("*.py")))
+def test_what_a_script_imports_is_there(monkeypatch, script):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    importlib.import_module(script)
+
+
 def test_mel(run):
     output = run("bench_mel", REPEATS=1)
     assert (numbers(r"ratios (\S+) and (\S+);", output) > 0).all()
@@ -124,6 +130,18 @@ def test_labels(run, tmp_path):
     assert output.count("statistics, labels, over no labels:") == 2
     again = run("bench_labels", tmp_path, "--on", name, "--only", recipes[0], SEEDS=(0,))
     assert again == output[: output.index("bearings")] + output[output.index("| recordings") :]
+
+
+@pytest.mark.slow
+def test_explanations(run):
+    output = run(
+        "bench_explanations", "--on", "simulated fan", "--n-fit", 10, SEEDS=(0,), N_TESTED=3
+    )
+    row = next(line for line in output.splitlines() if line.startswith("| simulated fan | 10 | 3"))
+    named = numbers(r"(\d\.\d\d) \(", row)  # tone, band, knocks, step, dropout, clipping, gain
+    assert len(named) == 7
+    assert named.mean() > 0.8
+    assert numbers(r"within (\S+)\.$", output) < 1e-9
 
 
 @pytest.mark.slow
@@ -217,3 +235,12 @@ def test_pretrain(run, tmp_path, monkeypatch):
         "pretrain", tmp_path / "sounds", tmp_path / "whole.safetensors", "--epochs", 1, **few
     )
     assert len(numbers(of_epoch, output)) == 1
+
+
+def test_stream(run):
+    output = run("bench_stream", SEEDS=(0,), HOURS=0.15, N_RECORDINGS=5, N_SIMULATED_DAYS=5)
+    times_real_time, *memory = numbers(r"\|\s+54 \| +(\S+) \| +\S+ \| +(\S+) \| +(\S+)", output)[0]
+    assert times_real_time > 1
+    assert memory[1] < 1.1 * memory[0]
+    of_day = numbers(r"any dependence \| +(\d) \| +(\S+) \| +(\S+) \|", output)
+    np.testing.assert_allclose(of_day[:, 2], of_day[:, 1] * of_day[:, 0] / 360, rtol=0.01)

@@ -123,6 +123,9 @@ def test_scores_are_the_better_of_both_and_never_worse_than_without():
     assert_array_equal(forgiving.score_samples(new), best)
     assert_array_equal(forgiving.offset_, plain.offset_)
     assert_array_equal(plain.score_samples(forgiving.best_statistics(new)), best)
+    p_values = np.maximum(plain.p_values(new), plain.p_values(reduced))
+    assert_array_equal(forgiving.p_values(new), p_values)
+    assert (p_values > plain.p_values(new)).any()
     kept = forgiving.gain_deviation_ / 1.5
     left = np.median(reduced[:, :5] - forgiving.locations_[0, :5], axis=1)
     before = np.median(new[:, :5] - forgiving.locations_[0, :5], axis=1)

@@ -517,6 +517,9 @@ def test_spare_candidates_leave_few_queries_to_an_exact_search(monkeypatch):
     bank, queries = scenes("plain", np.random.default_rng(0))
     find_nearest(queries, bank, 3, skip_self=True)
     assert len(calls) == 1  # of the one batch, and none of single queries
+    calls.clear()
+    find_nearest(bank, bank, 3, skip_self=True)  # one candidate is the clip itself
+    assert len(calls) - 1 <= 0.01 * len(bank)
 
 
 # --- KNNDetector ---------------------------------------------------------------------------------

@@ -357,6 +357,17 @@ def test_training_scores_are_those_of_refits():
         assert detector.offset_ == pytest.approx(-place_threshold(-expected, 0.1))
 
 
+@pytest.mark.parametrize("detector", [SubbandKNNDetector(), PatchKNNDetector()], ids=str)
+def test_features_that_are_one_in_fit_and_differ_in_a_new_cell_are_an_anomaly(detector):
+    X = np.repeat(np.random.default_rng(0).choice([-1.0, 1.0], size=(20, 4, 2, 1)), 2, axis=3)
+    X[:10] = -X[10:]  # the mean is 0, and the covariance singular to the bit
+    new = X[:1].copy()
+    new[0, 1, 1] = [1, -1]
+    found = detector.fit(X).anomaly_map(new)[0]
+    assert np.unravel_index(found.argmax(), found.shape) == (1, 1)
+    assert found.max() > 1
+
+
 def test_one_odd_clip_among_the_normal_ones_hides_no_fault():
     X, new = clips(60), clips(3, seed=1)
     new[:, 2, 1] += 20

@@ -342,6 +342,8 @@ def test_classes_are_separable_where_a_classifier_finds_them_on_other_clips():
         warnings.simplefilter("error")
         assert not are_separable(one_each, noise)
     assert are_separable(np.append(target, [3, 4]), np.vstack([shifted, noise[:2]]))
+    few = np.repeat([0, 1], 3)  # three folds, not five
+    assert are_separable(few, noise[:6] + 9 * few[:, np.newaxis])
 
 
 def test_many_classes_of_one_clip_do_not_hide_that_the_others_are_separable():

@@ -18,7 +18,6 @@ from skanopatch.embedding.augmentation import (
     random_segment,
     spec_augment,
 )
-from skanopatch.embedding.head import standardize_head
 from skanopatch.embedding.module import EmbeddingNetwork
 from skanopatch.embedding.net import SpectrogramDataset, WarmupCosine
 from skanopatch.embedding.pooling import (
@@ -27,6 +26,7 @@ from skanopatch.embedding.pooling import (
     GeMPooling,
     RDPPooling,
 )
+from skanopatch.embedding.training import standardize_head
 from skanopatch.spectra.patches import patchify
 
 
@@ -203,7 +203,7 @@ def test_patches_are_left_out_in_training_only():
 @pytest.mark.parametrize("n_clips", [40, 12])
 def test_a_head_starts_on_standardized_features(params, n_clips, monkeypatch):
     """It is the random head of before, on what scikit-learn's scaler makes of the features."""
-    monkeypatch.setattr("skanopatch.embedding.head._MOST_CLIPS", 12)
+    monkeypatch.setattr("skanopatch.embedding.training._CLIPS_FOR_HEAD", 12)
     module = EmbeddingNetwork("vit_tiny", grid=TINY_GRID, n_dims=8, **params)
     log_mel = np.random.default_rng(0).normal(1, 2, size=(n_clips, 192, 128)).astype(np.float32)
     weight, bias = (x.detach().numpy().copy() for x in (module.head.weight, module.head.bias))

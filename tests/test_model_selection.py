@@ -214,6 +214,12 @@ def test_the_number_of_labels_decides_what_is_warned_of(clips):
     )
     with pytest.warns(UserWarning, match=f"^{re.escape(several)}$"):
         FitOnNormal(DETECTOR).fit(X, ["fine", "fine", "fine", "leak", "rub", "knock"])
+    three = (
+        "y is made of 'fine' (4), 'leak' (1), 'rub' (1) while anomaly_label=-1, so all 6 clips "
+        "pass for normal. Give +1 for each normal clip and -1 for each anomaly as y."
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(three)}$"):
+        FitOnNormal(DETECTOR).fit(X, ["fine", "fine", "fine", "fine", "leak", "rub"])
     with pytest.warns(
         UserWarning, match=r"^y is made of 'abnormal' \(6\) while anomaly_label=-1, so"
     ):

@@ -185,6 +185,14 @@ def test_every_kind_of_clip_gives_the_same_patches(tmp_path):
         assert_array_equal(MelPatcher().fit_transform(container), patches[:2])
 
 
+@pytest.mark.parametrize(("dtype", "scale"), [(np.int16, 2**15), (np.int32, 2**31)])
+def test_a_table_of_integers_is_pcm(dtype, scale):
+    pcm = np.round(0.1 * scale * NOISE[:16000] / np.abs(NOISE).max()).astype(dtype)[None]
+    patches = MelPatcher().fit_transform(pcm)
+    assert_array_equal(patches, MelPatcher().fit_transform((pcm / scale).astype(np.float32)))
+    assert_array_equal(patches, MelPatcher().fit_transform([(pcm[0], 16000)]))
+
+
 def test_workers_compute_the_same_patches():
     clips = [np.roll(SIGNALS["noise"], 100 * i)[: 16000 + 10 * i] for i in range(20)]
     patcher = MelPatcher(duration=1.0).fit(clips)

@@ -1,4 +1,4 @@
-"""Detectors: one embedding a clip in, one normality score a clip out."""
+"""Detectors: from one embedding per clip to one normality score per clip."""
 
 from skanopatch.detectors.calibrated import CalibratedDetector
 from skanopatch.detectors.gmm import GMMDetector

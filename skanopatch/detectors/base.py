@@ -29,9 +29,10 @@ THRESHOLD_CONSTRAINTS: dict[str, list[Any]] = {
 }
 
 _ROUNDING = 1e-13  # relative error of the mean of many equal numbers
-_UNITS = 32  # in the last place, by which equal clips differ if they were computed in two batches
+_UNITS = 32  # in the last place; clips that are equal may differ by as many from batch to batch
 
-# Embeddings of the bands of a large ViT have up to 12,288. A second at 16 kHz has 16,000 samples.
+# More are taken for samples: a second at 16 kHz has 16,000. Embeddings of the bands of a large ViT
+# have up to 12,288 features.
 _MOST_FEATURES = 15_000
 
 PUT_PATCHER_FIRST = (
@@ -69,10 +70,10 @@ class BaseDetector(ThresholdMixin, BaseEstimator, ABC):
 
     @abstractmethod
     def _terms(self, X: NDArray) -> Any:
-        """Return what `_join` makes distances of; here arrays (n_clips, n_domains, ...)."""
+        """Return the terms of which `_join` makes distances, here (n_clips, n_domains, ...)."""
 
     def _learn_to_join(self, own_terms: NDArray, weights: NDArray) -> None:
-        """Learn how to join terms, by those of left-out clips and their own domains."""
+        """Learn how to join terms from those of left-out clips to their own domains."""
 
     def _join(self, terms: Any) -> NDArray[np.float64]:
         """Return the distance of each clip to each domain, of shape (n_clips, n_domains)."""
@@ -164,7 +165,7 @@ class BaseDetector(ThresholdMixin, BaseEstimator, ABC):
         return -distances.min(axis=1), -distances[own]
 
     def _validate(self, X: ArrayLike, *, reset: bool) -> tuple[NDArray, NDArray[np.bool_]]:
-        """Return the rows that are not NaN throughout, and which these are."""
+        """Return the rows that are not all NaN, and a mask of these rows."""
         rows = self._validate_rows(X, reset=reset)
         readable = ~np.isnan(rows).reshape(len(rows), -1).all(axis=1)
         embeddings = rows[readable]
@@ -205,7 +206,8 @@ class BaseDetector(ThresholdMixin, BaseEstimator, ABC):
     ) -> NDArray[np.float64]:
         """Return minus the distance of each clip.
 
-        All clips are taken for new ones, also those of `fit`: see `training_scores_` for these.
+        Clips of `fit` are scored as new ones; their scores as left-out clips are in
+        `training_scores_`.
 
         Parameters
         ----------
@@ -251,13 +253,13 @@ class BaseDetector(ThresholdMixin, BaseEstimator, ABC):
 
 
 def spreads_of(residuals: NDArray, X: NDArray) -> NDArray[np.float64]:
-    """Return the deviation of each feature: 0 where its residuals are but the rounding of `X`."""
+    """Return the standard deviation of each feature; 0 if its residuals are rounding errors."""
     spread = np.sqrt(np.mean(np.square(residuals, dtype=np.float64), axis=0))
     return np.where(spread > _ROUNDING * np.abs(X).max(axis=0), spread, 0)
 
 
 def expand(values: NDArray, readable: NDArray[np.bool_], fill: float = np.nan) -> NDArray:
-    """Return the values of readable clips as those of all clips, with `fill` for the others."""
+    """Return values for all clips, from those of the readable ones; the others get `fill`."""
     of_all = np.full((len(readable), *values.shape[1:]), fill, dtype=np.float64)
     of_all[readable] = values
     return of_all

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
-MAX_FOLDS = 20  # with more, false alarms change by less than 20 clips can show
+MAX_FOLDS = 20  # more folds take longer and hardly change the false-alarm rate
 
 _MUCH_NEARER = 0.7  # distance within a session, over that to other sessions
 _FEW_SESSIONS = 5
@@ -57,8 +57,8 @@ def cross_fit(
 ) -> list[NDArray[np.float64]]:
     """Return what `evaluate(kept, left_out)` gives for each clip while it is left out.
 
-    `evaluate` returns arrays with an entry for each clip of `left_out`. A clip of no fold is NaN,
-    and so is one whose whole domain is left out with it: nothing was learnt of that domain.
+    `evaluate` returns arrays with an entry for each clip of `left_out`. A clip is NaN if it is in
+    no fold, or if its whole domain is left out with it.
 
     Raises
     ------

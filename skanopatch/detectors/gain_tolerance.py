@@ -19,19 +19,19 @@ _DECIBEL = math.log(10) / 10  # as a natural logarithm of power
 
 
 class GainTolerantDetector(ThresholdMixin, BaseEstimator):
-    """Score clips as they are, and with their gain brought nearer to normal; the better counts.
+    """Score clips as they are and with a reduced gain; the higher score counts.
 
     The gain of a clip is the median, over the mel bins, of its mean spectrum less that of the
     normal clips. Where the gains of normal clips deviate by s dB and the tolerance is t > s, the
-    gain is reduced to s / t of itself. A gain of t dB then lies one deviation from normal, as with
-    a prior deviation of t dB. Training scores and the threshold are those of `detector`.
+    gain is multiplied by s / t: a gain of t dB counts as one deviation. Training scores and the
+    threshold are those of `detector`.
 
     Parameters
     ----------
     detector : outlier detector
-        What scores the statistics of clips.
+        Scores the statistics of clips.
     n_mels, n_level : int
-        The first `n_mels` statistics are the spectrum, the first `n_level` move with the gain.
+        The first `n_mels` statistics are the spectrum, and a gain shifts the first `n_level`.
     gain_tolerance : float, default=1.5
         The least deviation of the gain, in dB. 0 changes nothing.
 
@@ -90,18 +90,15 @@ class GainTolerantDetector(ThresholdMixin, BaseEstimator):
         self.offset_, self.training_scores_ = end.offset_, end.training_scores_
         self.session_weights_ = end.session_weights_
 
-    def set_false_alarm_rate(self, rate: float) -> Self:
-        """Move the threshold to another false-alarm rate, without fitting again."""
-        check_is_fitted(self)
+    def _set_rate(self, rate: float) -> None:
         last_step(self.detector_).set_false_alarm_rate(rate)
         self._take_threshold()
-        return self
 
     def reduce_gain(self, X: NDArray) -> NDArray | None:
-        """Return statistics with their gain brought nearer to normal, None where none is reduced.
+        """Return statistics with a reduced gain; None if `fit` found that none is to be reduced.
 
-        A new clip's class is not known: it is the one from which its spectrum deviates least
-        beside the gain.
+        The class of a new clip is not known. It is taken to be the one to whose spectrum that of
+        the clip is nearest when the gain is set aside.
         """
         kept = self.gain_deviation_ / self.gain_tolerance if self.gain_tolerance else 1.0
         if not kept < 1:  # NaN, where it cannot be known
@@ -116,34 +113,31 @@ class GainTolerantDetector(ThresholdMixin, BaseEstimator):
         return reduced
 
     def best_statistics(self, X: NDArray, groups: Iterable | None = None) -> NDArray:
-        """Return for each clip which of its statistics score better: as they are, or reduced."""
-        reduced = self.reduce_gain(X)
-        if reduced is None:
-            return X
-        groups = list_metadata(len(X), groups=groups).get("groups")
-        as_is, without = (
-            call_with_groups(self.detector_, "score_samples", rows, groups) for rows in (X, reduced)
-        )
-        return np.where((without > as_is)[:, np.newaxis], reduced, X)
+        """Return for each clip those of its statistics that score higher: given, or reduced."""
+        reduced, given_scores, reduced_scores = self._compare("score_samples", X, groups)
+        return np.where((reduced_scores > given_scores)[:, np.newaxis], reduced, X)
 
-    def _best(self, method: str, X: NDArray, groups: Iterable | None) -> NDArray[np.float64]:
+    def _compare(
+        self, method: str, X: NDArray, groups: Iterable | None
+    ) -> tuple[NDArray, NDArray[np.float64], NDArray[np.float64]]:
+        """Return reduced statistics, and the values of a method for those given and reduced."""
         check_is_fitted(self)
         groups = list_metadata(len(X), groups=groups).get("groups")
         values = call_with_groups(self.detector_, method, X, groups)
         reduced = self.reduce_gain(X)
         if reduced is None:
-            return values
-        return np.maximum(values, call_with_groups(self.detector_, method, reduced, groups))
+            return X, values, values
+        return reduced, values, call_with_groups(self.detector_, method, reduced, groups)
 
     def score_samples(self, X: NDArray, *, groups: Iterable | None = None) -> NDArray[np.float64]:
-        """Return the score of statistics (n_clips, n_features), the better of the two."""
-        return self._best("score_samples", X, groups)
+        """Return the scores of statistics (n_clips, n_features), each the higher of the two."""
+        return np.maximum(*self._compare("score_samples", X, groups)[1:])
 
     def p_values(  # type: ignore[override]
         self, X: NDArray, *, groups: Iterable | None = None
     ) -> NDArray[np.float64]:
-        """Return conformal p-values, the larger of the two."""
-        return self._best("p_values", X, groups)
+        """Return conformal p-values, each the larger of the two."""
+        return np.maximum(*self._compare("p_values", X, groups)[1:])
 
     @property
     def n_features_in_(self) -> int:

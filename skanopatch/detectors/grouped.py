@@ -1,4 +1,4 @@
-"""GroupedDetector: one detector a machine, with scores that compare across machines."""
+"""GroupedDetector: one detector per machine, with scores that compare across machines."""
 
 from __future__ import annotations
 
@@ -17,15 +17,22 @@ from skanopatch.detectors.base import BaseDetector, rows_by_label, validate_rows
 from skanopatch.detectors.calibrated import calibrated
 from skanopatch.detectors.mahalanobis import MahalanobisDetector
 from skanopatch.detectors.maps import MapDetector
-from skanopatch.detectors.metadata import at_the_end, fit_with, last_step, list_metadata, rows_of
+from skanopatch.detectors.metadata import (
+    RoutedGroupsMixin,
+    at_the_end,
+    fit_with,
+    last_step,
+    list_metadata,
+    rows_of,
+)
 from skanopatch.detectors.thresholds import DistanceScale, ThresholdMixin, conformal_p_values, exp
 
 
-class GroupedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
+class GroupedDetector(RoutedGroupsMixin, ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
     """Fit one detector per group of clips, such as one per machine.
 
-    The distances of a group are divided by its threshold and raised to a power by which they
-    spread as those of other groups: 1 is the threshold of each group.
+    The distances of a group are divided by its threshold, so that 1 is the threshold of each
+    group, and raised to a power that gives all groups the same spread.
 
     Parameters
     ----------
@@ -73,11 +80,6 @@ class GroupedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         "detector": [HasMethods(["fit", "score_samples"]), None],
         "pooled": ["boolean", StrOptions({"auto"})],
     }
-
-    # As in scikit-learn's group splitters, groups are routed without a request of the user.
-    __metadata_request__fit = {"groups": True}
-    __metadata_request__decision_function = {"groups": True}
-    __metadata_request__predict = {"groups": True}
 
     def __init__(self, detector: BaseEstimator | None = None, *, pooled: bool | str = False):
         self.detector = detector
@@ -220,9 +222,11 @@ class GroupedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         """
         return self._by_group(X, groups, self._score)
 
-    def _p_values(  # type: ignore[override]
+    def p_values(  # type: ignore[override]
         self, X: ArrayLike, *, groups: Iterable | None = None
     ) -> NDArray[np.float64]:
+        """Return conformal p-values within the group; takes what `score_samples` takes."""
+
         def p_values(inputs: NDArray, group: Hashable) -> NDArray[np.float64]:
             own = self._members[group]
             return conformal_p_values(

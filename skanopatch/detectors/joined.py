@@ -17,11 +17,17 @@ from sklearn.utils.validation import _num_samples, check_is_fitted
 from skanopatch.audio.labels import warn_of_anomalies
 from skanopatch.detectors.base import THRESHOLD_CONSTRAINTS
 from skanopatch.detectors.calibrated import calibrated
-from skanopatch.detectors.metadata import call_with_groups, fit_with, last_step, list_metadata
+from skanopatch.detectors.metadata import (
+    RoutedGroupsMixin,
+    call_with_groups,
+    fit_with,
+    last_step,
+    list_metadata,
+)
 from skanopatch.detectors.thresholds import JointDistance, ThresholdMixin
 
 
-class JoinedDetector(ThresholdMixin, _BaseComposition):
+class JoinedDetector(RoutedGroupsMixin, ThresholdMixin, _BaseComposition):
     """Join the scores of several detectors, as `VotingClassifier` joins classifiers.
 
     Each member is a detector, or a pipeline that ends in one. The logarithms of its distances are
@@ -65,11 +71,6 @@ class JoinedDetector(ThresholdMixin, _BaseComposition):
     """
 
     _parameter_constraints = {"detectors": [list], **THRESHOLD_CONSTRAINTS}
-
-    # As in scikit-learn's group splitters, groups are routed without a request of the user.
-    __metadata_request__fit = {"groups": True}
-    __metadata_request__decision_function = {"groups": True}
-    __metadata_request__predict = {"groups": True}
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from skanopatch.detectors.base import BaseDetector, Members, spreads_of
 from skanopatch.detectors.search import find_nearest, prepare
 
 _SMOTE_NEIGHBORS = 5  # as in the paper on SMOTE
-_LEAST_DENSITY = 1e-6  # of a bank's largest; copies of a clip have distances of 0 to each other
+_LEAST_DENSITY = 1e-6  # of a bank's largest: that of copies of a clip would be 0
 
 
 class KNNDetector(BaseDetector):
@@ -71,7 +71,8 @@ class KNNDetector(BaseDetector):
     Notes
     -----
     The search is exhaustive and exact, in chunks of scikit-learn's `working_memory`. A reference
-    that equals a clip but for rounding is skipped: a training clip is compared with the others.
+    that differs from a clip by rounding only is skipped, so that a clip of `fit` is compared with
+    the others.
 
     References
     ----------
@@ -165,7 +166,7 @@ class KNNDetector(BaseDetector):
             self.alpha_ = _variance_minimizing_alpha(neighbors)
 
     def _search_others(self, bank: NDArray) -> tuple[NDArray, NDArray]:
-        """Return the nearest others of each reference, one more than its density needs."""
+        """Return the neighbours of each reference, one more than its density needs."""
         is_local = self.normalization == "local_density"
         size = self.n_density_neighbors if is_local else self.n_neighbors
         size = max(1, min(size, len(bank) // 2))
@@ -218,7 +219,7 @@ def _enlarge(X: NDArray, size: int, random_state: np.random.RandomState) -> NDAr
 
 
 def _variance_minimizing_alpha(neighbors: list[tuple[NDArray, NDArray]]) -> float:
-    """Return Cov / Var of each clip's distance and of its nearest references' without the clip."""
+    """Return Cov(d, r) / Var(r): d is a clip's distance, r that of its nearest references."""
     own, nearest = [], []
     for distances, references in neighbors:
         size = distances.shape[1] - 1
@@ -226,7 +227,7 @@ def _variance_minimizing_alpha(neighbors: list[tuple[NDArray, NDArray]]) -> floa
         others = references[:, :size]
         rows = np.arange(len(references))[:, np.newaxis, np.newaxis]
         is_clip = references[others][:, :, :size] == rows
-        # The distances of a reference to its others; the next one takes the place of the clip.
+        # Distances of a reference to its neighbours; if the clip is one, the next takes its place.
         without = np.where(is_clip, distances[others][:, :, -1:], distances[others][:, :, :size])
         nearest.append(without.mean(axis=(1, 2)))
     variance = np.concatenate(nearest).var()

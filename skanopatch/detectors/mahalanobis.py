@@ -15,12 +15,11 @@ from skanopatch.detectors.thresholds import JointDistance
 
 # Ledoit and Wolf's shrinkage of a single feature is 0: the covariance may be singular.
 _LEAST_SHRINKAGE = 1e-7
-# If features depend on each other, the likelihood has no maximum above a shrinkage of 0.
+# With features that depend on each other, the likelihood grows without limit towards 0.
 _LEAST_LIKELY_SHRINKAGE = 1e-3
 _ROUNDING = 1e-9  # relative to the largest singular value
-_SHARE_OF_DIRECTIONS = (
-    0.9  # of those in which training clips vary; the variance of the rest is noise
-)
+# Of the directions in which training clips vary; the variance along the others is noise.
+_SHARE_OF_DIRECTIONS = 0.9
 
 
 class MahalanobisDetector(BaseDetector):
@@ -176,10 +175,10 @@ class MahalanobisDetector(BaseDetector):
             leading = along[:, :k] / deviations
             terms[:, domain, 1] = np.einsum("ij,ij->i", leading @ self._precisions[domain], leading)
             terms[:, domain, 2] = outside + np.sum(along[:, k:] ** 2, axis=1)
-        return np.sqrt(np.maximum(terms, 0))
+        return np.sqrt(terms)
 
     def _learn_to_join(self, own_terms: NDArray, weights: NDArray) -> None:
-        own_terms[:, 0 if self._has_rest else 2] = 1.0  # a constant, which gets no weight
+        own_terms[:, 0 if self._has_rest else 2] = 1.0  # a constant term gets the weight 0
         self._joint = JointDistance(own_terms, weights)
         self.term_weights_ = self._joint.weights
 
@@ -191,7 +190,7 @@ def _likeliest_shrinkage(projected: NDArray, n_features: int) -> float:
     """Return the shrinkage for which each clip, left out by itself, has the greatest likelihood.
 
     `projected` (n_clips, rank) are deviations from the mean along the principal components, where
-    the shrunk covariance is diagonal. Without a clip it is that less a matrix of rank one.
+    the shrunk covariance is diagonal. Leaving out a clip subtracts a matrix of rank one from it.
     """
     n_clips, rank = projected.shape
     if rank == 0:

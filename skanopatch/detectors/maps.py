@@ -33,16 +33,16 @@ Cells = list[NDArray[np.float64]]
 """Distances of cells, each of a shape that broadcasts to (n_clips, n_time, n_freq)."""
 
 Space = tuple[NDArray, NDArray | None, NDArray]
-"""The center that is subtracted from tokens, the matrix by which they are then multiplied, and by
-how much a projected token of `fit` may differ in two batches."""
+"""The center that is subtracted from tokens, the matrix by which they are then multiplied, and the
+rounding error of a projected token: by how much it may differ from batch to batch."""
 
 
 class MapDetector(BaseDetector):
     """Base class of detectors of tokens on their grid (n_clips, n_time, n_freq, n_dims).
 
     A subclass writes `_fit`, `_terms` and `_clip_distances`. `_terms` returns `Cells`. The anomaly
-    of a cell is the sum of their logarithms ``log(1 + d)``, each in interquartile ranges of its
-    band about the median, which a few anomalous clips in `fit` hardly change.
+    of a cell is the sum of their logarithms ``log(1 + d)``, each less the median of its band and
+    divided by the band's interquartile range. A few anomalous clips in `fit` hardly change these.
     """
 
     _uses_domains = True  # in `fit`
@@ -121,7 +121,7 @@ class MapDetector(BaseDetector):
         self.band_iqr_ = np.where(high > low, high - low, 1.0)
 
     def _add_up(self, logs: Cells) -> NDArray[np.float64]:
-        """Return the sum of terms, each in interquartile ranges of its band about the median."""
+        """Return the sum of terms, each less the median of its band, in interquartile ranges."""
         bands = zip(logs, self.band_median_, self.band_iqr_, strict=True)
         scaled = [(log - median) / iqr for log, median, iqr in bands]
         return np.sum(np.broadcast_arrays(*scaled), axis=0)
@@ -132,8 +132,8 @@ class MapDetector(BaseDetector):
         Parameters
         ----------
         X : array-like of shape (n_clips, n_time, n_freq, n_dims) or (n_clips, n_dims)
-            Tokens on their grid; 2-D stands for one token a clip. `n_time` may differ from that of
-            `fit`.
+            Tokens on their grid; 2-D stands for one token per clip. `n_time` may differ from that
+            of `fit`.
 
         Returns
         -------

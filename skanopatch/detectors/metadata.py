@@ -15,6 +15,14 @@ from sklearn.utils.validation import has_fit_parameter
 from skanopatch.audio.labels import label_list
 
 
+class RoutedGroupsMixin:
+    """Requests `groups` where metadata routing is enabled, as scikit-learn's group splitters do."""
+
+    __metadata_request__fit = {"groups": True}
+    __metadata_request__decision_function = {"groups": True}
+    __metadata_request__predict = {"groups": True}
+
+
 def list_metadata(n_clips: int, **metadata: Iterable | None) -> dict[str, list[Hashable]]:
     """Return the metadata that are given as lists, after checking their lengths."""
     return {

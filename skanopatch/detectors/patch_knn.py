@@ -56,7 +56,7 @@ class PatchKNNDetector(MapDetector):
         Median and interquartile range of ``log(1 + d)`` in each band, for the distances d of normal
         clips.
     level_ : float
-        The anomaly that is 1 in a map, in interquartile ranges about the median.
+        The sum of standardized logarithms that is 1 in a map.
 
     Notes
     -----

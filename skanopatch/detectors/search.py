@@ -40,19 +40,28 @@ def find_nearest(
     one reference that equals the query but for rounding is no neighbour, if there are others;
     rounding may exceed that of the coordinates themselves by `tolerance`.
     """
-    # Float32 has few digits for differences between rows that are far from 0.
-    center = bank.mean(axis=0, dtype=np.float64)
+    # Float32 has few digits for differences between rows that are far from 0. Distances are the
+    # same from any centre, so it may be rounded.
+    center = bank.mean(axis=0, dtype=np.float64).astype(bank.dtype)
     centred = bank - center
-    unit = float(np.abs(centred).max()) or 1.0  # squares of it are in the range of float32
-    fast_bank = (centred / unit).astype(np.float32)
-    squares = np.einsum("ij,ij->i", fast_bank, fast_bank)
+    largest = float(max(centred.max(), -centred.min())) or 1.0
+    unit = 2.0 ** np.frexp(largest)[1]  # exact, and squares of it are in the range of float32
+    if normalize is None:
+        # The last column times 1 adds the squares in the product.
+        fast_bank = np.empty((len(bank), bank.shape[1] + 1), dtype=np.float32)
+        np.divide(centred, unit, out=fast_bank[:, :-1], casting="same_kind")
+        squares = np.einsum("ij,ij->i", fast_bank[:, :-1], fast_bank[:, :-1])
+        fast_bank[:, -1] = squares
+    else:
+        centred = centred.astype(np.float64)
     n_references = len(bank) - within_bank
     n_candidates = min(n_neighbors + _SPARE_CANDIDATES, n_references)
     row_bytes = (12 if normalize is None else 32) * len(bank) + 16 * n_candidates * bank.shape[1]
     n_rows = max(1, int(get_config()["working_memory"] * 2**20 // row_bytes))
     every = np.arange(len(bank))
     # A tolerance for each feature: a large one does not hide differences in others.
-    rounding = tolerance + _ROUNDING * np.finfo(queries.dtype).eps * np.abs(bank).max(axis=0)
+    largest_each = np.maximum(bank.max(axis=0), -bank.min(axis=0)) if skip_self else 0.0
+    rounding = tolerance + _ROUNDING * np.finfo(queries.dtype).eps * largest_each
 
     def squared_to(rows: slice | int, references: Any) -> NDArray[np.float64]:
         differences = np.subtract(bank[references], queries[rows, np.newaxis], dtype=np.float64)
@@ -68,9 +77,9 @@ def find_nearest(
     for batch in gen_batches(len(queries), n_rows):
         if normalize is None:
             fast = ((queries[batch] - center) / unit).astype(np.float32)
+            factors = np.hstack([-2 * fast, np.ones((len(fast), 1), dtype=np.float32)])
             with np.errstate(over="ignore", invalid="ignore"):  # such queries are searched again
-                rank = (-2 * fast) @ fast_bank.T
-            rank += squares  # the squared distance, but for the query's own square
+                rank = factors @ fast_bank.T  # the squared distance, but for the query's own square
         else:
             rows = queries[batch] - center
             rank = (-2 * rows) @ centred.T + np.einsum("ij,ij->i", centred, centred)

@@ -38,7 +38,7 @@ class SubbandKNNDetector(MapDetector):
         Median and interquartile range of ``log(1 + d)`` in each band, for the distances d of normal
         clips: of the band over the clip, and of single tokens.
     level_ : float
-        The anomaly that is 1 in a map, in interquartile ranges about the median.
+        The sum of standardized logarithms that is 1 in a map.
 
     References
     ----------
@@ -90,7 +90,7 @@ class SubbandKNNDetector(MapDetector):
         return distances[nearest, np.arange(len(X))][:, np.newaxis]
 
     def _distances(self, X: NDArray) -> NDArray[np.float64]:
-        return self._bands(X).mean(axis=(1, 2))[:, np.newaxis]  # cells would take long
+        return self._bands(X).mean(axis=(1, 2))[:, np.newaxis]  # without cells, which take long
 
     def _clip_distances(self, cells: Cells, maps: NDArray) -> NDArray[np.float64]:
         return cells[0].mean(axis=(1, 2))

@@ -14,16 +14,16 @@ from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from skanopatch.audio.labels import label_list
 
-# Expected false alarms among the training clips at which their quantile weighs as much as a
-# log-normal distribution: the quantile of n scores depends on these few clips.
+# The quantile of the training scores rests on the clips beyond it, as many as false alarms are
+# expected. With this many it weighs as much as the log-normal distribution.
 _FEW_FALSE_ALARMS = 10
-_ROUNDING = 1e-12  # relative difference of numbers that are equal but for rounding
+_ROUNDING = 1e-12  # relative difference of numbers that differ by rounding only
 _LEAST_DISTANCE = 1e-3  # of the median: copies of a training clip are at 0, which has no logarithm
 _LARGEST_EXPONENT = 700.0
 
 
 class DistanceScale:
-    """Location and spread of the logarithms of distances; of themselves where one is negative.
+    """Location and spread of the logarithms of distances; of the distances if one is negative.
 
     The distances (n_clips,) are of normal clips that were left out of the fit, and NaN for clips
     that do not count. The weights of the clips sum to the number of sessions, which is `n`.
@@ -42,7 +42,7 @@ class DistanceScale:
         self.deviation = 0.0 if is_rounding else deviation
 
     def transform(self, distances: NDArray) -> NDArray[np.float64]:
-        """Return the logarithms of distances, or the distances where some are negative."""
+        """Return the logarithms of distances; the distances if one was negative at first."""
         return np.log(np.maximum(distances, self.floor)) if self.is_log else distances
 
     def standardize(self, distances: NDArray) -> NDArray[np.float64]:
@@ -55,10 +55,9 @@ class JointDistance:
 
     The logarithms of the distances are centred on those of normal clips that were left out, and
     averaged with `weights`, which are inverse to their deviations and sum to 1. A distance that is
-    the same for all clips has no weight. 1 is the distance of a typical normal clip.
+    the same for all clips has the weight 0. A typical normal clip has the joint distance 1.
 
-    It is made from the distances (n_clips, n_distances) of normal clips, whose rows with NaN do
-    not count, and from the weights of the clips.
+    The distances (n_clips, n_distances) are of normal clips; rows with NaN do not count.
     """
 
     def __init__(self, distances: NDArray, weights: NDArray):
@@ -67,7 +66,7 @@ class JointDistance:
         inverse = [1 / scale.deviation if scale.deviation else 0.0 for scale in self.scales]
         total = sum(inverse) or 1.0
         self.weights = np.array(inverse) / total
-        # Values without logarithms may differ by thousands, too much for an exponential.
+        # Distances without logarithms may differ by thousands, of which exp would be infinite.
         is_log = all(scale.is_log for scale in self.scales)
         self.unit = 1 / total if is_log else min(1 / total, 1.0)
 
@@ -105,13 +104,13 @@ def place_threshold(
         more anomalous.
     rate : float
     rule : {"lognormal", "quantile", "gamma"}, default="lognormal"
-        The quantile of the distances; that of a gamma distribution of free location (Pearson's type
-        III) with their mean, deviation and skewness; or Student's quantile of their logarithms,
-        which follows their own quantile the more, the more false alarms are expected among them.
-        Where a distance is negative, "lognormal" takes no logarithms, and the quantile alone if
-        there are clips enough for it.
+        "quantile" is that of the distances. "gamma" is that of a gamma distribution of free
+        location (Pearson's type III) with their mean, deviation and skewness. "lognormal" is a
+        weighted mean of Student's quantile of their logarithms and of the quantile of these, which
+        weighs more the more false alarms are expected among the clips. If a distance is negative,
+        "lognormal" takes no logarithms, and is the quantile alone from ``1 / rate - 1`` clips on.
     weights : ndarray of shape (n_clips,), default=None
-        Of each clip. They sum to the number of sessions.
+        The weight of each clip. They sum to the number of sessions.
     """
     counted = ~np.isnan(distances)
     weights = np.ones(len(distances)) if weights is None else weights
@@ -130,8 +129,8 @@ def place_threshold(
         return float(distances.max())
     if not scale.is_log and rate * (scale.n + 1) >= 1:  # their distribution is unknown
         return _quantile(distances, weights, 1 - rate)
-    # Prediction would need the factor sqrt(1 + 1 / n). A clip that is left out is compared with
-    # fewer clips than a new one and lies farther away, which makes up for it.
+    # A prediction interval has the factor sqrt(1 + 1 / n) here. It is left out, since left-out
+    # clips are compared with fewer clips than new ones are, and so have larger distances.
     normal = scale.center + scale.deviation * stats.t.ppf(1 - rate, scale.n - 1)
     share = scale.n * rate / (scale.n * rate + _FEW_FALSE_ALARMS)
     quantile = _quantile(scale.transform(distances), weights, 1 - rate)
@@ -152,9 +151,9 @@ def _quantile(values: NDArray, weights: NDArray, level: float) -> float:
 def conformal_p_values(
     scores: NDArray, training_scores: NDArray, weights: NDArray
 ) -> NDArray[np.float64]:
-    """Return the share of normal clips, the new one among them, that score no higher.
+    """Return the share of normal clips that score no higher, the new clip counted as normal.
 
-    Of the training clips, those whose score is NaN do not count.
+    Training clips whose score is NaN do not count.
     """
     counted = ~np.isnan(training_scores)
     order = np.argsort(training_scores[counted])
@@ -243,10 +242,7 @@ class ThresholdMixin(OutlierMixin):
     def decision_function(self, X: Any, **metadata: Any) -> NDArray[np.float64]:
         """Return `score_samples(X) - offset_`: negative for anomalies.
 
-        Parameters
-        ----------
-        X, **metadata
-            As for `score_samples`.
+        Takes what `score_samples` takes.
 
         Returns
         -------
@@ -258,10 +254,7 @@ class ThresholdMixin(OutlierMixin):
     def predict(self, X: Any, **metadata: Any) -> NDArray[np.int_]:
         """Return +1 where `decision_function` is at least 0, and -1 below and for a row of NaN.
 
-        Parameters
-        ----------
-        X, **metadata
-            As for `score_samples`.
+        Takes what `score_samples` takes.
 
         Returns
         -------
@@ -272,10 +265,7 @@ class ThresholdMixin(OutlierMixin):
     def anomaly_score(self, X: Any, **metadata: Any) -> NDArray[np.float64]:
         """Return `-score_samples(X)`: higher = more anomalous, as challenge files want it.
 
-        Parameters
-        ----------
-        X, **metadata
-            As for `score_samples`.
+        Takes what `score_samples` takes.
 
         Returns
         -------
@@ -287,20 +277,13 @@ class ThresholdMixin(OutlierMixin):
     def p_values(self, X: Any, **metadata: Any) -> NDArray[np.float64]:
         """Return conformal p-values: the share of normal clips that score no higher than each clip.
 
-        The least p-value of S sessions is 1 / (S + 1). The user guide has the references.
-
-        Parameters
-        ----------
-        X, **metadata
-            As for `score_samples`.
+        Takes what `score_samples` takes. The least p-value of S sessions is 1 / (S + 1). The user
+        guide has the references.
 
         Returns
         -------
         p_values : ndarray of shape (n_clips,)
             Float64 in (0, 1], near to uniform on new normal clips; NaN for a row of NaN.
         """
-        return self._p_values(X, **metadata)
-
-    def _p_values(self, X: Any, **metadata: Any) -> NDArray[np.float64]:
         scores = self.score_samples(X, **metadata)
         return conformal_p_values(scores, self.training_scores_, self.session_weights_)

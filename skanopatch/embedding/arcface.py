@@ -23,20 +23,13 @@ class ArcFace(nn.Module):
     scale : float, default=30.0
         Factor on the cosines.
     margin : float, default=0.2
-        Angle in radians added to that between an embedding and its own class.
+        Angle in radians that is added to that between an embedding and its own class.
     """
 
-    def __init__(
-        self,
-        n_dims: int,
-        n_classes: int,
-        *,
-        scale: float = 30.0,
-        margin: float = 0.2,
-    ):
+    def __init__(self, n_dims: int, n_classes: int, *, scale: float = 30.0, margin: float = 0.2):
         super().__init__()
         self.centers = nn.Parameter(torch.empty(n_classes, n_dims))
-        nn.init.normal_(self.centers)  # only directions count: uniform on the sphere
+        nn.init.normal_(self.centers)  # their directions are uniform on the sphere
         self.scale = scale
         self.margin = margin
 
@@ -47,7 +40,7 @@ class ArcFace(nn.Module):
         own = cosine.gather(1, target[:, None])
         sine = (1 - own.square()).clamp_min(1e-12).sqrt()
         with_margin = own * math.cos(self.margin) - sine * math.sin(self.margin)
-        # Beyond pi - margin the cosine would rise again; a straight line keeps it falling.
+        # Above an angle of pi - margin the cosine would rise; a straight line goes on falling.
         with_margin = torch.where(
             own > -math.cos(self.margin), with_margin, own - self.margin * math.sin(self.margin)
         )

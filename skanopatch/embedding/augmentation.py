@@ -1,4 +1,4 @@
-"""What changes clips while a backbone is trained."""
+"""Augmentation of log-mel spectrograms in training."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from torchaudio.functional import mask_along_axis_iid
 
-# A mask covers at most this share of its axis, so that something is left of short clips.
+# A mask covers at most this share of its axis, so that short clips are not masked as a whole.
 _MAX_MASKED = 0.5
 
-# The changes that `change` makes.
+# The kinds of `change`.
 CHANGES = ("none", "higher", "lower", "faster", "slower", "brighter", "darker")
 _SHIFT = 3  # mel bins
 _RATE = 1.25
-_TILT = 1.0  # added at the highest bin and taken at the lowest, as a natural logarithm of power
+_TILT = 1.0  # added to the highest mel bin and subtracted from the lowest, in nepers of power
 
 
 def spec_augment(log_mel: torch.Tensor, *, time_mask: int, frequency_mask: int) -> torch.Tensor:
@@ -37,7 +37,7 @@ def spec_augment(log_mel: torch.Tensor, *, time_mask: int, frequency_mask: int) 
 
 
 def random_segment(log_mel: np.ndarray, n_frames: int, rate: float = 1.0) -> np.ndarray:
-    """Take a stretch of a spectrogram at a random place, at another tempo if asked for.
+    """Cut a segment at a random start out of a spectrogram, and change its tempo by `rate`.
 
     Parameters
     ----------
@@ -45,8 +45,8 @@ def random_segment(log_mel: np.ndarray, n_frames: int, rate: float = 1.0) -> np.
     n_frames : int
         Frames of the result.
     rate : float, default=1.0
-        Frames of the clip a frame of the result; between frames it is interpolated linearly. A
-        clip that is too short starts over.
+        Frames of the clip per frame of the result, interpolated linearly. A clip that is too short
+        is repeated.
     """
     n_spare = max(0, int(len(log_mel) - rate * n_frames))
     start = int(torch.randint(n_spare + 1, ()))
@@ -59,22 +59,23 @@ def random_segment(log_mel: np.ndarray, n_frames: int, rate: float = 1.0) -> np.
 
 
 def change(log_mel: np.ndarray, kind: str, n_frames: int) -> np.ndarray:
-    """Take a random segment, changed in one of the ways in which machines change.
+    """Cut a random segment and change it as the sounds of machines change.
 
     Parameters
     ----------
     log_mel : ndarray of shape (n_frames_of_clip, n_mels)
         In natural logarithms of power.
     kind : str
-        One of `CHANGES`: all moved by 3 mel bins, 1.25 times the tempo or one over that, or tilted
-        by 2 (8.7 dB) from the lowest to the highest bin.
+        One of `CHANGES`. "higher" and "lower" move the spectrum by 3 mel bins, "faster" and
+        "slower" multiply and divide the tempo by 1.25, "brighter" and "darker" tilt the spectrum by
+        2 (8.7 dB) from the lowest to the highest bin.
     n_frames : int
         Frames of the result.
     """
     rate = {"faster": _RATE, "slower": 1 / _RATE}.get(kind, 1.0)
     segment = random_segment(log_mel, n_frames, rate)
     if kind in ("higher", "lower"):
-        # The bins that move in repeat the one at the edge.
+        # Bins without a source repeat the bin at the edge.
         shift = _SHIFT if kind == "lower" else -_SHIFT
         bins = np.arange(segment.shape[1]) + shift
         segment = segment[:, bins.clip(0, segment.shape[1] - 1)]

@@ -1,4 +1,4 @@
-"""Devices: which one, in which precision, and what its memory is too small for."""
+"""Torch devices: their choice, the precision of training on them, and lack of memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def choose_device(device: str) -> torch.device:
 def autocast_dtype(device: torch.device, precision: str) -> torch.dtype | None:
     """Return the dtype of the matrix products in training; None is float32.
 
-    "auto" is float32 on every CPU: the same clips give the same weights on all of them.
+    "auto" is float32 on every CPU, so that CPUs with and without bfloat16 give the same weights.
     """
     is_native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     is_bfloat16 = precision == "bfloat16" or (precision == "auto" and is_native)
@@ -41,7 +41,7 @@ def memory_errors(batch_size: int) -> Iterator[None]:
     """Turn torch's out-of-memory errors into one that names what to change."""
     try:
         yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; a CPU's has no class
+    except RuntimeError as error:  # of which torch.OutOfMemoryError is a subclass, but not on CPUs
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate" not in str(error):
             raise
         raise MemoryError(

@@ -1,4 +1,4 @@
-"""AnoPatchEmbedder: patches -> one embedding a clip."""
+"""AnoPatchEmbedder: patches -> one embedding per clip."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors.torch import load, save
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -25,11 +23,7 @@ from tqdm.auto import tqdm
 
 from skanopatch.audio.labels import encode_labels
 from skanopatch.backbones import joins_statistics
-from skanopatch.embedding.devices import choose_device, memory_errors
-from skanopatch.embedding.module import EmbeddingNetwork
-from skanopatch.embedding.pooling import POOLINGS
 from skanopatch.embedding.settings import FineTuning
-from skanopatch.embedding.training import fine_tune
 from skanopatch.spectra.band_statistics import BandStatistics
 from skanopatch.spectra.patch_statistics import PatchStatistics
 from skanopatch.spectra.patches import (
@@ -42,9 +36,9 @@ from skanopatch.spectra.patches import (
     validate_patches,
 )
 
-# The mean of training patches that are normalised as those of AudioSet were. Own recordings, from
-# full scale down to -40 dB, lie between -2.6 and 1.2 with BEATs and between -1.3 and 0.8 with AST.
-# With the front ends exchanged they lie at -3.5 (AST's before BEATs) and 1.9 (BEATs' before AST).
+# The usual mean of patches after the normalization that the backbone was trained with. Recordings
+# from full scale down to -40 dB have means from -2.6 to 1.2 with BEATs, and from -1.3 to 0.8 with
+# AST. With the wrong front end the mean is -3.5 (AST's before BEATs) or 1.9 (BEATs' before AST).
 _LEAST_MEAN, _LARGEST_MEAN = -3.0, 1.5
 
 
@@ -65,10 +59,12 @@ class AnoPatchEmbedder(
     With `labels`, which name the class of each clip (machine, unit, operating state; not normal
     or anomalous), the backbone is fine-tuned with ArcFace to separate the classes, and the
     embedding is the output of its head [1]_: what changes in a sound when a machine breaks is much
-    like what differs between machines. Without `labels`, the embedding of the small ViTs of this
-    package is the clip's `BandStatistics`, each divided by its deviation over the clips of `fit`
-    (with ``output="patches"``: the patches' `PatchStatistics`), and that of other backbones, or
-    with ``statistics=False``, is the pooled tokens of the pre-trained network.
+    like what differs between machines.
+
+    Without `labels`, the embedding depends on the backbone. For the small ViTs of this package it
+    is the clip's `BandStatistics`, each divided by its deviation over the clips of `fit` (with
+    ``output="patches"``: the patches' `PatchStatistics`). For other backbones, and with
+    ``statistics=False``, it is the pooled tokens of the pre-trained network.
 
     Parameters
     ----------
@@ -77,12 +73,12 @@ class AnoPatchEmbedder(
         ``"anopatch-tiny"`` (6 layers of 192, part of this package), ``"vit_tiny"`` (the same with
         random weights), ``"timm:<name>"``, ...
     normalization : "backbone", "fit" or tuple (mean, std), default="backbone"
-        What is subtracted from the log-mel bins, and by what they are divided: what the backbone
-        was trained with (where that is nothing fixed: as "fit"), the mean and deviation of the
-        training patches, or two numbers.
+        The mean that is subtracted from log-mel bins, and the deviation by which they are divided.
+        "backbone" takes those that the backbone was trained with, or does as "fit" if there are
+        none. "fit" takes those of the training patches.
     layers : int, sequence of int, "all", "weighted" or None, default=None
-        Layers whose tokens are averaged, from 0, or from -1 backwards. None is the last one.
-        "weighted" are all, with weights that fine-tuning learns and that start equal.
+        Layers whose tokens are averaged, counted from 0, or backwards from -1. None is the last
+        one. "weighted" takes all, with weights that start equal and are learnt in fine-tuning.
     pooling : {"attentive", "mean", "gem", "rdp"}, default="attentive"
         How the tokens of a clip become one vector: attentive mean and deviation in the form of
         ECAPA-TDNN (without labels its attention is uniform: plain mean and deviation), their
@@ -90,15 +86,15 @@ class AnoPatchEmbedder(
     keep_bands : bool, default=False
         Pool over time only and put the frequency bands side by side.
     output : {"clip", "patches"}, default="clip"
-        One embedding a clip, or the token of each patch.
+        One embedding per clip, or the tokens of its patches.
     statistics : bool, default=True
-        Whether statistics replace the small ViTs of this package where there are no labels. They
-        rank clips better than what these networks give without fine-tuning.
+        Whether statistics replace the small ViTs of this package if there are no labels. They rank
+        clips better than tokens of these networks without fine-tuning.
     fine_tuning : FineTuning or None, default=None
         Settings of the training. None are its defaults. ``set_params(fine_tuning__lr=1e-4)``
         works with both.
     batch_size : int, default=32
-        Clips a step of the training, and clips embedded at a time.
+        Clips per training step, and clips embedded at a time.
     random_state : int, RandomState instance or None, default=None
         Seed of random weights, order and augmentation. Two fits with one seed agree to the bit.
     device : str, default="auto"
@@ -143,7 +139,7 @@ class AnoPatchEmbedder(
         "backbone": [str],
         "normalization": [StrOptions({"backbone", "fit"}), tuple, list],
         "layers": [Integral, tuple, list, StrOptions({"all", "weighted"}), None],
-        "pooling": [StrOptions(set(POOLINGS))],
+        "pooling": [StrOptions({"attentive", "gem", "mean", "rdp"})],  # those of POOLINGS
         "keep_bands": ["boolean"],
         "output": [StrOptions({"clip", "patches"})],
         "statistics": ["boolean"],
@@ -237,7 +233,7 @@ class AnoPatchEmbedder(
         Parameters
         ----------
         X : array-like of shape (n_clips, n_time, n_freq, patch_area) or (n_clips, patch_area)
-            Patches, as from `MelPatcher` or `patchify`; 2-D stands for one patch a clip. Clips
+            Patches, as from `MelPatcher` or `patchify`; 2-D stands for one patch per clip. Clips
             whose patches are NaN are left out of training.
         y : None
             Ignored; drop anomalous clips with `FitOnNormal`.
@@ -260,8 +256,8 @@ class AnoPatchEmbedder(
         Warns
         -----
         UserWarning
-            If the backbone was trained with a fixed normalization, and the patches are so far
-            from it that they seem to come from another front end.
+            If the mean of the patches is so far from that of the backbone's normalization that
+            they seem to come from another front end.
         """
         settings = FineTuning() if self.fine_tuning is None else self.fine_tuning
         settings._validate_params()
@@ -270,13 +266,23 @@ class AnoPatchEmbedder(
         self._n_mels = grid.n_mels
         self._fitted_output = self.output
         normalization = self._given_normalization()
-        device = choose_device(self.device)
         is_trained = labels is not None and settings.tuning != "frozen"
         self.classes_ = self.history_ = self.normalization_ = None
         self._module = self._module_params = self._statistics = self._scaler = None
         if not is_trained and self.statistics and joins_statistics(self.backbone):
+            if self.device not in ("auto", "cpu"):
+                from skanopatch.embedding.devices import choose_device
+
+                choose_device(self.device)  # raises if there is none
             self._fit_statistics(X)
             return self
+        import torch  # not above: statistics need none
+
+        from skanopatch.embedding.devices import choose_device
+        from skanopatch.embedding.module import EmbeddingNetwork
+        from skanopatch.embedding.training import fine_tune
+
+        device = choose_device(self.device)
         usable, measured = survey_patches(X, self.batch_size)
         params = {
             "backbone": self.backbone,
@@ -289,7 +295,7 @@ class AnoPatchEmbedder(
             "tuning": "frozen",
         }
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        # The generators of the caller stay as they are, and what ran before does not matter.
+        # Torch's global generators neither change nor have an influence.
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             if is_trained:
@@ -373,6 +379,10 @@ class AnoPatchEmbedder(
 
     def _embed(self, batch: np.ndarray) -> np.ndarray:
         """Return what the network gives for a batch."""
+        import torch
+
+        from skanopatch.embedding.devices import choose_device, memory_errors
+
         device = choose_device(self.device)
         module = self._module.to(device)
         network = module.token_map if self._fitted_output == "patches" else module
@@ -428,6 +438,8 @@ class AnoPatchEmbedder(
         state = dict(super().__getstate__())
         module = state.pop("_module", None)
         if module is not None:
+            from safetensors.torch import save
+
             # Bytes of safetensors: they have no device, and reading them executes nothing.
             weights = {name: t.cpu().contiguous() for name, t in module.state_dict().items()}
             state["_weights"] = save(weights)
@@ -440,12 +452,12 @@ class AnoPatchEmbedder(
         if hasattr(self, "_module_params"):
             self._module = None
         if weights is not None:
+            import torch
+            from safetensors.torch import load
+
+            from skanopatch.embedding.module import EmbeddingNetwork
+
             with torch.random.fork_rng(devices=[]):  # leaves no trace in the global generator
                 module = EmbeddingNetwork(**self._module_params, pretrained=False)
             module.load_state_dict(load(weights))
             self._module = module.eval().requires_grad_(False)
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float32"]
-        return tags

@@ -1,4 +1,4 @@
-"""What fine-tuning does to the layers of a backbone: their learning rates, and their memory."""
+"""Layers of a backbone in fine-tuning: learning rates and gradient checkpointing."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _BLOCK = re.compile(r"backbone\.(?:.*\.)?blocks\.(\d+)\.")
 def rate_factors(names: Iterable[str], n_layers: int, decay: float) -> dict[str, float]:
     """Return the factor on the learning rate of each parameter.
 
-    Layer-wise decay after Clark et al. 2020 (ELECTRA) and Bao et al. 2022 (BEiT): what comes
-    after the layers learns at the full rate, the last layer at `decay` times that, each layer
-    below at `decay` times that of the layer above, and what comes before them at the lowest.
+    Layer-wise decay after Clark et al. 2020 (ELECTRA) and Bao et al. 2022 (BEiT). The factor is 1
+    behind the last layer and `decay` in it. It is multiplied by `decay` for each layer below, and
+    once more for what comes before the first layer.
 
     Parameters
     ----------
     names : iterable of str
-        Names of the parameters of a `EmbeddingNetwork` and others, in the order of the modules.
+        Names of the parameters of an `EmbeddingNetwork`, in the order of its modules.
     n_layers : int
         Layers that are used.
     decay : float
@@ -52,7 +52,7 @@ def recomputed_layers(backbone: nn.Module, *, enabled: bool) -> Iterator[None]:
     Parameters
     ----------
     backbone : nn.Module
-        Of any kind: its layers are those of the module list named "blocks".
+        Its layers are the module list named "blocks".
     enabled : bool
         False changes nothing.
     """

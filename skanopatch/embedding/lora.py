@@ -42,7 +42,7 @@ class LowRankUpdate(nn.Module):
 
 
 def add_lora(backbone: nn.Module, *, rank: int) -> None:
-    """Freeze a backbone but for low-rank updates of all its `qkv` layers, which start at zero.
+    """Freeze a backbone, and add trainable low-rank updates, zero at first, to its `qkv` layers.
 
     Parameters
     ----------
@@ -69,6 +69,6 @@ def add_lora(backbone: nn.Module, *, rank: int) -> None:
 
 
 def merge_lora(backbone: nn.Module) -> None:
-    """Make the updates part of the weights that they update, if there are any."""
+    """Add the updates to the weights that they update, if there are any."""
     for layer in [layer for layer in backbone.modules() if parametrize.is_parametrized(layer)]:
         parametrize.remove_parametrizations(layer, "weight")

@@ -24,33 +24,23 @@ class EmbeddingNetwork(nn.Module):
     backbone : str
         A name that `create_backbone` knows.
     config : dict or None, default=None
-        The backbone's architecture, where it was built before; see `create_backbone`.
+        The architecture of a backbone that was built before, see `create_backbone`.
     grid : PatchGrid or tuple
         The patches of a clip; other lengths can be embedded later.
-    normalization : tuple of float or None
+    normalization : tuple of float or None, default=None
         Mean and deviation; None takes the backbone's own.
     measured : tuple of float, default=(0.0, 1.0)
         Mean and deviation of the training patches, for a backbone that has none of its own.
-    layers : "all", "weighted", int, sequence of int or None
-        Layers whose outputs are averaged; None is the last one. "weighted" are all, with weights
-        that are learnt and start equal.
-    pooling : str
-        A name in `POOLINGS`.
-    keep_bands : bool
-        Pool over time only, and put the frequency bands side by side.
-    n_dims : int or None
-        Dimensions of the embedding, behind a linear head. None leaves what is pooled as it is.
-    time_mask, frequency_mask : int, default=0
-        SpecAugment's largest masks, in training mode.
-    patch_dropout : float, default=0.0
-        Share of the patches that are left out in training mode.
-    tuning : {"full", "lora", "head", "frozen"}, default="full"
-        What of the backbone learns: all, low-rank updates, or nothing.
-    lora_rank : int, default=16
-        Rank of the updates.
+    layers, pooling, keep_bands
+        As for `AnoPatchEmbedder`.
+    n_dims : int or None, default=None
+        Outputs of the linear head, the dimensions of the embedding. None is no head: the embedding
+        is the pooled tokens.
+    time_mask, frequency_mask, patch_dropout, tuning, lora_rank
+        As for `FineTuning`. Masks and dropout are applied in training mode only.
     pretrained : bool, default=True
-        Whether to get the weights that the backbone's name stands for; not needed where a state
-        dict follows.
+        Whether to load the weights that the backbone's name stands for. They are not needed if a
+        state dict is loaded afterwards.
     """
 
     mean: torch.Tensor
@@ -109,7 +99,7 @@ class EmbeddingNetwork(nn.Module):
 
     @torch.no_grad()
     def standardize(self, mean: torch.Tensor, scale: torch.Tensor) -> None:
-        """Let the head take pooled features (n_features,) less their mean, over their scale."""
+        """Change the head to first standardize features by their mean and scale (n_features,)."""
         weight, bias = self.head.get_parameter("weight"), self.head.get_parameter("bias")
         weight.div_(scale)
         bias.sub_(weight @ mean)

@@ -32,10 +32,11 @@ class SpectrogramDataset(Dataset):
     indices : ndarray of int
         The clips that belong to this data set.
     segment : int or None, default=None
-        Frames of the stretch of a clip that is taken at random each time. A clip that is no longer
-        is taken from a random frame on, and around its end. None takes clips as they are.
+        Frames of the random segment that each epoch takes of a clip. A clip that is not longer is
+        rotated in time by a random number of frames. None takes clips as they are.
     changes : sequence of str, default=("none",)
-        Of these one is made at random each time, and the class is that of clip and change.
+        Kinds of `change`, of which one is drawn for each clip and epoch. Each pair of class and
+        kind is a class.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class SpectrogramDataset(Dataset):
         if self.segment is not None or len(self.changes) > 1:
             n_frames = log_mel.shape[1]
             n_taken = min(self.segment or n_frames, n_frames)
-            # A seed of their own: workers draw the same as the main process does without them.
+            # Seeded by epoch and rows, so that any number of workers draws the same.
             seed = np.random.SeedSequence([self.epoch_seed, *rows]).generate_state(1)[0]
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(int(seed))
@@ -88,7 +89,7 @@ class SpectrogramDataset(Dataset):
 
 
 class FineTuningNet(NeuralNet):
-    """A skorch net with mixed precision and a learning rate for each layer.
+    """A skorch net with mixed precision and layer-wise learning rates.
 
     Parameters
     ----------
@@ -114,10 +115,7 @@ class FineTuningNet(NeuralNet):
     def get_params_for_optimizer(
         self, prefix: str, named_parameters: Iterable[tuple[str, torch.nn.Parameter]]
     ) -> tuple[tuple[list[dict[str, Any]]], dict[str, Any]]:
-        """Put the parameters that learn into groups, one a learning rate.
-
-        The first group has the full rate, which is the one in the history.
-        """
+        """Group the trainable parameters by learning rate; the first group has the full rate."""
         parameters = {name: p for name, p in named_parameters if p.requires_grad}
         args, kwargs = super().get_params_for_optimizer(prefix, parameters.items())
         if self.layer_decay == 1:
@@ -130,7 +128,7 @@ class FineTuningNet(NeuralNet):
         return (rates,), kwargs
 
     def infer(self, x: torch.Tensor, **fit_params: Any) -> torch.Tensor:
-        """Embed a batch; the loss then sees float32."""
+        """Embed a batch, and return float32 for the loss."""
         with torch.autocast(
             torch.device(self.device).type,
             dtype=self.autocast_dtype,
@@ -139,9 +137,9 @@ class FineTuningNet(NeuralNet):
             return super().infer(x, **fit_params).float()
 
     def train_on(self, dataset: Dataset) -> None:
-        """Train until `max_epochs`, counting those that a checkpoint brought.
+        """Train until `max_epochs`, the epochs of a checkpoint included.
 
-        Unlike `skorch.NeuralNet.fit`, ctrl-C is not taken for the end of training.
+        Unlike in `skorch.NeuralNet.fit`, ctrl-C is an error and does not end training early.
         """
         self.notify("on_train_begin", X=dataset, y=None)
         self.fit_loop(dataset, epochs=self.max_epochs - len(self.history))
@@ -192,10 +190,9 @@ class EpochSeed(Callback):
 
 
 class ResumableCheckpoint(Callback):
-    """Save all that training needs after each epoch, and go on from there.
+    """Save the state of training after each epoch, and resume from it.
 
-    One file holds everything and replaces its forerunner in one step, so that a process killed
-    at any moment leaves a whole checkpoint behind.
+    The file is replaced atomically, so that a process killed at any time leaves a whole checkpoint.
 
     Parameters
     ----------
@@ -207,12 +204,12 @@ class ResumableCheckpoint(Callback):
         self.path = Path(path)
 
     def restore(self, net: FineTuningNet) -> bool:
-        """Bring an initialised net to the state that was saved, if there is one.
+        """Load the saved state into an initialised net, if there is one.
 
         Returns
         -------
         is_finished : bool
-            Whether that training had come to its end.
+            Whether the saved training was complete.
         """
         if not self.path.exists():
             return False
@@ -224,7 +221,7 @@ class ResumableCheckpoint(Callback):
         return state["is_finished"]
 
     def on_epoch_end(self, net: FineTuningNet, **kwargs: Any) -> None:
-        """Save, after all other callbacks have had their turn."""
+        """Save; the other callbacks come first."""
         self._save(net, is_finished=False)
 
     def on_train_end(self, net: FineTuningNet, **kwargs: Any) -> None:

@@ -16,15 +16,15 @@ class FineTuning(BaseEstimator):
     Parameters
     ----------
     tuning : {"full", "lora", "head", "frozen"}, default="full"
-        What is trained beside pooling and head: the whole backbone, low-rank updates of the query
-        and value projections of its attention (LoRA [1]_), or nothing of it. "frozen" trains
-        nothing at all, as if there were no labels.
+        What is trained beside pooling and head: the whole backbone ("full"), low-rank updates of
+        the query and value projections of its attention ("lora" [1]_), or nothing of it ("head").
+        "frozen" trains nothing at all, as without labels.
     lora_rank : int, default=16
         Rank of LoRA's updates; 64 is usual for backbones of 768 dimensions.
     layer_decay : float, default=1.0
         Learning rate of a layer of the backbone over that of the layer above it.
     gradient_checkpointing : bool, default=False
-        Compute the layers twice in training, instead of keeping their activations in memory.
+        Whether training computes the layers twice instead of keeping their activations in memory.
     n_dims : int, default=192
         Dimensions of the embedding.
     scale, margin : float, default=30.0 and 0.2
@@ -32,7 +32,7 @@ class FineTuning(BaseEstimator):
     time_mask, frequency_mask : int, default=40 and 60
         SpecAugment's largest masks in frames and mel bins; at most half of either axis.
     patch_dropout : float, default=0.0
-        Share of the patches that training leaves out, others each time. It takes less time.
+        Share of the patches that are left out at random in training, which makes it faster.
     optimizer : str, default="AdamW"
         Name of a class in `torch.optim`.
     lr : float, default=5e-4
@@ -40,7 +40,7 @@ class FineTuning(BaseEstimator):
     weight_decay : float, default=0.05
         Weight decay of the optimizer.
     max_epochs : int or "auto", default="auto"
-        Passes over the training clips. "auto" are as many as make 20,000 clips, but at least 5
+        Passes over the training clips. "auto" is 20,000 over the number of clips, but at least 5
         and at most 100.
     warmup : float, default=0.1
         Share of the steps in which the learning rate rises linearly; then it falls along a cosine.

@@ -1,4 +1,4 @@
-"""BandStatistics: what a clip's spectrum does over time, in few numbers."""
+"""BandStatistics: the spectrum of a clip and how it varies over time, in few numbers."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ class BandStatistics(
 ):
     """Describe a clip by its spectrum, its loud moments and how much its bands vary.
 
-    A covariance of few clips (see `MahalanobisDetector`) has room for few numbers, and each noisy
-    one costs. `MelStatistics` gives half of its numbers to the deviations of single mel bins,
-    which are the noisiest. Here fine resolution goes to what is steady, coarse to what varies:
+    From few clips, the covariance of few numbers can be estimated (see `MahalanobisDetector`), and
+    each noisy number does harm. Half of the numbers of `MelStatistics` are deviations of single mel
+    bins, which are the noisiest. Here the steady spectrum has a fine resolution, and what varies
+    has a coarse one:
 
     * the mean of each log-mel bin over time: the spectrum;
     * half the log of the mean squared power of 32 bands: the loud moments, where knocks and
@@ -49,15 +50,15 @@ class BandStatistics(
     Parameters
     ----------
     log_unit : float, default=1.0
-        What a unit of the patches is as a natural logarithm of power: 1 for those of `MelPatcher`,
-        ``ln(10) / 10`` for decibels.
+        The unit of the patches, in nepers of power: 1 for those of `MelPatcher`, which are natural
+        logarithms, and ``ln(10) / 10`` for decibels.
 
     Attributes
     ----------
     n_mels_ : int
-        The first so many statistics are the spectrum.
+        Number of mel bins. The first `n_mels_` statistics are the spectrum.
     n_level_ : int
-        The first so many statistics move with the gain; the others do not.
+        A gain shifts the first `n_level_` statistics; the others stay.
     n_features_in_ : int
         Patch area.
 
@@ -88,7 +89,7 @@ class BandStatistics(
         Parameters
         ----------
         X : array-like of shape (n_clips, n_time, n_freq, patch_area) or (n_clips, patch_area)
-            Patches, as from `MelPatcher`; 2-D stands for one patch a clip.
+            Patches, as from `MelPatcher`; 2-D stands for one patch per clip.
         y : None
             Ignored.
 
@@ -143,7 +144,7 @@ class BandStatistics(
             [
                 log_mel.mean(axis=1),
                 np.log(mean_square) / 2 + (loudest + largest)[:, 0],
-                # Clip by clip: a product of all rows at once rounds differently with their number.
+                # A product for each clip: the rounding of one for all depends on their number.
                 (log_mel.std(axis=1)[:, np.newaxis] @ self._fluctuating)[:, 0],
                 _log_power(power, self._swelling).std(axis=1),
                 np.column_stack(
@@ -152,14 +153,9 @@ class BandStatistics(
             ]
         )
 
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float32"]
-        return tags
-
 
 def _band_means(n_mels: int, n_bands: int) -> np.ndarray:
-    """Return a matrix (n_mels, n_bands) that averages bins; there are fewer bands if need be."""
+    """Return a matrix that averages the bins of at most `n_bands` bands of equal width."""
     n_bands = math.gcd(n_mels, n_bands)
     bands = np.repeat(np.eye(n_bands), n_mels // n_bands, axis=0)
     return (bands * n_bands / n_mels).astype(np.float32)

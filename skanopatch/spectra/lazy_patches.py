@@ -14,7 +14,7 @@ from sklearn.utils import gen_batches
 from skanopatch.audio import Clip, clip_name, clip_state, load_clip
 from skanopatch.spectra.log_mel import FrontEnd
 
-# Clips a worker computes in one task: about 60 ms of work, against 1 ms to hand it out.
+# Clips that a worker computes in one task: about 60 ms of work, against 1 ms to hand it out.
 _CLIPS_PER_TASK = 16
 
 _NORMAL_RMS = 0.1
@@ -26,9 +26,8 @@ Clips: TypeAlias = "list[Clip] | np.ndarray"
 class LazyPatches:
     """Patches of many clips, computed when they are asked for.
 
-    What `MelPatcher.transform` returns when the patches would not fit into scikit-learn's
-    `working_memory`. It has the `shape`, `dtype`, length and slicing of the array it stands for,
-    and ``numpy.asarray`` makes that array.
+    `MelPatcher.transform` returns them where an array would be large. They have the `shape`,
+    `dtype`, length and slicing of the array that they stand for, and ``numpy.asarray`` makes it.
 
     Attributes
     ----------
@@ -94,12 +93,12 @@ class LazyPatches:
         return type(self)([self.clips[row] for row in rows], **settings)
 
     def batches(self, batch_size: int) -> Iterator[np.ndarray]:
-        """Go through all clips, `batch_size` at a time; warn at the end of those left NaN.
+        """Yield the patches of all clips, `batch_size` at a time; warn at the end of NaN clips.
 
         Parameters
         ----------
         batch_size : int
-            Clips a batch; the last may be smaller.
+            Clips per batch; the last may be smaller.
 
         Yields
         ------
@@ -119,7 +118,7 @@ class LazyPatches:
             )
 
     def identity(self) -> tuple[Any, ...]:
-        """Return what the patches depend on, to be hashed: files by their size and time."""
+        """Return all that the patches depend on, for a hash; a file by its size and time."""
         clips = [clip_state(clip) for clip in self.clips]
         return self.front_end, self.channel, self.level, self.n_samples, clips
 
@@ -127,7 +126,7 @@ class LazyPatches:
         """Return the patches of some clips, and a sentence for each that cannot be used."""
         # A data loader's worker may have no workers of its own.
         n_jobs = 1 if current_process().daemon else self.n_jobs
-        # Shared evenly, so that no worker waits for another.
+        # Tasks of equal size, so that no worker waits for another.
         n_tasks = max(effective_n_jobs(n_jobs), -(-len(indices) // _CLIPS_PER_TASK))
         tasks = [task for task in np.array_split(indices, n_tasks) if len(task)]
         results = Parallel(n_jobs=n_jobs)(
@@ -157,7 +156,7 @@ class LazyPatches:
 
 
 def bullets(sentences: list[str], most: int = 20) -> str:
-    """List sentences one a line, and count those beyond the first few."""
+    """List sentences line by line, and count those beyond the first few."""
     lines = sentences[:most]
     if len(sentences) > most:
         lines.append(f"and {len(sentences) - most} more")

@@ -24,7 +24,7 @@ _FLOOR = np.finfo(np.float32).eps  # of the power, as in Kaldi
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """The settings that take samples to patches; hashable, so that its filters are cached."""
+    """Settings of log-mel spectrograms and their patches; hashable, so that filters are cached."""
 
     sample_rate: int
     n_mels: int
@@ -39,7 +39,7 @@ class FrontEnd:
 
     @property
     def window_samples(self) -> int:
-        """Samples a frame; Kaldi rounds down, here after removing float noise."""
+        """Samples per frame, rounded down as in Kaldi; rounding errors of floats do not count."""
         return int(round(self.sample_rate * self.frame_length, 6))
 
     @property
@@ -49,7 +49,7 @@ class FrontEnd:
 
     @property
     def fft_samples(self) -> int:
-        """Samples a frame is padded to: the next power of two."""
+        """Samples to which a frame is padded: the next power of two."""
         return 1 << (self.window_samples - 1).bit_length()
 
     @property
@@ -58,14 +58,14 @@ class FrontEnd:
         return self.window_samples + (self.patch_size - 1) * self.shift_samples
 
     def grid_shape(self, n_samples: int) -> tuple[int, int]:
-        """Return the patches along time and along frequency of a clip of that many samples."""
+        """Return the numbers of patches along time and along frequency of a clip."""
         n_frames = 1 + (n_samples - self.window_samples) // self.shift_samples
         return n_frames // self.patch_size, self.n_mels // self.patch_size
 
     def bin_edges(self) -> np.ndarray:
-        """Return the frequencies in Hz halfway, on the mel scale, between the tips of the filters.
+        """Return the `n_mels` + 1 edges of the mel bins in Hz; bin i lies between i and i + 1.
 
-        Bin i lies between edges i and i + 1: there are `n_mels` + 1.
+        An edge is halfway, on the mel scale, between the peaks of two neighbouring filters.
         """
         top = self.sample_rate / 2 if self.f_max is None else self.f_max
         lowest, highest = hertz_to_mel(np.array([self.f_min, top]))
@@ -75,8 +75,8 @@ class FrontEnd:
     def log_mel(self, samples: np.ndarray) -> np.ndarray:
         """Return the Kaldi log-mel spectrogram of one clip, (n_frames, n_mels), float32.
 
-        The operations before the FFT are Kaldi's, in Kaldi's order, since the logarithm magnifies
-        what differs where a band is nearly silent.
+        The operations before the FFT are Kaldi's, in Kaldi's order: in a nearly silent band the
+        logarithm magnifies differences of rounding.
         """
         waveform = samples * np.float32(self.scale)
         frames = sliding_window_view(waveform, self.window_samples)[:: self.shift_samples]

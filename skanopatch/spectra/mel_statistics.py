@@ -1,4 +1,4 @@
-"""MelStatistics: the honest baseline, mean and deviation of each mel band."""
+"""MelStatistics: mean and deviation of each mel bin, a baseline for embeddings."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class MelStatistics(
 ):
     """Describe a clip by the mean and the standard deviation of each log-mel bin over time.
 
-    No network, nothing learnt: with `MahalanobisDetector` behind it, the baseline that any
-    embedding has to beat, and on steady machines a strong one.
+    Nothing is learnt. With `MahalanobisDetector` as the next step this is the baseline for any
+    embedding, and a strong one for machines whose sound is steady.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class MelStatistics(
         Parameters
         ----------
         X : array-like of shape (n_clips, n_time, n_freq, patch_area) or (n_clips, patch_area)
-            Patches, as from `MelPatcher`; 2-D stands for one patch a clip.
+            Patches, as from `MelPatcher`; 2-D stands for one patch per clip.
         y : None
             Ignored.
 
@@ -81,8 +81,3 @@ class MelStatistics(
         X = validate_patches(self, X, reset=False, n_mels=self._n_features_out // 2)
         spectrograms = map(unpatchify, iterate_batches(X, _BATCH_SIZE))
         return np.concatenate([np.hstack([s.mean(axis=1), s.std(axis=1)]) for s in spectrograms])
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float32"]
-        return tags

@@ -19,27 +19,27 @@ from skanopatch.spectra.patches import (
 
 _BATCH_SIZE = 8  # clips: their powers stay in the cache
 
-# What the level of a frame is compared with: nepers of power about the mean of its band, 13 dB
-# either way.
+# Levels with which those of frames are compared, in nepers of power above the mean of their band:
+# from -13 to 13 dB.
 _LEVELS = np.linspace(-3.0, 3.0, 16, dtype=np.float32)
 
 
 class PatchStatistics(ArrayOutputMixin, TransformerMixin, BaseEstimator):
     """Describe each patch by its spectrum, its peaks and its levels: tokens without a network.
 
-    All numbers refer to the mean of the patch's band over the clip, so that neither gain nor a
-    coloured microphone shows:
+    All numbers are relative to the mean of the patch's band over the clip, so that the gain and the
+    frequency response of the microphone have no influence:
 
     * the mean of each log-mel bin over the patch's frames: the spectrum within the band;
-    * the log of the mean power of each bin less that: high where single frames stick out;
+    * the log of the mean power of each bin, less this mean: high if single frames are loud;
     * the shares of frames that are louder than each of 16 levels. Averaged over a clip, they are
-      the distribution of the band's level, where knocks and hisses in pauses show.
+      the distribution of the band's level, which knocks, and hisses in pauses, change.
 
     Parameters
     ----------
     log_unit : float, default=1.0
-        What a unit of the patches is as a natural logarithm of power: 1 for those of `MelPatcher`,
-        ``ln(10) / 10`` for decibels.
+        The unit of the patches, in nepers of power: 1 for those of `MelPatcher`, which are natural
+        logarithms, and ``ln(10) / 10`` for decibels.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ class PatchStatistics(ArrayOutputMixin, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_clips, n_time, n_freq, patch_area) or (n_clips, patch_area)
-            Patches, as from `MelPatcher`; 2-D stands for one patch a clip.
+            Patches, as from `MelPatcher`; 2-D stands for one patch per clip.
         y : None
             Ignored.
 
@@ -95,7 +95,7 @@ class PatchStatistics(ArrayOutputMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         tokens : ndarray of shape (n_clips, n_time, n_freq, n_statistics), float32
-            In nepers, and shares; NaN for clips whose patches are NaN.
+            Spectrum and peaks in nepers of power, and shares; NaN for clips whose patches are NaN.
         """
         check_is_fitted(self)
         X = validate_patches(self, X, reset=False)
@@ -105,11 +105,6 @@ class PatchStatistics(ArrayOutputMixin, TransformerMixin, BaseEstimator):
                 for batch in iterate_batches(X, _BATCH_SIZE)
             ]
         )
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float32"]
-        return tags
 
 
 def _describe(patches: np.ndarray) -> np.ndarray:

@@ -19,17 +19,16 @@ from skanopatch.spectra.lazy_patches import LazyPatches
 
 NO_USABLE_CLIP = "Every clip is NaN: there is nothing to learn from."
 
-# A row that stands for one patch has at most this many values: 64 x 64. Half a second of samples
-# has more.
+# A row of more values than the 64 x 64 of a patch is taken for samples; half a second has more.
 _LARGEST_PATCH = 4096
 
-# The median step of a mel bin from one frame to the next, as a natural logarithm of power: 0.66
-# to 0.78 on recordings of five kinds of machine and on simulated ones.
+# The median step of a mel bin from one frame to the next, in natural logarithms of power: 0.66 to
+# 0.78 on recordings of five kinds of machine and on simulated ones.
 _TYPICAL_STEP = 0.7
 _UNUSUAL = 2.0
 _CLIPS_TO_MEASURE = 100
 
-# 32 units in the last place of float32, by which equal clips of two batches may differ.
+# 32 units in the last place of float32: equal clips may differ by as much from batch to batch.
 _ROUNDING = 4e-6
 
 
@@ -38,8 +37,8 @@ class PatchGrid(NamedTuple):
 
     n_time: int
     n_freq: int
-    height: int  # frames a patch
-    width: int  # mel bins a patch
+    height: int  # frames per patch
+    width: int  # mel bins per patch
 
     @property
     def n_frames(self) -> int:
@@ -68,9 +67,9 @@ def patchify(log_mel: np.ndarray, *, patch_size: int = 16) -> np.ndarray:
     Parameters
     ----------
     log_mel : array-like of shape (n_clips, n_frames, n_mels)
-        Spectrograms in natural logarithms of power. Decibels times ``ln(10) / 10`` are such.
+        Spectrograms in natural logarithms of power: multiply decibels by ``ln(10) / 10``.
     patch_size : int, default=16
-        Frames and mel bins a patch. Frames after the last whole patch are left out.
+        Frames and mel bins per patch. Frames after the last whole patch are left out.
 
     Returns
     -------
@@ -113,7 +112,7 @@ def patchify(log_mel: np.ndarray, *, patch_size: int = 16) -> np.ndarray:
 
 
 def unpatchify(patches: np.ndarray) -> np.ndarray:
-    """Put patches together to spectrograms: the inverse of `patchify`.
+    """Join patches to spectrograms, the inverse of `patchify`.
 
     Parameters
     ----------
@@ -153,7 +152,16 @@ def _wrong_shape(name: str, shape: tuple[int, ...]) -> str:
     )
 
 
-class ArrayOutputMixin:
+class _Float32Mixin:
+    """For a transformer that returns float32."""
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+
+class ArrayOutputMixin(_Float32Mixin):
     """For a transformer whose output is no table: `set_output` leaves it an array."""
 
     def set_output(self, *, transform=None):
@@ -171,8 +179,8 @@ class ArrayOutputMixin:
         return self
 
 
-class ClipFeaturesMixin:
-    """For a transformer from patches to a row of features a clip."""
+class ClipFeaturesMixin(_Float32Mixin):
+    """For a transformer of patches to one row of features per clip."""
 
     def fit_transform(self, X, y=None, **fit_params):
         """Fit, and return the features of `X`.
@@ -194,7 +202,7 @@ class ClipFeaturesMixin:
         Raises
         ------
         ValueError
-            If all clips are silent, or all are the same: what is normal cannot be learnt of them.
+            If all clips are silent, or all are the same: nothing can be learnt from them.
         """
         features = super().fit_transform(X, y, **fit_params)
         refuse_equal_clips(np.asarray(features), X)
@@ -219,14 +227,14 @@ def refuse_equal_clips(features: NDArray, patches: Any) -> None:
 def validate_patches(
     estimator: BaseEstimator, X: Any, *, reset: bool, n_mels: int | None = None
 ) -> np.ndarray | LazyPatches:
-    """Return patches, after a look at their shape.
+    """Check the shape of patches, and return them.
 
     Parameters
     ----------
     estimator : BaseEstimator
-        What is fitted (`reset`), or has `n_features_in_`, the patch area, to compare with.
+        Its `n_features_in_`, the patch area, is set or compared with.
     X : array-like of shape (n_clips, n_time, n_freq, patch_area) or (n_clips, patch_area)
-        2-D stands for one patch a clip.
+        2-D stands for one patch per clip.
     reset : bool
         Whether to set `n_features_in_`, or to compare with it.
     n_mels : int or None, default=None
@@ -246,7 +254,7 @@ def validate_patches(
     name = type(estimator).__name__
     if isinstance(X, LazyPatches) or getattr(X, "ndim", 2) == 4:
         if not isinstance(X, LazyPatches):
-            # A clip that could not be read is NaN throughout; iterate_batches looks closer.
+            # A clip that could not be read is all NaN; iterate_batches refuses other NaN.
             X = check_array(X, dtype=np.float32, allow_nd=True, ensure_all_finite=False)
         if reset:
             estimator.n_features_in_ = X.shape[3]
@@ -283,7 +291,7 @@ def _as_array(X: Any) -> np.ndarray:
 
 
 def _refuse_clips(X: Any, name: str) -> None:
-    """Refuse what a step before `MelPatcher` takes: paths, pairs and rows of samples."""
+    """Refuse what `MelPatcher` takes: paths, pairs and rows of samples."""
     array = np.asarray(X)
     values = array.ravel()[:1] if array.dtype.kind == "O" and array.ndim else ()
     # A dict and None are refused by scikit-learn.
@@ -298,7 +306,7 @@ def _refuse_clips(X: Any, name: str) -> None:
 
 
 def given_patches(X: Any) -> Any:
-    """Return patches that were made elsewhere, after a look at their shape and their unit."""
+    """Check the shape of patches that no patcher of ours made, and return them."""
     patches = X if isinstance(X, LazyPatches) else np.asarray(X)
     if patches.ndim != 4 or math.isqrt(patches.shape[3]) ** 2 != patches.shape[3]:
         raise ValueError(
@@ -312,8 +320,8 @@ def given_patches(X: Any) -> Any:
 def warn_of_another_unit(X: np.ndarray | LazyPatches) -> None:
     """Warn if patches seem to be no natural logarithms of power, such as decibels.
 
-    The noise in every recording lets a mel bin step from frame to frame by about the same factor
-    of power, so the median step shows the unit.
+    Noise changes the power of a mel bin from frame to frame by about the same factor in every
+    recording, so the median step shows the unit.
     """
     steps = np.abs(np.diff(unpatchify(X[:: -(-len(X) // _CLIPS_TO_MEASURE)]), axis=1))
     moving = steps[steps > 0]  # neither NaN nor digital silence
@@ -329,12 +337,12 @@ def warn_of_another_unit(X: np.ndarray | LazyPatches) -> None:
 
 
 def take_clips(X: np.ndarray | LazyPatches, rows: np.ndarray) -> np.ndarray | LazyPatches:
-    """Return the patches of some clips, lazy ones as lazy ones."""
+    """Return the patches of some clips; lazy ones stay lazy."""
     return X.take(rows) if isinstance(X, LazyPatches) else X[rows]
 
 
 def iterate_batches(X: np.ndarray | LazyPatches, batch_size: int) -> Iterator[np.ndarray]:
-    """Go through patches batch by batch; whole clips may be NaN, parts of a clip may not."""
+    """Yield patches batch by batch; raise if a clip is NaN in part."""
     if isinstance(X, LazyPatches):
         yield from X.batches(batch_size)
         return
@@ -350,7 +358,7 @@ def iterate_batches(X: np.ndarray | LazyPatches, batch_size: int) -> Iterator[np
 def survey_patches(
     X: np.ndarray | LazyPatches, batch_size: int
 ) -> tuple[NDArray[np.intp], tuple[float, float]]:
-    """Return the indices of clips that are not NaN, and mean and deviation of their patches."""
+    """Return the indices of clips that are not NaN, and the mean and deviation of their values."""
     usable = []
     count, mean, squares = 0, 0.0, 0.0
     for batch in iterate_batches(X, batch_size):
@@ -359,7 +367,7 @@ def survey_patches(
         values = batch[is_usable]
         if values.size == 0:
             continue
-        # Chan et al. 1983: merging batches loses no digits, as sums of squares would.
+        # Batches are merged after Chan et al. 1983; sums of squares would lose digits.
         shift = float(values.mean(dtype=np.float64)) - mean
         squares += float(values.var(dtype=np.float64)) * values.size
         squares += shift**2 * count * values.size / (count + values.size)
