@@ -28,6 +28,7 @@ from skanopatch.detectors.base import THRESHOLD_CONSTRAINTS, rows_by_label
 from skanopatch.detectors.gain_tolerance import GainTolerantDetector
 from skanopatch.detectors.grouped import with_threshold
 from skanopatch.detectors.metadata import (
+    RoutedGroupsMixin,
     fit_with,
     last_step,
     list_metadata,
@@ -55,7 +56,7 @@ _MOST_FOR_MAPS = 100  # windows: 0.3 s and 0.1 MB for each of 10 s
 
 
 class AnomalousSoundDetector(  # type: ignore[misc]  # scores take groups, not any metadata
-    ClipScoresMixin, UpdatesMixin, ThresholdMixin, BaseEstimator
+    RoutedGroupsMixin, ClipScoresMixin, UpdatesMixin, ThresholdMixin, BaseEstimator
 ):
     """Detect recordings that sound wrong, having been fitted on normal ones.
 
@@ -181,11 +182,6 @@ class AnomalousSoundDetector(  # type: ignore[misc]  # scores take groups, not a
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
-
-    # As in scikit-learn's group splitters: who asks for groups need not ask for their routing.
-    __metadata_request__fit = {"groups": True}
-    __metadata_request__decision_function = {"groups": True}
-    __metadata_request__predict = {"groups": True}
 
     def __init__(
         self,

@@ -277,11 +277,6 @@ class MelPatcher(ArrayOutputMixin, TransformerMixin, BaseEstimator):
             )
         return pcm_to_float(samples)
 
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float32"]
-        return tags
-
 
 def _lengths(clips: Clips, sample_rate: int) -> tuple[list[float], list[str]]:
     """Return the lengths of clips in seconds, NaN where there is none, and why there is none."""
