@@ -20,12 +20,15 @@ from .inspection import (
     ExplanationDisplay,
     ScoreDisplay,
     TimelineDisplay,
+    TrendDisplay,
 )
 from .metrics import make_anomaly_scorer
 from .model_selection.dcase_evaluation import evaluate_dcase
 from .model_selection.fit_on_normal import FitOnNormal
 from .model_selection.pseudo_anomalies import make_pseudo_anomalies
 from .persistence.model_files import load_model, save_model
+from .persistence.onnx_export import export_onnx
+from .persistence.onnx_scorer import OnnxScorer
 from .recipes.pipelines import anomaly_map, make_anopatch_pipeline, make_map_pipeline
 from .recipes.sound_detector import AnomalousSoundDetector
 from .spectra.band_statistics import BandStatistics
@@ -33,6 +36,7 @@ from .spectra.mel_patcher import MelPatcher
 from .spectra.mel_statistics import MelStatistics
 from .spectra.patch_statistics import PatchStatistics
 from .spectra.patches import patchify, unpatchify
+from .streaming.scoring import score_stream
 
 __version__: str
 
@@ -54,15 +58,18 @@ __all__ = [
     "MahalanobisDetector",
     "MelPatcher",
     "MelStatistics",
+    "OnnxScorer",
     "PatchKNNDetector",
     "PatchStatistics",
     "ScoreDisplay",
     "Segment",
     "SubbandKNNDetector",
     "TimelineDisplay",
+    "TrendDisplay",
     "anomaly_map",
     "datasets",
     "evaluate_dcase",
+    "export_onnx",
     "inspection",
     "load_model",
     "make_anomaly_scorer",
@@ -72,6 +79,7 @@ __all__ = [
     "metrics",
     "patchify",
     "save_model",
+    "score_stream",
     "split_recording",
     "unpatchify",
 ]

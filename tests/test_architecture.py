@@ -29,6 +29,7 @@ ROOMS = (
     "recipes",
     "inspection",
     "persistence",
+    "streaming",
     "report",
     "cli",
 )

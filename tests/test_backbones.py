@@ -32,7 +32,7 @@ from skanopatch.backbones import (
     list_backbones,
     make_patcher,
 )
-from skanopatch.backbones.base import KALDI, KALDI_HANNING
+from skanopatch.backbones.front_ends import KALDI, KALDI_HANNING
 from skanopatch.backbones.hub import sha256_of
 from skanopatch.spectra.patches import PatchGrid
 

@@ -103,6 +103,15 @@ def test_false_alarms(run):
         assert false_alarms < min(0.3, found)
 
 
+def test_drift(run):
+    output = run(
+        "bench_drift", DAYS=(7,), MEMORIES=(0, 2), RISES=(0.4,), N_RUNS=10, N_RUNS_RISING=5
+    )
+    false_alarms, found = output.split("Found with a rise")
+    assert max(cells(false_alarms, r"7 +\| +2")) <= 0.3
+    assert cells(found, r"7 +\| +2") == [1.0]
+
+
 def test_recipes(run):
     arguments = ["--on", "siblings fan", "--only", "MelStatistics"]
     output = run("bench_recipes", *arguments, SEEDS=(0,))

@@ -33,7 +33,18 @@ from skanopatch.backbones.anopatch_tiny import WEIGHTS
 from skanopatch.cli import main
 from skanopatch.datasets import layout, make_miniature_dcase
 
-COMMANDS = ["fit", "score", "report", "evaluate", "demo", "info", "backbones"]
+COMMANDS = [
+    "fit",
+    "export",
+    "score",
+    "watch",
+    "trend",
+    "report",
+    "evaluate",
+    "demo",
+    "info",
+    "backbones",
+]
 
 
 @pytest.fixture(scope="module")

@@ -42,6 +42,7 @@ from skanopatch import (
     unpatchify,
 )
 from skanopatch.inspection.decisions import decision_table, relative_scores
+from skanopatch.inspection.style import EXCESS_COLORS
 from skanopatch.metrics import pauc_score
 
 RATE = 16000
@@ -261,6 +262,36 @@ def test_outline_goes_around_the_cells_above_the_threshold(front_end):
     assert {tuple(map(tuple, side)) for side in display.outline_.get_segments()} == expected
 
 
+def test_where_most_cells_are_above_the_threshold_the_most_anomalous_ones_are_outlined(front_end):
+    odd = np.full((6, 8), 2.0)
+    odd[0, 0] = 0.5  # a hole
+    odd[2:4, 5] = 8.0
+    display = AnomalyMapDisplay.from_predictions(LOG_MEL, odd, front_end=front_end)
+    alone = np.where(odd > 2, odd, 0)
+    expected = AnomalyMapDisplay.from_predictions(LOG_MEL, alone, front_end=front_end)
+    np.testing.assert_array_equal(display.outline_.get_segments(), expected.outline_.get_segments())
+    assert (display.outline_level_, expected.outline_level_) == (2, 1)
+    (text,) = display.ax_.texts
+    assert text.get_text() == "98% are above the threshold; outlined: above 2"
+
+
+def test_no_hole_is_outlined_where_all_other_cells_are_alike(front_end):
+    odd = np.full((6, 8), 2.0)
+    odd[0, 0] = 0.5
+    display = AnomalyMapDisplay.from_predictions(LOG_MEL, odd, front_end=front_end)
+    assert display.outline_.get_segments() == []
+    assert display.ax_.texts[0].get_text() == "98% are above the threshold, most of them at 2"
+
+
+def test_steady_bands_are_outlined_where_all_bands_are_above_the_threshold(front_end):
+    odd = np.repeat([[1.2] * 5 + [3.0] * 3], 6, axis=0)
+    display = AnomalyMapDisplay.from_predictions(LOG_MEL, odd, front_end=front_end)
+    edges = display.map_.get_coordinates()
+    heights = np.array(display.outline_.get_segments())[..., 1]
+    assert heights.min() == edges[5, 0, 1]
+    assert display.ax_.texts[0].get_text() == "100% are above the threshold; outlined: 3"
+
+
 def test_colour_bars_name_their_units_and_begin_at_the_threshold(front_end):
     display = DRAW["map"](front_end)
     bars = [ax for ax in display.figure_.axes if ax is not display.ax_]
@@ -381,6 +412,49 @@ def test_threshold_is_drawn_in_each_row(threshold, expected):
     assert legend_texts(display) == ["threshold"]
 
 
+def test_scores_near_the_threshold_stay_apart_where_others_are_far_above_it():
+    scores = [0.2, 0.8, 1.2, 2.0, 24.0, 385.0, np.inf]
+    display = ScoreDisplay.from_predictions(None, scores, threshold=1.0)
+    ax = display.ax_
+    display.figure_.draw_without_rendering()
+    place = ax.transAxes.inverted().transform
+    (low, _), (high, _), (far, _), (mark, _) = (
+        place(ax.transData.transform([x, 0.0])) for x in (0.2, 2.0, 24.0, 100.0)
+    )
+    assert low > 0
+    assert high - low > 0.3  # of the width, where a linear axis up to 385 leaves half a percent
+    assert high < far < mark == pytest.approx(1)
+    np.testing.assert_array_equal(display.beyond_.get_offsets()[:, 0], [100, 100])
+    assert legend_texts(display)[-1] == "2 beyond 100 (highest: inf)"
+    ticks = [label.get_text() for label in ax.get_xticklabels()]
+    assert ticks == ["0", "0.5", "1", "2", "5", "10", "20", "50", "100"]
+    assert ax.get_xlabel() == "anomaly score (1 = threshold; logarithmic far from it)"
+
+
+def test_scores_up_to_ten_times_the_threshold_are_drawn_on_a_linear_axis():
+    display = ScoreDisplay.from_predictions(None, [0.2, 9.9], threshold=1.0)
+    assert display.ax_.get_xscale() == "linear"
+    assert display.beyond_ is None
+    below = ScoreDisplay.from_predictions(None, [-9.0, -8.0, -7.0, 90.0], threshold=-8.0)
+    assert below.ax_.get_xscale() == "function"  # a unit is the median distance, 1
+    assert below.beyond_ is None
+
+
+@pytest.mark.parametrize("name", ["US$ 5 $pump$", "$a_{$"])
+def test_a_dollar_sign_in_a_name_is_text(name):
+    displays = [
+        ScoreDisplay.from_predictions([1, -1], [1, 2], machine=[name] * 2, domain=[name] * 2),
+        EmbeddingDisplay.from_predictions(np.eye(3), domain=[name] * 3),
+        AnomalyRocDisplay.from_predictions([1, -1], [1, 2], name=name),
+    ]
+    for display in displays:
+        display.figure_.canvas.draw()
+        texts = display.ax_.get_legend().get_texts() + display.ax_.get_yticklabels()
+        own = [text for text in texts if name[:3] in text.get_text()]
+        assert own
+        assert not any(text.get_parse_math() for text in own)
+
+
 def test_clips_without_score_are_counted():
     display = ScoreDisplay.from_predictions(None, [0.1, np.nan, 0.3, np.nan])
     assert legend_texts(display) == ["not drawn: 2 without score"]
@@ -399,7 +473,7 @@ def test_scores_from_estimator_are_distances_over_that_of_the_threshold(clip_pip
     np.testing.assert_allclose(display.anomaly_score, expected, rtol=1e-12)
     np.testing.assert_array_equal(display.anomaly_score > 1, clip_pipeline.predict(clips) == -1)
     assert display.threshold == 1
-    assert display.ax_.get_xlabel() == "anomaly score (1 = threshold)"
+    assert display.ax_.get_xlabel().startswith("anomaly score (1 = threshold")
     np.testing.assert_allclose(
         decision_table(clip_pipeline, clips).score, display.anomaly_score, rtol=1e-12
     )
@@ -586,6 +660,20 @@ def test_curves_on_one_axes_differ_by_colour_and_dashes():
     assert first.line_.get_color() != second.line_.get_color()
     assert first.line_.get_linestyle() != second.line_.get_linestyle()
     assert len(legend_texts(second)) == 4
+    assert first.point_ is None
+
+
+def test_a_dot_shows_false_alarms_and_detections_at_the_threshold(clip_pipeline, noise):
+    y, scores = [1, 1, 1, 1, -1, -1, -1], [0.1, 0.9, 1.0, 1.1, 0.5, 2.0, 3.0]
+    display = AnomalyRocDisplay.from_predictions(y, scores, threshold=1.0)
+    x, height = display.point_.get_data()
+    assert (list(x), list(height)) == ([0.25], [2 / 3])  # a tie is normal
+    assert legend_texts(display)[-1] == "at the threshold: 25.0%\nfalse alarms, 66.7% found"
+    assert display.point_.get_color() == display.line_.get_color()
+    clips, y = [*noise[:10], *(3 * noise[10:])], [1] * 10 + [-1] * 10
+    of_model = AnomalyRocDisplay.from_estimator(clip_pipeline, clips, y).at_threshold
+    called = clip_pipeline.predict(clips) == -1
+    assert of_model == (called[:10].mean(), called[10:].mean())
 
 
 @pytest.mark.parametrize("width", [3.5, 8.0])
@@ -713,7 +801,23 @@ def test_each_score_lasts_to_halfway_to_its_neighbours():
     np.testing.assert_array_equal(display.stretches_, [[1.5, 6]])
     assert list(display.threshold_line_.get_ydata()) == [0.5, 0.5]
     assert display.ax_.get_xlim() == (0.5, 10)
-    assert legend_texts(display) == ["score", "threshold", "anomaly"]
+    assert legend_texts(display) == ["score", "threshold", "anomaly (red: 5 and more)"]
+
+
+def test_tint_of_a_window_says_how_far_above_the_threshold_it_is():
+    scores = [0.5, 2.0, 20.0, 2000.0, np.nan]
+    display = TimelineDisplay.from_predictions(np.arange(5.0), scores, threshold=2 / 10**0.5)
+    colors = display.flagged_.get_facecolors()
+    expected = EXCESS_COLORS(np.array([0.5, 1.0, 1.0]))  # the square root of ten times, and more
+    np.testing.assert_allclose(colors, expected, atol=0.01)
+    spans = [path.get_extents().intervalx for path in display.flagged_.get_paths()]
+    np.testing.assert_allclose(spans, [[0.5, 1.5], [1.5, 2.5], [2.5, 3.5]])
+    below_zero = TimelineDisplay.from_predictions(np.arange(4.0), [-3, -1, 0, 6], threshold=-2)
+    # The median distance from the threshold is 1.5: 1, 2 and 8 above it are 0.67, 1.33 and 5.33.
+    shares = np.log([1 + 1 / 1.5, 1 + 2 / 1.5, 1 + 8 / 1.5]) / np.log(10)
+    np.testing.assert_allclose(
+        below_zero.flagged_.get_facecolors(), EXCESS_COLORS(shares), atol=0.01
+    )
 
 
 def test_stretches_at_the_ends_single_ones_and_ties():

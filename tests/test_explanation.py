@@ -440,7 +440,7 @@ def test_events_of_clips_of_any_length(n_frames):
         (Event("dropout", None, None, [(1.5, 1.8)], -40), "the sound drops by 40 dB from 1.50 to"),
         (
             Event("knock", 1000, 4000, [(i, i) for i in range(9)], 9),
-            "knocks at 0.0, 1.0, 2.0, 3.0, 4.0 and 4 more times s",
+            "knocks at 0.0, 1.0, 2.0, 3.0, 4.0 s and 4 times more",
         ),
     ],
 )

@@ -9,7 +9,7 @@ from sklearn.pipeline import make_pipeline
 
 from skanopatch import BandStatistics, MelPatcher, PatchStatistics, make_anopatch_pipeline
 from skanopatch.backbones import make_patcher
-from skanopatch.backbones.base import KALDI, KALDI_HANNING
+from skanopatch.backbones.front_ends import KALDI, KALDI_HANNING
 
 CLIPS = np.random.default_rng(0).normal(size=(4, 16000))
 MISMATCH = r"trained with window='hanning', scale=1\.0, but"

@@ -2,6 +2,8 @@
 
 import pickle
 import re
+import threading
+import time
 import warnings
 
 import joblib
@@ -16,7 +18,7 @@ from torchaudio.compliance.kaldi import fbank, get_mel_banks
 
 from skanopatch import MelPatcher, patchify, unpatchify
 from skanopatch.spectra.lazy_patches import LazyPatches
-from skanopatch.spectra.log_mel import mel_weights
+from skanopatch.spectra.log_mel import FrontEnd, mel_weights
 
 N_SAMPLES = 160_000
 TIME = np.arange(N_SAMPLES) / 16000
@@ -198,6 +200,48 @@ def test_workers_compute_the_same_patches():
     patcher = MelPatcher(duration=1.0).fit(clips)
     expected = patcher.transform(clips)
     assert_array_equal(patcher.set_params(n_jobs=2).transform(clips), expected)
+
+
+def count_threads(monkeypatch, patcher, clips):
+    """Transform clips, and return in how many threads their spectrograms were computed."""
+    threads = set()
+    log_mel = FrontEnd.log_mel
+
+    def compute(front_end, samples):
+        threads.add(threading.get_ident())
+        time.sleep(0.01)  # so that no thread can do the tasks of all
+        return log_mel(front_end, samples)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FrontEnd, "log_mel", compute)
+        patcher.transform(clips)
+    return len(threads)
+
+
+def test_many_clips_are_computed_by_threads_to_the_same_bits(monkeypatch):
+    clips = [np.roll(SIGNALS["noise"], 100 * i)[:16000] for i in range(40)]
+    monkeypatch.setattr("skanopatch.spectra.lazy_patches.cpu_count", lambda: 2)
+    patcher = MelPatcher(duration=1.0).fit(clips)
+    assert count_threads(monkeypatch, patcher, clips) == 2
+    assert count_threads(monkeypatch, patcher, clips[:16]) == 1  # threads would not pay
+    expected = MelPatcher(duration=1.0, n_jobs=1).fit_transform(clips)
+    assert_array_equal(patcher.transform(clips), expected)
+
+
+def test_contexts_and_workers_of_joblib_decide_how_many_threads_there_are(monkeypatch):
+    clips = [np.roll(SIGNALS["noise"], 100 * i)[:16000] for i in range(40)]
+    monkeypatch.setattr("skanopatch.spectra.lazy_patches.cpu_count", lambda: 2)
+    patcher = MelPatcher(duration=1.0).fit(clips)
+    assert count_threads(monkeypatch, MelPatcher(duration=1.0, n_jobs=1).fit(clips), clips) == 1
+    with joblib.parallel_config(n_jobs=1):
+        assert count_threads(monkeypatch, patcher, clips) == 1
+    with joblib.parallel_config(backend="threading", n_jobs=3):
+        assert count_threads(monkeypatch, patcher, clips) == 3
+    # As in GridSearchCV(n_jobs=2), whose workers take a core each.
+    numbers = joblib.Parallel(n_jobs=2, backend="threading")(
+        joblib.delayed(count_threads)(monkeypatch, patcher, clips) for _ in range(1)
+    )
+    assert numbers == [1]
 
 
 def test_the_longest_clip_in_fit_sets_an_open_duration():

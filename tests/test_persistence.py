@@ -40,14 +40,14 @@ from skanopatch import (
     MahalanobisDetector,
     MelPatcher,
     MelStatistics,
-    ScoreDisplay,
     anomaly_map,
     make_map_pipeline,
     patchify,
 )
 from skanopatch.files import atomic_write
-from skanopatch.persistence import model_files as persistence
-from skanopatch.persistence.model_files import load_model, read_header, save_model
+from skanopatch.persistence.encoding import OTHER_CLASSES, class_named
+from skanopatch.persistence.header import read_header
+from skanopatch.persistence.model_files import load_model, save_model
 
 UNITS = [("fan", i % 2) for i in range(16)]
 LABELS = [
@@ -79,10 +79,10 @@ def forge(fitted, file):
         members = {name: archive.read(name) for name in archive.namelist()}
 
     def forge(change, **kwargs):
-        schema, header = json.loads(members["schema.json"]), json.loads(members["skanopatch.json"])
+        schema, header = json.loads(members["model.json"]), json.loads(members["skanopatch.json"])
         changed = dict(members)
         change(schema, header, changed)
-        texts = {"schema.json": json.dumps(schema), "skanopatch.json": json.dumps(header)}
+        texts = {"model.json": json.dumps(schema), "skanopatch.json": json.dumps(header)}
         with zipfile.ZipFile(file, "w", **kwargs) as archive:
             for name, content in {**changed, **texts}.items():
                 archive.writestr(name, content)
@@ -101,24 +101,13 @@ def fit(clips, *steps, **params):
 
 def detector_of(schema):
     """Return the attributes of the last step."""
-    name_and_step = schema["content"]["content"]["steps"]["content"][-1]["content"]
-    return name_and_step[1]["content"]["content"]
+    return schema["state"]["steps"][-1]["tuple"][1]["state"]
 
 
 def array_of(schema):
-    """Return an array of the last step."""
-    nodes = [node for _, node in persistence._nodes(detector_of(schema))]
-    return next(node for node in nodes if node["__class__"] == "ndarray")
-
-
-def node(loader, cls, module="builtins", **content):
-    return {
-        "__loader__": loader,
-        "__class__": cls,
-        "__module__": module,
-        "__id__": id(content),
-        **content,
-    }
+    """Return the code of an array of the last step."""
+    codes = detector_of(schema).values()
+    return next(code for code in codes if isinstance(code, dict) and "array" in code)
 
 
 # --- What comes back ------------------------------------------------------------------------
@@ -260,8 +249,7 @@ def test_parameters_of_the_machine_come_back_as_defaults(clips, file, tmp_path, 
     assert str(tmp_path).encode() not in file.read_bytes()
 
     def set_memory(schema, header, members):
-        memory = node("JsonNode", "str", content=json.dumps(str(tmp_path)))
-        schema["content"]["content"]["memory"] = memory
+        schema["state"]["memory"] = str(tmp_path)
 
     assert load_model(forge(set_memory)).memory is None
 
@@ -278,24 +266,26 @@ def test_requests_of_metadata_do_not_keep_an_estimator_from_being_saved(clips, f
 def test_every_public_estimator_can_be_saved():
     public = [getattr(skanopatch, name) for name in skanopatch.__all__]
     estimators = [x for x in public if isinstance(x, type) and issubclass(x, BaseEstimator)]
-    estimators += [getattr(import_module(m), name) for name, m in persistence._CLASSES.items()]
+    estimators += [getattr(import_module(m), name) for name, m in OTHER_CLASSES.items()]
     assert len(estimators) > 20
     for cls in estimators:
-        assert persistence._is_allowed("ObjectNode", cls.__module__, cls.__name__), cls
+        assert class_named(cls.__name__) is cls
 
 
-def test_the_header_says_who_wrote_a_file_and_needs_no_torch(fitted, file):
+def test_the_header_says_who_wrote_a_file_and_needs_neither_numpy_nor_torch(fitted, file):
     save_model(file, fitted)
     code = (
-        "import sys; from skanopatch.persistence.model_files import read_header\n"
-        f"print(read_header({str(file)!r}), 'torch' in sys.modules)"
+        "import sys; from skanopatch.persistence.header import read_header\n"
+        f"print(read_header({str(file)!r}), {{'torch', 'sklearn', 'numpy'}} & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     header = read_header(file)
-    assert result.stdout == f"{header} False\n"
+    assert result.stdout == f"{header} set()\n"
     assert (header["format"], header["version"]) == ("skanopatch model", 1)
     assert header["skanopatch"] == skanopatch.__version__
     assert header["created"].endswith("+00:00")
+    assert header["facts"]["normal clips"] == 16
+    assert header["facts"]["threshold distance"] == -fitted[-1].offset_
 
 
 # --- What cannot be saved -------------------------------------------------------------------
@@ -314,13 +304,15 @@ def test_only_fitted_estimators_are_saved(file):
     [
         (KMeans(), r"sklearn.cluster._kmeans.KMeans \(steps\[2\]\[1\].value_\)"),
         (np.random.RandomState(0), r"numpy.random.mtrand.RandomState \(steps\[2\]\[1\].value_\)"),
-        ({"a": [np.log]}, r"numpy.log \(steps\[2\]\[1\].value_.a\[0\]\)"),
+        ({"a": [np.log]}, r"numpy.ufunc \(steps\[2\]\[1\].value_.a\[0\]\)"),
         (lambda x: x, "<lambda>"),
         (PosixPath("a"), "pathlib.PosixPath"),
         (KNNDetector, "skanopatch.detectors.knn.KNNDetector"),
         (len, "builtins.len"),
         ("fan".upper, "value_"),
-        (torch.nn.Linear(2, 2), "cannot be saved"),
+        (torch.nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
+        (np.ma.masked_array([1.0]), "numpy.ma.MaskedArray"),
+        (np.longdouble(1), "numpy.longdouble"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -376,7 +368,7 @@ def test_nothing_is_unpickled(forge, tmp_path):
     def change(schema, header, members):
         content = io.BytesIO()
         np.save(content, np.array([Bomb(hit)], dtype=object), allow_pickle=True)
-        members[array_of(schema)["file"]] = content.getvalue()
+        members[array_of(schema)["array"]] = content.getvalue()
 
     with pytest.raises(ValueError, match=r"fan.skano' is damaged, .*Object arrays cannot be"):
         load_model(forge(change))
@@ -389,86 +381,54 @@ def test_nothing_is_unpickled(forge, tmp_path):
 def test_a_member_is_never_unpacked_to_where_its_name_says(forge, tmp_path):
     def change(schema, header, members):
         bank = array_of(schema)
-        members["../outside.npy"] = members.pop(bank["file"])
-        bank["file"] = "../outside.npy"
+        members["../outside.npy"] = members.pop(bank["array"])
+        bank["array"] = "../outside.npy"
 
     load_model(forge(change))  # a name like any other
     assert not (tmp_path.parent / "outside.npy").exists()
 
 
-def reduce_node(cls, module, *args):
-    items = [node("JsonNode", "str", content=json.dumps(arg)) for arg in args]
-    content = node("TupleNode", "tuple", content=items)
-    return node("ConstructorFromReduceNode", cls, module, content=content)
-
-
-NOTHING = node("TupleNode", "tuple", content=[])
-FORGED = {
-    "os.system": reduce_node("system", "os", "touch hit"),
-    "builtins.open": reduce_node("open", "builtins", "hit", "w"),
-    "numpy.memmap": reduce_node("memmap", "numpy", "/etc/passwd"),
-    "antigravity.x": node("FunctionNode", "x", "antigravity"),
-    "builtins.eval": node("FunctionNode", "eval"),
-    "numpy.fromfile": node("FunctionNode", "fromfile", "numpy"),
-    "numpy.log": node("FunctionNode", "log", "numpy"),
-    "scipy.special._ufuncs.expit": node("FunctionNode", "expit", "scipy.special._ufuncs"),
-    "builtins.int": node("TypeNode", "int"),
-    "operator.attrgetter": node("OperatorFuncNode", "attrgetter", "operator", attrs=NOTHING),
-    "functools.partial": node("PartialNode", "partial", "functools", content={}),
-    "skanopatch.detectors.knn.KNNDetector": node(
-        "MethodNode", "KNNDetector", "skanopatch.detectors.knn", content={"func": "fit"}
-    ),
-    "sklearn.cluster._kmeans.KMeans": node("ObjectNode", "KMeans", "sklearn.cluster._kmeans"),
-    "sklearn.pipeline.KNNDetector": node("ObjectNode", "KNNDetector", "sklearn.pipeline"),
-    "skanopatch.files.atomic_write": node("ObjectNode", "atomic_write", "skanopatch.files"),
-    f"{ScoreDisplay.__module__}.ScoreDisplay": node(
-        "ObjectNode", "ScoreDisplay", ScoreDisplay.__module__
-    ),
-    "skanopatch.metrics.metrics": node("ObjectNode", "metrics", "skanopatch.metrics"),
-    "sklearn.tree._tree.Tree": node("TreeNode", "Tree", "sklearn.tree._tree"),
-    "numpy.random.mtrand.RandomState": node(
-        "RandomStateNode", "RandomState", "numpy.random.mtrand", content=NOTHING
-    ),
-    "numpy.random._generator.Generator": node(
-        "RandomGeneratorNode", "Generator", "numpy.random._generator", content=NOTHING
-    ),
-    "scipy.sparse._csr.csr_matrix": node("SparseMatrixNode", "csr_matrix", "scipy.sparse._csr"),
-    "numpy.ma.MaskedArray": node("MaskedArrayNode", "MaskedArray", "numpy.ma"),
-    "collections.defaultdict": node("DefaultDictNode", "defaultdict", "collections"),
-    "builtins.dict": node("ListNode", "dict", content=[]),
-    "collections.Counter": node("DictNode", "Counter", "collections", content={}),
-    "builtins.bytes": node("BytesNode", "bytes", file="schema.json"),
-    "builtins.bytearray": node("BytearrayNode", "bytearray", file="schema.json"),
-    "builtins.none": node("CachedNode", "none"),
-}
-
-
-@pytest.mark.parametrize("protocol", [2, 1])
-@pytest.mark.parametrize("type_name", FORGED)
-def test_a_type_that_is_not_allowed_is_refused_before_anything_is_built(
-    forge, monkeypatch, tmp_path, type_name, protocol
-):
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("os.system", "system", "open", "eval", "exec", "antigravity", "object", "type"),
+        *("KMeans", "Tree", "RandomState", "csr_matrix", "ufunc", "partial", "Path"),
+        *("atomic_write", "ScoreDisplay", "Segment", "metrics", "load_model", "__version__", ""),
+    ],
+)
+def test_a_class_that_is_not_allowed_is_named_and_not_built(forge, monkeypatch, tmp_path, name):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("skops.io.load", lambda *args, **kwargs: pytest.fail("built"))
 
     def change(schema, header, members):
-        schema["protocol"] = protocol
-        detector_of(schema)["offset_"] = FORGED[type_name]
+        state = {"args": ["touch hit"]}
+        detector_of(schema)["offset_"] = [{"class": name, "number": 99, "state": state}]
 
-    message = rf"must not hold {type_name} \(steps\[2\]\[1\].offset_\)" if protocol == 2 else "1 of"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=rf"must not hold {name} \(steps\[2\]\[1\].offset_\[0\]\)"):
         load_model(forge(change))
     assert "antigravity" not in sys.modules
     assert [path.name for path in tmp_path.iterdir()] == ["fan.skano"]
 
 
-def test_a_forged_object_is_found_wherever_it_hides(forge):
-    def change(schema, header, members):
-        extra = [{"a": FORGED["os.system"]}]
-        detector_of(schema)["offset_"] = node("JsonNode", "str", content="1", extra=extra)
+@pytest.mark.parametrize(
+    "code",
+    [
+        *({}, {"type": "int"}, {"function": "numpy.log"}, {"list": []}, {"tuple": "ab"}),
+        *({"class": "KNNDetector"}, {"bytearray": []}, {"defaultdict": []}, {"dict": {}}),
+        *({"scalar": [1], "dtype": "int64"}, {"tuple": [], "set": []}, {"array": 1}),
+    ],
+    ids=str,
+)
+def test_a_code_that_stands_for_nothing_is_named(forge, code):
+    message = r"steps\[2\]\[1\].offset_.a is no value that a model file has"
+    with pytest.raises(ValueError, match=message):
+        load_model(forge(lambda s, h, m: detector_of(s).update(offset_={"dict": [["a", code]]})))
 
-    with pytest.raises(ValueError, match=r"must not hold os.system"):
-        load_model(forge(change))
+
+def test_scalars_have_the_types_that_are_allowed(forge):
+    for dtype in ("complex128", "datetime64", "object_", "void", "ndarray", "fromfile", "memmap"):
+        code = {"scalar": 1, "dtype": dtype}
+        with pytest.raises(ValueError, match=rf"KeyError\('{dtype}'\)"):
+            load_model(forge(lambda s, h, m, code=code: detector_of(s).update(offset_=code)))
 
 
 @pytest.mark.parametrize(
@@ -507,21 +467,25 @@ def test_the_name_of_a_backbone_makes_nothing_be_read_or_downloaded(
         (lambda s, h, m: h.update(version=[1]), r"it says 'skanopatch model', \[1\]"),
         (lambda s, h, m: h.update(format="other"), "it says 'other', 1"),
         (lambda s, h, m: h.pop("format"), r"KeyError\('format'\)"),
-        (lambda s, h, m: s.update(protocol=99), "skops protocol 99"),
-        (lambda s, h, m: s.update(protocol="x"), "TypeError"),
-        (lambda s, h, m: s.pop("protocol"), r"KeyError\('protocol'\)"),
-        (lambda s, h, m: s.pop("content"), ""),
+        (lambda s, h, m: s.pop("state"), r"KeyError\(0\)"),
+        (lambda s, h, m: s.update(number="0"), "the model is no value"),
         (lambda s, h, m: detector_of(s).pop("metric"), "has no attribute 'metric'"),
         (
-            lambda s, h, m: detector_of(s)["metric"].update(content='"l1"'),
+            lambda s, h, m: detector_of(s).update(metric="l1"),
             "The 'metric' parameter of KNNDetector must be",
         ),
-        (lambda s, h, m: detector_of(s)["metric"].update(content="{"), ""),
-        (lambda s, h, m: array_of(s).pop("file"), r"KeyError\('file'\)"),
-        (lambda s, h, m: m.pop(array_of(s)["file"]), "no item named"),
-        (lambda s, h, m: m.update({array_of(s)["file"]: b"PK"}), "is no array"),
-        (lambda s, h, m: m.update({array_of(s)["file"]: b"\x93NUMPY"}), ""),
-        (lambda s, h, m: array_of(s).update(__class__=["x"]), ""),
+        (lambda s, h, m: detector_of(s).update(metric={"number": 99}), r"KeyError\(99\)"),
+        (lambda s, h, m: detector_of(s).update(metric={"set": [[]]}), "unhashable"),
+        (lambda s, h, m: detector_of(s).update(x={"class": "PCA", "number": 0, "state": {}}), "have the number 0"),
+        (lambda s, h, m: array_of(s).clear(), "is no value"),
+        (lambda s, h, m: m.pop(array_of(s)["array"]), "no item named"),
+        (lambda s, h, m: m.update({array_of(s)["array"]: b"PK"}), "expected 8 bytes got 2"),
+        (lambda s, h, m: m.update({array_of(s)["array"]: b"PK345678"}), "magic string"),
+        (lambda s, h, m: m.update({array_of(s)["array"]: b"\x93NUMPY"}), ""),
+        (
+            lambda s, h, m: detector_of(s).update(x={"objects": [1], "shape": [10**12]}),
+            "cannot reshape array of size 1",
+        ),
     ],
 )  # fmt: skip
 def test_a_wrong_entry_is_named(forge, change, message):
@@ -534,7 +498,7 @@ def test_sizes_that_a_file_only_claims_are_refused(forge, file):
         content = io.BytesIO()
         shape = {"descr": "<f8", "fortran_order": False, "shape": (10**12,)}
         np.lib.format.write_array_header_1_0(content, shape)
-        members[array_of(schema)["file"]] = content.getvalue()
+        members[array_of(schema)["array"]] = content.getvalue()
 
     with pytest.raises(ValueError, match=r"fan.skano' is damaged"):
         load_model(forge(claim))
@@ -543,19 +507,26 @@ def test_sizes_that_a_file_only_claims_are_refused(forge, file):
         load_model(forge(lambda *parts: None, compression=zipfile.ZIP_DEFLATED))
 
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("schema.json", b"{}")
-        archive.getinfo("schema.json").file_size = 2**31
+        archive.writestr("model.json", b"{}")
+        archive.getinfo("model.json").file_size = 2**31
     with pytest.raises(ValueError, match="its members are larger than the file"):
         load_model(file)
 
 
-def test_a_member_is_not_read_many_times(forge):
+def test_a_member_is_read_once(forge):
     def change(schema, header, members):
-        bank = array_of(schema)
-        detector_of(schema)["more"] = node("ListNode", "list", content=[{**bank, "__id__": 1}] * 9)
+        detector_of(schema)["more_"] = [array_of(schema)] * 9
 
-    with pytest.raises(ValueError, match=r"npy' belongs to two objects"):
-        load_model(forge(change))
+    detector = load_model(forge(change))[-1]
+    assert len({id(array) for array in detector.more_}) == 1
+    assert detector.more_[0] is next(x for x in vars(detector).values() if type(x) is np.ndarray)
+
+
+@pytest.mark.parametrize("change", [lambda h: h.pop("facts"), lambda h: h.update(facts=[])])
+def test_a_header_that_is_not_complete_is_refused(forge, change):
+    file = forge(lambda schema, header, members: change(header) and None)
+    with pytest.raises(ValueError, match=r"fan.skano' is damaged, .*header is not complete"):
+        read_header(file)
 
 
 def test_json_without_end_is_refused(forge, file):
@@ -564,7 +535,7 @@ def test_json_without_end_is_refused(forge, file):
         header = archive.read("skanopatch.json")
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("skanopatch.json", header)
-        archive.writestr("schema.json", b"[" * 10**6)
+        archive.writestr("model.json", b"[" * 10**6)
     with pytest.raises(ValueError, match=r"fan.skano' is damaged, .*RecursionError"):
         load_model(file)
 
@@ -587,7 +558,7 @@ def test_another_file_is_named(fitted, file, tmp_path):
         load_model(file)
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("skanopatch.json", '{"format": "skanopatch model", "version": 1}')
-    with pytest.raises(ValueError, match=r"no item named 'schema.json'"):
+    with pytest.raises(ValueError, match=r"no item named 'model.json'"):
         load_model(file)
     with pytest.raises(FileNotFoundError):
         load_model(tmp_path / "absent.skano")
@@ -610,13 +581,13 @@ def test_no_damage_raises_anything_but_a_value_error(fitted, file):
                 changed[rng.randrange(len(changed))] = rng.randrange(256)
             file.write_bytes(changed)
         else:
-            schema = json.loads(members["schema.json"])
+            schema = json.loads(members["model.json"])
             places = list(places_in(schema))
             (holder, key), (other, other_key) = rng.sample(places, 2)
             value = rng.choice([None, -1, [], {}, "x", json.loads(json.dumps(other[other_key]))])
             holder[key] = value
             with zipfile.ZipFile(file, "w") as archive:
-                for name, member in {**members, "schema.json": json.dumps(schema)}.items():
+                for name, member in {**members, "model.json": json.dumps(schema)}.items():
                     archive.writestr(name, member)
         with contextlib.suppress(ValueError):
             load_model(file)

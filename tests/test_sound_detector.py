@@ -43,7 +43,7 @@ from skanopatch.datasets import make_machine_sounds
 from skanopatch.metrics import auc_score
 from skanopatch.recipes import clip_scores
 from skanopatch.recipes import network as policy
-from skanopatch.recipes.explanation import band_maps
+from skanopatch.recipes.explanation import score_maps
 
 RATE = 16000
 PATCHER = MelPatcher(duration=1.0)
@@ -158,11 +158,12 @@ def test_its_maps_are_of_moments_and_of_the_bands_of_the_score(fitted, train, te
     by_hand = make_pipeline(PatchStatistics(), SubbandKNNDetector())
     by_hand.fit(PATCHER.fit(train).transform(train))
     moments = by_hand[-1].anomaly_map(by_hand[:-1].transform(PATCHER.transform(test)))
-    bands = band_maps(fitted, PATCHER.transform(test), fitted.score_samples(test), None, 8)
-    assert_array_equal(fitted.anomaly_map(test), np.maximum(moments, bands[:, np.newaxis]))
+    scores = fitted.score_samples(test)
+    shares = score_maps(fitted, PATCHER.transform(test), scores, None, moments)
+    assert_array_equal(fitted.anomaly_map(test), np.maximum(moments, shares))
     assert fitted.anomaly_map(test).shape == (len(test), 6, 8)
-    assert_allclose(bands.max(axis=1), fitted.score_samples(test) / fitted.offset_)
-    assert (bands >= 0).all()
+    assert_allclose(shares.max(axis=(1, 2)), scores / fitted.offset_)
+    assert (shares >= 0).all()
 
 
 def test_an_anomaly_has_a_cell_above_the_threshold(fitted, test):
@@ -177,6 +178,15 @@ def test_a_steady_tone_lights_its_band_all_the_time(fitted, test):
     (lit,) = fitted.anomaly_map(test[:1] + tone.astype(np.float32))
     assert (lit[:, 2] > 1).all()
     assert lit.min(axis=0).argmax() == 2
+
+
+def test_a_knock_does_not_light_the_whole_clip(fitted, test):
+    knock = np.zeros(test.shape[1], dtype=np.float32)
+    knock[8000:8400] = np.random.default_rng(0).normal(size=400)  # at 0.50 s, of 1 s in 6 columns
+    (lit,) = fitted.anomaly_map(test[:1] + knock)
+    columns = lit.max(axis=1)
+    assert columns.argmax() in (2, 3)
+    assert columns[columns.argmax()] > 1.3 * np.median(columns)
 
 
 def test_it_finds_a_severe_fault(fitted, sounds, test):

@@ -1,23 +1,9 @@
-"""The Vision Transformers that take spectrograms to tokens, and their registry."""
+"""The Vision Transformers that take spectrograms to tokens, and their registry.
 
-from skanopatch.backbones.base import Backbone
-from skanopatch.backbones.registry import (
-    check_front_end,
-    create_backbone,
-    describe_backbones,
-    front_end,
-    joins_statistics,
-    list_backbones,
-    make_patcher,
-)
+The names are in ``__init__.pyi``, and each is imported when it is used: the mel settings of a
+backbone need no torch.
+"""
 
-__all__ = [
-    "Backbone",
-    "check_front_end",
-    "create_backbone",
-    "describe_backbones",
-    "front_end",
-    "joins_statistics",
-    "list_backbones",
-    "make_patcher",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import nn
 
-from skanopatch.backbones.base import KALDI_HANNING, Backbone
+from skanopatch.backbones.base import Backbone
+from skanopatch.backbones.front_ends import KALDI_HANNING
 from skanopatch.backbones.hub import Source, read_weights
 from skanopatch.spectra.patches import PatchGrid
 

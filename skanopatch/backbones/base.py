@@ -3,29 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
-
-from skanopatch.spectra.log_mel import FrontEnd
-
-# Front ends of the networks trained on AudioSet: Kaldi's defaults at 16-bit range (BEATs), and
-# its Hann window on samples within -1 and 1 (AST, AudioMAE).
-KALDI = FrontEnd(
-    sample_rate=16000,
-    n_mels=128,
-    frame_length=0.025,
-    frame_shift=0.010,
-    f_min=20.0,
-    f_max=None,
-    window="povey",
-    preemphasis=0.97,
-    scale=2.0**15,
-    patch_size=16,
-)
-KALDI_HANNING = replace(KALDI, window="hanning", scale=1.0)
 
 
 class Backbone(nn.Module):

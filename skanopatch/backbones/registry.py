@@ -5,35 +5,35 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Any, NamedTuple
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from skanopatch.backbones.anopatch_tiny import anopatch_tiny
-from skanopatch.backbones.ast import ast
-from skanopatch.backbones.base import KALDI, KALDI_HANNING, Backbone
-from skanopatch.backbones.beats import beats
-from skanopatch.backbones.vit import TINY_GRID, audiomae, hf_hub, timm_vit, vit_tiny
+from skanopatch.backbones.front_ends import KALDI, KALDI_HANNING
 from skanopatch.spectra.log_mel import FrontEnd
 from skanopatch.spectra.mel_patcher import MelPatcher
 from skanopatch.spectra.patches import PatchGrid
+
+if TYPE_CHECKING:
+    from skanopatch.backbones.base import Backbone
 
 
 class Named(NamedTuple):
     """A backbone with a name of its own, which is built for a grid of patches."""
 
-    build: Callable[..., Backbone]
+    builder: str  # "module.function" of this folder, imported when used: torch takes seconds
     weights: str  # where they come from
 
 
 _NAMED = {
-    "anopatch-tiny": Named(anopatch_tiny, "part of this package"),
-    "vit_tiny": Named(lambda grid, pretrained: vit_tiny(grid), "random"),
+    "anopatch-tiny": Named("anopatch_tiny.anopatch_tiny", "part of this package"),
+    "vit_tiny": Named("vit.vit_tiny", "random"),
 }
 
 
 class Family(NamedTuple):
-    """Backbones named "scheme:what", where `what` is for `build` to read."""
+    """Backbones named "scheme:what", where `what` is for the builder to read."""
 
-    build: Callable[..., Backbone]
+    builder: str  # as of `Named`
     placeholder: str  # for `what`
     weights: str  # where they come from
     front_end: FrontEnd | None = None  # that all of them were trained with
@@ -41,11 +41,11 @@ class Family(NamedTuple):
 
 _HUB = "a folder, or the Hugging Face hub"
 _SCHEMES = {
-    "beats": Family(beats, "<file>", "a file, or one on the Hugging Face hub", KALDI),
-    "ast": Family(ast, "<folder or hub name>", _HUB, KALDI_HANNING),
-    "audiomae": Family(audiomae, "<folder or hub name>", _HUB, KALDI_HANNING),
-    "hf_hub": Family(hf_hub, "<folder or hub name>", _HUB),
-    "timm": Family(timm_vit, "<name>", "timm's, where the name has a tag; else random"),
+    "beats": Family("beats.beats", "<file>", "a file, or one on the Hugging Face hub", KALDI),
+    "ast": Family("ast.ast", "<folder or hub name>", _HUB, KALDI_HANNING),
+    "audiomae": Family("vit.audiomae", "<folder or hub name>", _HUB, KALDI_HANNING),
+    "hf_hub": Family("vit.hf_hub", "<folder or hub name>", _HUB),
+    "timm": Family("vit.timm_vit", "<name>", "timm's, where the name has a tag; else random"),
 }
 
 
@@ -98,9 +98,11 @@ def describe_backbones() -> list[Description]:
     >>> describe_backbones()[0].weights
     'part of this package'
     """
+    from skanopatch.backbones.vit import TINY_GRID
+
     descriptions = []
-    for name, (build, weights) in _NAMED.items():
-        parameters = build(TINY_GRID, pretrained=False).parameters()
+    for name, (builder, weights) in _NAMED.items():
+        parameters = _function(builder)(TINY_GRID, pretrained=False).parameters()
         size = sum(parameter.numel() for parameter in parameters)
         descriptions.append(Description(name, None, size, weights))
     for scheme, family in _SCHEMES.items():
@@ -245,16 +247,21 @@ def create_backbone(
     """
     family, what = _look_up(name)
     if family is None:
-        return _NAMED[name].build(grid, pretrained=pretrained)
+        return _function(_NAMED[name].builder)(grid, pretrained=pretrained)
     if family.front_end is not None and grid.n_mels != family.front_end.n_mels:
         raise ValueError(
             f"The backbone {name!r} was trained with n_mels={family.front_end.n_mels}, but the "
             f"patches have {grid.n_mels} mel bins ({grid.n_freq} bands of {grid.width})."
         )
-    if not pretrained and config is None and family.build is not timm_vit:
+    if not pretrained and config is None and family.builder != "vit.timm_vit":
         # Or else a name in a model file could make us read other files, or download them.
         raise ValueError(f"config must be given with pretrained=False for {name!r}. Got None.")
-    return family.build(what, grid, pretrained=pretrained, config=config)
+    return _function(family.builder)(what, grid, pretrained=pretrained, config=config)
+
+
+def _function(builder: str) -> Callable[..., Backbone]:
+    module, _, function = builder.partition(".")
+    return getattr(import_module(f"skanopatch.backbones.{module}"), function)
 
 
 def _look_up(name: str) -> tuple[Family | None, str]:

@@ -121,12 +121,13 @@ class SegmentBackbone(TimmBackbone):
         return outputs
 
 
-def vit_tiny(grid: PatchGrid) -> SegmentBackbone:
+def vit_tiny(grid: PatchGrid, *, pretrained: bool = False) -> SegmentBackbone:
     """Build a small ViT with random weights: 6 layers of 192 dimensions, 2.8 M parameters.
 
     It has the width and the heads of ViT-Ti (Touvron et al. 2021) and half its depth: deep enough
     to learn from a thousand clips, small enough to train on two CPU cores. It reads 12 patches of
-    time at once: 2 s, where patches are 16 frames of 10 ms.
+    time at once: 2 s, where patches are 16 frames of 10 ms. There are no weights for it, so
+    `pretrained`, which every backbone takes, changes nothing.
     """
     segment = TINY_GRID.n_time * grid.height
     vit = VisionTransformer(

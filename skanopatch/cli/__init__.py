@@ -15,11 +15,14 @@ import click
 import skanopatch
 from skanopatch.cli.demonstration import demo
 from skanopatch.cli.evaluation import evaluate
+from skanopatch.cli.exporting import export
 from skanopatch.cli.fitting import fit
 from skanopatch.cli.information import backbones, info
 from skanopatch.cli.reporting import report
 from skanopatch.cli.scoring import score
+from skanopatch.cli.trending import trend
 from skanopatch.cli.updating import forget, update
+from skanopatch.cli.watching import watch
 
 _INTERRUPTED = 130  # what shells call a program that ctrl-C ended
 
@@ -65,5 +68,18 @@ def main() -> None:
     """Learn from recordings of machines that run well, and say which new ones sound wrong."""
 
 
-for command in (fit, score, update, forget, report, evaluate, demo, info, backbones):
+for command in (
+    fit,
+    score,
+    watch,
+    trend,
+    update,
+    forget,
+    report,
+    evaluate,
+    demo,
+    info,
+    backbones,
+    export,
+):
     main.add_command(command)

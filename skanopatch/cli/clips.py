@@ -123,10 +123,13 @@ def describe_lengths(lengths: Sequence[float]) -> str:
     return f"{longest} s" if shortest == longest else f"{shortest} to {longest} s"
 
 
-def read_column(table: Path, column: str, files: list[str]) -> list[str]:
+def read_column(
+    table: Path, column: str, files: list[str], *, may_be_partial: bool = False
+) -> list[str]:
     """Return the entry of each file in a CSV table with the columns file and `column`.
 
-    A file in the table is a path from the table's own folder, or from the current one.
+    A file in the table is a path from the table's own folder, or from the current one. With
+    `may_be_partial`, some files may have no entry, which is then "".
     """
     import pandas as pd
 
@@ -146,7 +149,7 @@ def read_column(table: Path, column: str, files: list[str]) -> list[str]:
         entry_of |= zip(paths, rows[column], strict=True)
     entries = [entry_of.get(_real_path(file), "") for file in files]
     missing = [file for file, entry in zip(files, entries, strict=True) if not entry]
-    if missing:
+    if missing and not (may_be_partial and any(entries)):
         others = f", nor for {len(missing) - 1} others" if len(missing) > 1 else ""
         raise ValueError(f"'{table}' has no {column} for '{missing[0]}'{others}.")
     return entries

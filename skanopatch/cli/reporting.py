@@ -28,7 +28,8 @@ _NORMAL_OR_NOT = {"normal": 1, "1": 1, "+1": 1, "-1": -1}
     "table",
     type=TABLE,
     metavar="CSV",
-    help="A table with the columns file and label: normal or 1, -1 or what is wrong.",
+    help="A table with the columns file and label: normal or 1, -1 or what is wrong. It may leave "
+    "out recordings, as labels.csv does that a report saves.",
 )
 @click.option("--title", help="The heading of the page.")
 @click.option(
@@ -47,7 +48,7 @@ def report(
     players: int,
     group: str | None,
 ) -> None:
-    """Write a page that ranks, shows and plays CLIPS by a MODEL file.
+    """Write a page that ranks, explains, shows and plays CLIPS by a MODEL file.
 
     Where clips lie in folders called normal and anomaly, or --labels names what is wrong with
     them, the page says how well the model does.
@@ -60,7 +61,13 @@ def report(
     if table is None:
         labels = [folder_label(Path(os.path.abspath(name)).parent.parts) for name in names]
     else:
-        labels = [_NORMAL_OR_NOT.get(n.lower(), n) for n in read_column(table, "label", names)]
+        entries = read_column(table, "label", names, may_be_partial=True)
+        labels = [_NORMAL_OR_NOT.get(entry.lower(), entry or None) for entry in entries]
+        if None in labels:
+            n_missing = labels.count(None)
+            click.echo(
+                f"{n_missing} of {len(labels)} recordings have no label in '{table}'.", err=True
+            )
         if 1 not in labels:
             click.echo(f"Warning: no label in '{table}' is normal, or 1.", err=True)
 

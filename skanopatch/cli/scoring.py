@@ -11,6 +11,7 @@ import click
 
 from skanopatch.cli import options
 from skanopatch.cli.clips import describe_lengths, find_clips
+from skanopatch.cli.exporting import is_onnx, onnx_table, open_onnx
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +66,7 @@ def score(
     fail_on_anomaly: bool,
     group: str | None,
 ) -> None:
-    """Score CLIPS with a MODEL file.
+    """Score CLIPS with a MODEL file, or with an ONNX file of `skanopatch export`.
 
     The score of a clip is its distance from normal over that of the threshold: above 1 is an
     anomaly.
@@ -83,7 +84,10 @@ def score(
     sounds = find_clips(clips, may_be_none=True)
     if not sounds and csv is json_ is None:
         return
-    loaded = load(model, group)
+    if is_onnx(model):
+        loaded = open_onnx(model, group=group, false_alarm_rate=false_alarm_rate)
+    else:
+        loaded = load(model, group)
     if each_window:
         sounds = _cut(sounds, loaded)
     else:
@@ -129,11 +133,10 @@ def load(model: str, group: str | None) -> Any:
 def say_what_is_used(clips: list[Clip], model: Any) -> None:
     """Say what part of clips is scored, where a model does not take them apart into windows."""
     from skanopatch.audio import clip_duration
-    from skanopatch.inspection.decisions import decider, split_model
 
-    if hasattr(decider(model), "hop"):
+    takes_windows, used, _ = _window_of(model)
+    if takes_windows:
         return
-    used = split_model(model)[0].duration_
     longer = []
     for clip in clips:
         try:
@@ -150,16 +153,25 @@ def say_what_is_used(clips: list[Clip], model: Any) -> None:
 def _cut(clips: list[Clip], model: Any) -> list[Clip]:
     """Return the windows of files; what cannot be cut stays a clip."""
     from skanopatch.audio import split_recording
-    from skanopatch.inspection.decisions import decider, split_model
 
     windows: list[Clip] = []
-    duration, hop = split_model(model)[0].duration_, getattr(decider(model), "hop", None)
+    _, duration, hop = _window_of(model)
     for clip in clips:
         try:
             windows += split_recording(clip, duration, hop) if isinstance(clip, str) else [clip]
         except ValueError:  # the table will say why it cannot be read
             windows.append(clip)
     return windows
+
+
+def _window_of(model: Any) -> tuple[bool, float, float | None]:
+    """Return whether a model takes clips apart, and the length and the hop of a window."""
+    if hasattr(model, "hop_"):  # an OnnxScorer
+        return model.hop_ is not None, model.duration_, model.hop_
+    from skanopatch.inspection.decisions import decider, split_model
+
+    end = decider(model)
+    return hasattr(end, "hop"), split_model(model)[0].duration_, getattr(end, "hop", None)
 
 
 def score_clips(
@@ -169,14 +181,18 @@ def score_clips(
     import pandas as pd
 
     from skanopatch.audio import Segment, file_of, printable_path
-    from skanopatch.inspection.decisions import decision_table
 
     if not clips:
         numbers = ["score", "p_value"] if p_values else ["score"]
         return pd.DataFrame(columns=["file", "decision", "reason", *numbers], dtype=object)
     groups = None if group is None else [group] * len(clips)
     verbose = int(sys.stderr.isatty())
-    table = decision_table(model, clips, groups=groups, p_values=p_values, verbose=verbose)
+    if hasattr(model, "hop_"):  # an OnnxScorer
+        table = onnx_table(model, clips, p_values=p_values)
+    else:
+        from skanopatch.inspection.decisions import decision_table
+
+        table = decision_table(model, clips, groups=groups, p_values=p_values, verbose=verbose)
     files = [file_of(clip) for clip in clips]
     table.insert(0, "file", ["-" if file is None else printable_path(file) for file in files])
     for row, clip in enumerate(clips):

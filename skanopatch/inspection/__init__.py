@@ -1,17 +1,9 @@
-"""Displays in scikit-learn's convention: where, when and how much a machine is anomalous."""
+"""Displays in scikit-learn's convention: where, when and how much a machine is anomalous.
 
-from skanopatch.inspection.anomaly_map import AnomalyMapDisplay
-from skanopatch.inspection.embedding import EmbeddingDisplay
-from skanopatch.inspection.explanation import ExplanationDisplay
-from skanopatch.inspection.roc import AnomalyRocDisplay
-from skanopatch.inspection.scores import ScoreDisplay
-from skanopatch.inspection.timeline import TimelineDisplay
+The names are in ``__init__.pyi``, and each is imported when it is used: tables of decisions need
+no matplotlib.
+"""
 
-__all__ = [
-    "AnomalyMapDisplay",
-    "AnomalyRocDisplay",
-    "EmbeddingDisplay",
-    "ExplanationDisplay",
-    "ScoreDisplay",
-    "TimelineDisplay",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

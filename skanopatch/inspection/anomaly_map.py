@@ -8,14 +8,14 @@ from typing import Any, Self
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import LinearSegmentedColormap, LogNorm
+from matplotlib.colors import LogNorm
 from matplotlib.ticker import NullLocator
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_array
 
 from skanopatch.audio import Clip
 from skanopatch.inspection.decisions import clips_from, patcher_of
-from skanopatch.inspection.style import VERMILION, Display
+from skanopatch.inspection.style import EXCESS_COLORS, MAP_TOP, VERMILION, Display
 from skanopatch.recipes.pipelines import anomaly_map as map_of_clips
 from skanopatch.recipes.sound_detector import AnomalousSoundDetector
 from skanopatch.spectra.log_mel import FrontEnd, hertz_to_mel, mel_to_hertz
@@ -24,14 +24,9 @@ from skanopatch.spectra.patches import unpatchify
 _TICKS = np.array([100, 250, 500, 1000, 2000, 4000, 8000, 16000])  # Hz
 _FAINTEST = 0.05  # the share of the spectrogram that may be too faint to be drawn
 
-# One scale for the maps of all clips: below the threshold nothing is drawn, and from there to ten
-# times the threshold colour goes from yellow to red, and gets denser.
 _THRESHOLD = 1.0
-MAP_TOP = 10.0
 _MAP_TICKS = [1, 2, 5, 10]
-_OVERLAY = LinearSegmentedColormap.from_list(
-    "anomaly", [(0.94, 0.75, 0.15, 0.4), (0.84, 0.37, 0.0, 0.5), (0.65, 0.0, 0.15, 0.6)]
-).with_extremes(under=(0, 0, 0, 0))
+_MOST_OUTLINED = 0.5  # of the cells: an outline around more would look like one around the rest
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -59,7 +54,10 @@ class AnomalyMapDisplay(Display):
         The map, transparent below the threshold. The scale is the same for all clips: logarithmic
         from 1, the threshold, to 10; what is higher has the colour of 10.
     outline_ : LineCollection
-        The border of what is above the threshold.
+        The border of what is above `outline_level_`.
+    outline_level_ : float
+        1, the threshold, if at most half of the cells are above it; else the value that a quarter
+        of the cells exceed.
     ax_, figure_ : Axes, Figure
         Axes in seconds and, on the mel scale, in Hz.
 
@@ -93,7 +91,8 @@ class AnomalyMapDisplay(Display):
     def plot(self, ax: Axes | None = None, *, colorbar: bool = True) -> Self:
         """Draw the spectrogram, the map over it and the outline of what is above the threshold.
 
-        Where nothing is above the threshold, a line of text says so.
+        Where nothing is above the threshold, a line of text says so. Where more than half of the
+        cells are, the outline goes around the most anomalous quarter, and the text says above what.
 
         Parameters
         ----------
@@ -119,14 +118,14 @@ class AnomalyMapDisplay(Display):
         level = 10 / np.log(10) * (log_mel - log_mel.max())
         style: dict[str, Any] = {"cmap": "gray_r", "vmin": np.quantile(level, _FAINTEST), "vmax": 0}
         self.spectrogram_ = ax.pcolormesh(seconds, hertz, level.T, rasterized=True, **style)
-        style = {"cmap": _OVERLAY, "norm": LogNorm(_THRESHOLD, MAP_TOP)}
+        style = {"cmap": EXCESS_COLORS, "norm": LogNorm(_THRESHOLD, MAP_TOP)}
         self.map_ = ax.pcolormesh(cell_seconds, cell_hertz, anomaly_map.T, rasterized=True, **style)
-        sides = _outline(anomaly_map > _THRESHOLD, cell_seconds, cell_hertz)
+        self.outline_level_, words = _outline_level(anomaly_map)
+        sides = _outline(anomaly_map > self.outline_level_, cell_seconds, cell_hertz)
         style = {"color": VERMILION, "linewidth": 1.8, "capstyle": "projecting"}
         self.outline_ = LineCollection(sides, **style)
         ax.add_collection(self.outline_, autolim=False)
-        if anomaly_map.max() <= _THRESHOLD:
-            words = f"nothing is above the threshold (highest: {anomaly_map.max():.2g})"
+        if words:
             style = {"ha": "right", "va": "top", "bbox": {"facecolor": "w", "alpha": 0.8, "lw": 0}}
             ax.annotate(words, (0.99, 0.96), xycoords="axes fraction", fontsize="small", **style)
 
@@ -223,6 +222,23 @@ def _frame_edges(front_end: FrontEnd, n_frames: int) -> NDArray[np.float64]:
     """Return the seconds halfway between the middles of the frames."""
     first = (front_end.window_samples - front_end.shift_samples) / 2
     return (first + front_end.shift_samples * np.arange(n_frames + 1)) / front_end.sample_rate
+
+
+def _outline_level(anomaly_map: NDArray[np.float64]) -> tuple[float, str]:
+    """Return the value above which cells are outlined, and what is to be said of it."""
+    share = float((anomaly_map > _THRESHOLD).mean())
+    if share == 0:
+        return _THRESHOLD, f"nothing is above the threshold (highest: {anomaly_map.max():.2g})"
+    if share <= _MOST_OUTLINED:
+        return _THRESHOLD, ""
+    # The highest values of equal cells are outlined too, unless that would be most of the picture.
+    level = float(np.quantile(anomaly_map, 0.75))
+    below = float(anomaly_map[anomaly_map < level].max(initial=_THRESHOLD))
+    if (anomaly_map > level).any():
+        return level, f"{share:.0%} are above the threshold; outlined: above {level:.2g}"
+    if (anomaly_map > below).mean() <= _MOST_OUTLINED:
+        return below, f"{share:.0%} are above the threshold; outlined: {level:.2g}"
+    return level, f"{share:.0%} are above the threshold, most of them at {level:.2g}"
 
 
 def _outline(

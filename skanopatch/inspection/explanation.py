@@ -74,7 +74,8 @@ class ExplanationDisplay(Display):
                 1, 2, figsize=(10.0, 4.2), width_ratios=(3, 2), layout="constrained"
             )
             lines = [fill(sentence, _CHARACTERS) for sentence in explained.sentences()[:-1]]
-            figure.suptitle("\n".join(lines), fontsize="medium", x=0.01, ha="left")
+            words = "\n".join(lines)  # with a file's name, in which $ begins no formula
+            figure.suptitle(words, fontsize="medium", x=0.01, ha="left", parse_math=False)
         self.bar_ax_ = axes[1]
         self._set_axes(axes[0])
         self._plot_spectrum()
@@ -120,7 +121,7 @@ class ExplanationDisplay(Display):
         if explained.offset < 0:
             ax.axvline(1, **THRESHOLD_STYLE)
         ax.invert_yaxis()
-        ax.margins(x=0.15)
+        ax.margins(x=0.25)  # for the numbers
         ax.set_xlabel("distance (1 = threshold)" if explained.offset < 0 else "minus the score")
 
     @classmethod

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import RocCurveDisplay, roc_curve
 
@@ -40,11 +41,15 @@ class AnomalyRocDisplay(Display):
         The false-alarm rate up to which the region is shaded.
     name : str, default=None
         Name of the curve in the legend.
+    at_threshold : pair of float, default=None
+        False-alarm rate and detection rate at the threshold of the detector. None draws no dot.
 
     Attributes
     ----------
     line_ : Line2D
         The curve.
+    point_ : Line2D or None
+        The dot at the threshold.
     region_ : PolyCollection
         The area under the curve up to `max_fpr`.
     chance_level_ : Line2D or None
@@ -76,6 +81,7 @@ class AnomalyRocDisplay(Display):
     pauc: float | None = None
     max_fpr: float = 0.1
     name: str | None = None
+    at_threshold: tuple[float, float] | None = None
 
     def plot(
         self,
@@ -84,7 +90,7 @@ class AnomalyRocDisplay(Display):
         curve_kwargs: Mapping[str, Any] | None = None,
         plot_chance_level: bool = False,
     ) -> Self:
-        """Draw the curve and the region; further curves go on the same `ax`.
+        """Draw the curve, the region and the dot; further curves go on the same `ax`.
 
         Parameters
         ----------
@@ -92,7 +98,8 @@ class AnomalyRocDisplay(Display):
             Where to draw; the legend goes to the right of it, for which ``layout="constrained"``
             makes room. None makes a figure.
         curve_kwargs : dict, default=None
-            Keywords for the curve, as of `matplotlib.axes.Axes.plot`. The region takes its colour.
+            Keywords for the curve, as of `matplotlib.axes.Axes.plot`. Region and dot take its
+            colour.
         plot_chance_level : bool, default=False
             Whether to draw the diagonal.
         """
@@ -113,6 +120,13 @@ class AnomalyRocDisplay(Display):
         x, y = np.append(self.fpr[inside], self.max_fpr), np.append(self.tpr[inside], tpr_at_end)
         color = self.line_.get_color()
         self.region_ = ax.fill_between(x, y, color=color, alpha=0.25, linewidth=0, label=pauc)
+        self.point_: Line2D | None = None
+        if self.at_threshold is not None:
+            false_alarms, hits = self.at_threshold
+            label = f"at the threshold: {false_alarms:.1%}\nfalse alarms, {hits:.1%} found"
+            (self.point_,) = ax.plot(
+                [false_alarms], [hits], "o", color=color, label=label, clip_on=False, zorder=3
+            )
         ax.set(xlabel="false-alarm rate", ylabel="detection rate")
         legend_beside(ax)
         return self
@@ -128,7 +142,7 @@ class AnomalyRocDisplay(Display):
         params: Mapping[str, Any] | None = None,
         **predictions_params: Any,
     ) -> Self:
-        """Draw the curve of an estimator's `decision_function`.
+        """Draw the curve of an estimator's `decision_function`, with a dot at its threshold.
 
         Parameters
         ----------
@@ -146,8 +160,9 @@ class AnomalyRocDisplay(Display):
         **predictions_params
             As for `from_predictions`.
         """
-        scores, _ = anomaly_scores(estimator, X, params)
+        scores, threshold = anomaly_scores(estimator, X, params)
         name = type(estimator).__name__ if name is None else name
+        predictions_params = {"threshold": threshold, **predictions_params}
         return cls.from_predictions(y, scores, name=name, **predictions_params)
 
     @classmethod
@@ -158,6 +173,7 @@ class AnomalyRocDisplay(Display):
         *,
         max_fpr: float = 0.1,
         pos_label: Hashable = -1,
+        threshold: float | None = None,
         name: str | None = None,
         ax: Axes | None = None,
         **plot_params: Any,
@@ -172,6 +188,8 @@ class AnomalyRocDisplay(Display):
             Higher is more anomalous.
         pos_label : hashable, default=-1
             The label of anomalous clips.
+        threshold : float, default=None
+            The score above which a clip is an anomaly, where the dot is drawn. None draws none.
         max_fpr, name, ax, **plot_params
             As for the class and for `plot`.
 
@@ -183,6 +201,10 @@ class AnomalyRocDisplay(Display):
         """
         is_anomaly, scores = validate_scores(y, anomaly_score, pos_label)
         fpr, tpr, _ = roc_curve(is_anomaly, scores)
+        at_threshold = None
+        if threshold is not None:
+            is_alarm, is_anomaly = scores > threshold, np.asarray(is_anomaly, dtype=bool)
+            at_threshold = float(is_alarm[~is_anomaly].mean()), float(is_alarm[is_anomaly].mean())
         display = cls(
             fpr=fpr,
             tpr=tpr,
@@ -190,5 +212,6 @@ class AnomalyRocDisplay(Display):
             pauc=pauc_score(y, anomaly_score, max_fpr=max_fpr, pos_label=pos_label),
             max_fpr=max_fpr,
             name=name,
+            at_threshold=at_threshold,
         )
         return display.plot(ax, **plot_params)

@@ -9,18 +9,21 @@ from typing import Any, Self
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
-from numpy.typing import ArrayLike
+from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.ticker import NullLocator
+from numpy.typing import ArrayLike, NDArray
 
 from skanopatch.detectors.base import rows_by_label
 from skanopatch.inspection.decisions import anomaly_scores
 from skanopatch.inspection.style import (
     THRESHOLD_STYLE,
+    VERMILION,
     Display,
     clip_kinds,
     legend_above_data,
     score_array,
     score_label,
+    unit_of_scores,
 )
 
 # A machine has a row of height 1. In it, normal clips are drawn above anomalous ones.
@@ -28,12 +31,19 @@ _SHIFT = {"": 0.0, "normal": -0.22, "anomalous": 0.22}
 _SPREAD = 0.16
 _LONGEST_LINE = 20  # characters of a machine's name
 
+# In units of the threshold. Beyond the first, the axis is logarithmic far from the threshold; what
+# is beyond the second is marked at the end of the axis.
+_FAR, _FARTHEST = 10.0, 100.0
+_TICKS = np.array([0, 0.5, 1, 2, 5, 10, 20, 50, 100])
+
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ScoreDisplay(Display):
     """Scores of clips beside the threshold, with a row for each machine.
 
     Make one with `from_estimator` or `from_predictions`. All parameters are stored as attributes.
+    Where scores lie far above the threshold, the axis is linear near the threshold and logarithmic
+    far from it.
 
     Parameters
     ----------
@@ -57,6 +67,8 @@ class ScoreDisplay(Display):
         The points of each label and domain.
     threshold_line_ : LineCollection or None
         The threshold in each row.
+    beyond_ : PathCollection or None
+        The marks of clips beyond the end of the axis, which is at 100 times the threshold.
     ax_, figure_ : Axes, Figure
         Where it is drawn.
 
@@ -115,11 +127,52 @@ class ScoreDisplay(Display):
         for row in range(1, len(machines)):
             ax.axhline(row - 0.5, color="0.85", linewidth=0.8, zorder=0)
         names = [] if self.machine is None else [fill(str(m), _LONGEST_LINE) for m in machines]
-        ax.set_yticks(range(len(names)), names)
+        ax.set_yticks(range(len(names)), names, parse_math=False)
         ax.set(ylim=(len(machines) - 0.5, -0.5), xlabel=score_label(self.threshold))
+        self.beyond_: PathCollection | None = None
+        if thresholds is not None:
+            self._stretch_axis(scores, heights, float(np.median(thresholds)))
         ax.tick_params(axis="y", length=0)
         legend_above_data(ax, np.isnan(scores), "without score")
         return self
+
+    def _stretch_axis(self, scores: NDArray, heights: NDArray, threshold: float) -> None:
+        """Keep the scores near the threshold apart where others are far above it."""
+        ax, unit = self.ax_, unit_of_scores(scores, threshold)
+        end = threshold + (_FARTHEST - 1) * unit
+        if not (scores > threshold + (_FAR - 1) * unit).any():
+            return
+        beyond = np.flatnonzero(scores > end)
+        shown = scores[np.isfinite(scores) & (scores <= end)]
+        lowest = shown.min(initial=threshold - unit)
+        highest = end if len(beyond) else shown.max()
+
+        def forward(x: NDArray) -> NDArray:
+            return np.arcsinh(2 * (np.asarray(x) - threshold) / unit)
+
+        def inverse(x: NDArray) -> NDArray:
+            return threshold + np.sinh(x) * unit / 2
+
+        ax.set_xscale("function", functions=(forward, inverse))
+        low, high = forward(np.array([lowest, highest]))
+        margin = 0.03 * (high - low)
+        left, right = inverse(low - margin), end if len(beyond) else inverse(high + margin)
+        ticks = threshold + (_TICKS - 1) * unit
+        ticks = ticks[(left <= ticks) & (ticks <= right)]
+        ax.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set(xlim=(left, right), xlabel=score_label(self.threshold, "logarithmic far from it"))
+        if len(beyond):
+            self.beyond_ = ax.scatter(
+                np.full(len(beyond), end),
+                heights[beyond],
+                s=40,
+                marker=">",
+                color=VERMILION,
+                clip_on=False,
+                zorder=3,
+                label=f"{len(beyond)} beyond {end:.3g} (highest: {scores[beyond].max():.3g})",
+            )
 
     def _thresholds(self, machines: list[Hashable]) -> list[float] | None:
         """Return the threshold of each row."""

@@ -16,7 +16,9 @@ import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.legend import Legend
 from numpy.typing import ArrayLike, NDArray
 
 from skanopatch.audio.labels import label_list
@@ -27,6 +29,13 @@ VERMILION = "#D55E00"
 GREEN = "#009E73"
 PURPLE = "#CC79A7"
 _LINES = cycler(color=[BLUE, VERMILION, GREEN, PURPLE]) + cycler(linestyle=["-", "--", "-.", ":"])
+
+# How far above the threshold: from yellow, at 1, to red, at MAP_TOP times the threshold and more.
+# It gets denser as well. Maps, timelines and reports share it, so that colours can be compared.
+MAP_TOP = 10.0
+EXCESS_COLORS = LinearSegmentedColormap.from_list(
+    "anomaly", [(0.94, 0.75, 0.15, 0.4), (0.84, 0.37, 0.0, 0.5), (0.65, 0.0, 0.15, 0.6)]
+).with_extremes(under=(0, 0, 0, 0))
 
 THRESHOLD_STYLE: dict[str, Any] = {"label": "threshold", "color": "0.2", "ls": "--", "lw": 1}
 
@@ -57,17 +66,26 @@ class Display:
         return ax
 
 
-def score_label(threshold: Any) -> str:
+def score_label(threshold: Any, remark: str = "") -> str:
     """Return the label of an axis of scores, with the threshold where it is one number."""
-    number = f" ({threshold:g} = threshold)" if isinstance(threshold, Real) else ""
-    return "anomaly score" + number
+    number = f"{threshold:g} = threshold" if isinstance(threshold, Real) else ""
+    words = "; ".join(filter(None, [number, remark]))
+    return "anomaly score" + (f" ({words})" if words else "")
 
 
 def legend_beside(ax: Axes) -> None:
     """Put the legend to the right of square axes, which move to the left."""
     if ax.get_legend_handles_labels()[1]:
         ax.set_anchor("W")
-        ax.legend(loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0, **_LEGEND)
+        _write_as_is(
+            ax.legend(loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0, **_LEGEND)
+        )
+
+
+def _write_as_is(legend: Legend) -> None:
+    """Take a dollar sign in a name for itself, and not for the beginning of a formula."""
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def legend_above_data(ax: Axes, missing: Sequence | NDArray = (), reason: str = "") -> None:
@@ -84,12 +102,24 @@ def legend_above_data(ax: Axes, missing: Sequence | NDArray = (), reason: str = 
         legend = ax.legend(
             loc="upper center", ncols=n_columns, borderaxespad=0.2, columnspacing=1.2, **_LEGEND
         )
+        _write_as_is(legend)
         size = legend.get_window_extent()
         if size.width <= axes_size.width:
             break
     share = min(1.1 * size.height / axes_size.height, _LARGEST_LEGEND)
     bottom, top = ax.get_ylim()
     ax.set_ylim(bottom, top + (top - bottom) * share / (1 - share))
+
+
+def unit_of_scores(scores: NDArray[np.float64], threshold: float) -> float:
+    """Return what distances from a threshold are counted in: the threshold, if it is above 0.
+
+    Else it is the median distance of the scores from the threshold, or 1 if that is 0.
+    """
+    if threshold > 0:
+        return threshold
+    finite = scores[np.isfinite(scores)]
+    return float(np.median(np.abs(finite - threshold))) or 1.0 if len(finite) else 1.0
 
 
 def score_array(anomaly_score: ArrayLike) -> NDArray[np.float64]:

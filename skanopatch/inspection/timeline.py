@@ -17,12 +17,14 @@ from skanopatch.audio import Clip, load_clip
 from skanopatch.inspection.decisions import anomaly_scores, patcher_of
 from skanopatch.inspection.style import (
     BLUE,
+    EXCESS_COLORS,
+    MAP_TOP,
     THRESHOLD_STYLE,
-    VERMILION,
     Display,
     legend_above_data,
     score_array,
     score_label,
+    unit_of_scores,
 )
 
 _LONGEST_IN_SECONDS = 180  # of a time axis that is labelled in seconds
@@ -36,7 +38,9 @@ class TimelineDisplay(Display):
     """Score of a long recording over time, with the stretches above the threshold.
 
     Make one with `from_estimator` or `from_predictions`. All parameters are stored as attributes.
-    A score is drawn from halfway to the one before it to halfway to the next.
+    A score is drawn from halfway to the one before it to halfway to the next. A tint says how far
+    above the threshold it is, in the colours of anomaly maps: yellow just above, red at ten times
+    the threshold and more, on a logarithmic scale.
 
     Parameters
     ----------
@@ -58,7 +62,7 @@ class TimelineDisplay(Display):
     threshold_line_ : Line2D or None
         The threshold.
     flagged_ : PolyCollection or None
-        The shade over the stretches, if there are any.
+        The tint of each window above the threshold, if there are any.
     ax_, figure_ : Axes, Figure
         Where it is drawn.
 
@@ -109,16 +113,25 @@ class TimelineDisplay(Display):
             # Padded, so that stretches at either end have a start and an end too.
             is_above = np.concatenate([[False], scores > self.threshold, [False]])
             self.stretches_ = edges[np.flatnonzero(np.diff(is_above))].reshape(-1, 2)
-        if len(self.stretches_):
-            bottom, top = ax.get_ylim()
-            style: dict[str, Any] = {"color": VERMILION, "alpha": 0.25, "label": "anomaly"}
-            spans = [(start, end - start) for start, end in self.stretches_]
-            self.flagged_ = ax.broken_barh(spans, (bottom, top - bottom), linewidth=0.8, **style)
-            ax.set_ylim(bottom, top)
+            self._tint(scores, edges, self.threshold)
         ax.set(xlim=(edges[0], edges[-1]), ylabel=score_label(self.threshold))
         _label_time(ax, edges[-1] - edges[0])
         legend_above_data(ax)
         return self
+
+    def _tint(self, scores: NDArray, edges: NDArray, threshold: float) -> None:
+        """Tint the windows above the threshold by how far above it they are."""
+        rows = np.flatnonzero(scores > threshold)
+        if not len(rows):
+            return
+        excess = (scores[rows] - threshold) / unit_of_scores(scores, threshold)
+        colors = EXCESS_COLORS(np.clip(np.log1p(excess) / np.log(MAP_TOP), 0, 1))
+        spans = [(edges[row], edges[row + 1] - edges[row]) for row in rows]
+        bottom, top = self.ax_.get_ylim()
+        style: dict[str, Any] = {"facecolors": colors, "linewidth": 0, "zorder": 0.5}
+        label = "anomaly" + (f" (red: {MAP_TOP * threshold:g} and more)" if threshold > 0 else "")
+        self.flagged_ = self.ax_.broken_barh(spans, (bottom, top - bottom), label=label, **style)
+        self.ax_.set_ylim(bottom, top)
 
     def _edges(self, n_windows: int) -> NDArray[np.float64]:
         """Return where the stretch of each score starts, and where the last one ends."""

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from skanopatch.detectors.metadata import at_the_end, call_with_groups, list_metadata
 from skanopatch.detectors.thresholds import conformal_p_values, place_threshold
 from skanopatch.recipes.conditions import Conditions, mean_spectra, warn_of_conditions
-from skanopatch.recipes.explanation import Explanation, band_maps, explain_clips
+from skanopatch.recipes.explanation import Explanation, explain_clips, score_maps
 from skanopatch.recipes.windows import Windows, cut_windows, whole_clips
 from skanopatch.spectra.lazy_patches import LazyPatches
 from skanopatch.spectra.patches import given_patches, iterate_batches, take_clips
@@ -174,8 +174,8 @@ class ClipScoresMixin:
         """Return where in time and frequency clips are anomalous.
 
         A cell has the larger of two values: that of `map_pipeline_`, which compares the moment with
-        normal moments, and that of its band in the clip's score, which a steady fault raises. A
-        clip that is an anomaly so has a cell above 1.
+        normal moments, and its share in the clip's score, which a steady fault raises. A clip that
+        is an anomaly so has a cell above 1.
 
         Parameters
         ----------
@@ -208,8 +208,7 @@ class ClipScoresMixin:
         (maps,) = self._call(self.map_pipeline_, ("anomaly_map",), patches, listed, _BATCH_SIZE)
         if self.members_[0] == "statistics" and self.offset_ < 0:
             of_clips = self._of_clips(windows, scores)
-            bands = band_maps(self, patches, of_clips, listed, maps.shape[2])
-            maps = np.maximum(maps, bands[:, np.newaxis])
+            maps = np.maximum(maps, score_maps(self, patches, of_clips, listed, maps))
         return maps
 
     def _score_windows(self, X: Any, groups: Iterable | None, *methods: str) -> tuple[Any, ...]:

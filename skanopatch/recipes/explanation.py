@@ -25,6 +25,7 @@ from skanopatch.spectra.patches import iterate_batches, take_clips, unpatchify
 _BATCH_SIZE = 16  # clips
 _N_BANDS = 8  # of equal width on the mel scale, to which parts belong
 _LOUD, _FLUCTUATING = 32, 16  # bands of `BandStatistics`
+_LEAST_MOMENT = 1e-3  # of a map of moments, so that none is 0
 _MOST_TIMES, _MOST_PARTS = 6, 3  # that are named
 _PROPERTIES = ("steady spectrum", "loud moments", "fluctuation", "level over time")
 
@@ -188,10 +189,14 @@ def explain_clips(
     return explanations
 
 
-def band_maps(
-    detector: Any, patches: Any, scores: NDArray, groups: list[Hashable] | None, n_freq: int
+def score_maps(
+    detector: Any,
+    patches: Any,
+    scores: NDArray,
+    groups: list[Hashable] | None,
+    moments: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Map the scores of clips to the bands of frequency that they come from.
+    """Map the scores of clips to where in time and frequency they come from.
 
     Parameters
     ----------
@@ -201,19 +206,20 @@ def band_maps(
     scores : ndarray of shape (n_clips,)
         Of these clips, as `score_samples` gives them.
     groups : list of hashables of length n_clips or None
-    n_freq : int
-        Bands of a map.
+    moments : ndarray of shape (n_clips, n_time, n_freq)
+        Maps of `map_pipeline_`.
 
     Returns
     -------
-    maps : ndarray of shape (n_clips, n_freq)
-        The band that adds most to a clip's distance has the clip's distance over that of the
-        threshold, and the others in proportion. NaN for clips that cannot be read.
+    maps : ndarray of shape (n_clips, n_time, n_freq)
+        The highest cell is the clip's distance over that of the threshold. A band has its share in
+        the distance. That of the steady spectrum and of fluctuations lies there all the time, and
+        that of loud moments and of the level over time follows the map of moments. NaN for clips
+        that cannot be read.
     """
-    maps = np.full((len(scores), n_freq), np.nan)
-    normal = detector.normal_statistics_
+    maps = np.full(moments.shape, np.nan)
+    n_freq, normal = moments.shape[2], detector.normal_statistics_
     cells = _cells(detector.statistics_.n_mels_, normal.shape[1], n_freq)
-    blocks = _blocks(cells)
     start = 0
     for batch in iterate_batches(patches, _BATCH_SIZE):
         rows = np.flatnonzero(np.isfinite(scores[start : start + len(batch)]))
@@ -225,17 +231,23 @@ def band_maps(
             batch[rows],
             groups=None if groups is None else [groups[clip] for clip in clips],
             normal=normal[np.isfinite(normal).all(axis=1)],
-            blocks=blocks,
+            blocks=_blocks(cells),
         )
-        of_bands = np.zeros((len(rows), n_freq))
-        for index, (_, bins, columns) in enumerate(cells):
+        steady, passing = np.zeros((2, len(rows), n_freq))
+        for index, (cause, bins, columns) in enumerate(cells):
             if bins is not None:
-                of_bands[:, index % n_freq] += parts[:, list(columns)].sum(axis=1)
-        # What belongs to no band is shared by all: the level over time, and embeddings.
-        of_bands += ((parts.sum(axis=1) - of_bands.sum(axis=1)) / n_freq)[:, np.newaxis]
-        most = of_bands.max(axis=1, keepdims=True)
-        shares = np.where(most > 0, of_bands.clip(0) / np.where(most > 0, most, 1), 1.0)
-        maps[clips] = shares * (scores[clips] / detector.offset_)[:, np.newaxis]
+                of_cause = passing if cause == _PROPERTIES[1] else steady
+                of_cause[:, index % n_freq] += parts[:, list(columns)].sum(axis=1)
+        profile = moments[clips].clip(_LEAST_MOMENT)
+        peaks = profile.max(axis=1, keepdims=True)
+        # What belongs to no band, the level over time and embeddings, goes where moments stand out.
+        of_no_band = parts.sum(axis=1) - (steady + passing).sum(axis=1)
+        passing += of_no_band[:, np.newaxis] * (peaks / peaks.sum(axis=2, keepdims=True))[:, 0]
+        steady, passing = steady.clip(0), passing.clip(0)
+        own = steady[:, np.newaxis] + passing[:, np.newaxis] * profile / peaks
+        most = own.max(axis=(1, 2), keepdims=True)
+        shares = np.where(most > 0, own / np.where(most > 0, most, 1), 1.0)
+        maps[clips] = shares * (scores[clips] / detector.offset_)[:, np.newaxis, np.newaxis]
     return maps
 
 
@@ -348,11 +360,11 @@ def describe_event(event: Event, unit: str) -> str:
         verb = "rises" if (event.decibels or 0) > 0 else "falls"
         return f"the level {verb} by {decibels:.0f} dB at {event.times[0][0]:.{digits}f} {second}"
     if event.kind == "knock":
-        times = _listed([f"{start:.{digits}f}" for start, _ in event.times])
+        times = _listed([f"{start:.{digits}f}" for start, _ in event.times], second)
         name = "a knock" if len(event.times) == 1 else "knocks"
-        return f"{name} at {times} {second}, {band}, {decibels:.0f} dB above the rest of the clip"
-    spans = _listed([f"{a:.{digits}f} to {b:.{digits}f}" for a, b in event.times])
-    when = f"from {spans} {second}" if event.times else "all the time"
+        return f"{name} at {times}, {band}, {decibels:.0f} dB above the rest of the clip"
+    spans = _listed([f"{a:.{digits}f} to {b:.{digits}f}" for a, b in event.times], second)
+    when = f"from {spans}" if event.times else "all the time"
     if event.kind == "dropout":
         return f"the sound drops by {decibels:.0f} dB {when}"
     if event.kind == "burst":
@@ -371,11 +383,13 @@ def _band(low: float, high: float, unit: str) -> str:
     return f"{low / 1000:.2g} to {high / 1000:.2g} kHz"
 
 
-def _listed(words: list[str]) -> str:
-    """Join words by commas and "and", and count those beyond the first few."""
-    if len(words) > _MOST_TIMES:
-        words = [*words[: _MOST_TIMES - 1], f"{len(words) - _MOST_TIMES + 1} more times"]
-    return "".join(words) if len(words) < 2 else f"{', '.join(words[:-1])} and {words[-1]}"
+def _listed(words: list[str], unit: str) -> str:
+    """Join numbers by commas and "and", with their unit, and count those beyond the first few."""
+    n_more = len(words) - (_MOST_TIMES - 1) if len(words) > _MOST_TIMES else 0
+    if n_more:
+        return f"{', '.join(words[:-n_more])} {unit} and {n_more} times more"
+    joined = "".join(words) if len(words) < 2 else f"{', '.join(words[:-1])} and {words[-1]}"
+    return f"{joined} {unit}"
 
 
 def _capital(sentence: str) -> str:

@@ -1,4 +1,4 @@
-"""What the report embeds of a clip: its picture, its sound, its map and its worst moments."""
+"""What the report embeds of a clip: its picture, its sound, its map, and why it has its score."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import soundfile
 from matplotlib.image import imsave
-from scipy.signal import find_peaks
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from skanopatch.audio import Clip, load_clip
+from skanopatch.detectors.metadata import call_with_groups
 from skanopatch.inspection.decisions import read_patches, split_model
+from skanopatch.recipes.explanation import Explanation
 from skanopatch.recipes.sound_detector import AnomalousSoundDetector
+from skanopatch.report.moments import Axes, worst_moments
 from skanopatch.spectra.mel_patcher import MelPatcher
 from skanopatch.spectra.patches import unpatchify
 
@@ -32,39 +35,10 @@ _LOUDEST = 0.9  # what the loudest sample of the page becomes
 
 _BATCH_SIZE = 64  # clips whose patches are in memory at a time
 _PICTURE_COLUMNS = 512  # a spectrogram with more frames is averaged over neighbours
-_TICKS = (200, 500, 1000, 2000, 4000, 8000, 16000, 32000, 64000)  # Hz
-
-# The moments that are marked are above the threshold, and at least that many seconds apart.
-_MOST_MOMENTS = 5
-_SECONDS_APART = 0.5
-
-
-class Axes(NamedTuple):
-    """Where the spectrogram of a patcher lies in seconds and Hz."""
-
-    seconds: float  # that all patches of a clip cover
-    edges: np.ndarray  # of the mel bins in Hz, of shape (n_mels + 1,)
-
-    @classmethod
-    def of_patcher(cls, patcher: MelPatcher) -> Axes:
-        """Return the axes of a fitted patcher's spectrograms."""
-        front_end = patcher.front_end
-        n_time, _ = front_end.grid_shape(round(patcher.duration_ * front_end.sample_rate))
-        n_samples = n_time * front_end.patch_size * front_end.shift_samples
-        return cls(n_samples / front_end.sample_rate, front_end.bin_edges())
-
-    def ticks(self) -> list[tuple[str, float]]:
-        """Return the labels of the frequency axis and their heights, 0 to 1."""
-        inside = [hz for hz in _TICKS if self.edges[0] <= hz <= 1.02 * self.edges[-1]]
-        heights = np.interp(inside, self.edges, np.linspace(0, 1, len(self.edges)))
-        return [(format_hz(hz), round(float(h), 4)) for hz, h in zip(inside, heights, strict=True)]
-
-
-def format_hz(*hertz: float) -> str:
-    """Write frequencies as "500 Hz", or as "0.9 to 1.2 kHz"."""
-    if max(hertz) < 999.5:
-        return " to ".join(f"{hz:.0f}" for hz in hertz) + " Hz"
-    return " to ".join(f"{hz / 1000:.2g}" for hz in hertz) + " kHz"
+_EXPLAINED_AT_A_TIME = 16  # clips
+_EMPTY = 1e-3  # dB: a narrow filter without any bin of the FFT is the same in all clips
+_MOST_TIMES = 6  # of an event
+_BELOW_NORMAL = 20.0  # dB that the scale of spectra goes below the quietest normal clip
 
 
 class View(NamedTuple):
@@ -73,6 +47,7 @@ class View(NamedTuple):
     log_mel: np.ndarray  # of shape (n_frames, n_mels), with neighbouring frames averaged
     statistics: np.ndarray  # as in `AnomalousSoundDetector.normal_statistics_`
     map: np.ndarray | None  # the anomaly map, of shape (n_time, n_freq)
+    moments: np.ndarray | None  # the same without the bands that the score of the clip comes from
 
 
 def view_clips(
@@ -85,9 +60,12 @@ def view_clips(
         patches = read_patches(patcher, clips[rows])
         statistics = model.statistics_.transform(patches)
         maps: Any = [None] * len(patches)
+        moments = maps
         if model.map_pipeline_ is not None:
-            maps = mapper.anomaly_map(patches, groups=None if groups is None else groups[rows])
-        views += map(View, _shrink(unpatchify(patches)), statistics, maps)
+            own = None if groups is None else groups[rows]
+            maps = mapper.anomaly_map(patches, groups=own)
+            moments = call_with_groups(model.map_pipeline_, "anomaly_map", patches, own)
+        views += map(View, _shrink(unpatchify(patches)), statistics, maps, moments)
     return views
 
 
@@ -96,7 +74,8 @@ def embed_clips(
 ) -> list[dict[str, Any]]:
     """Return what the page needs to show and to play each clip, empty for an unreadable one.
 
-    It is `picture` and `sound`, and with maps also `map`, its `highest` value and the `moments`.
+    It is `picture` and `sound`, and with maps also `map`, its `highest` value and the `moments`,
+    see `worst_moments`.
     """
     media: list[dict[str, Any]] = [{} for _ in clips]
     readable = [i for i, view in enumerate(views) if np.isfinite(view.log_mel).all()]
@@ -112,11 +91,11 @@ def embed_clips(
             "picture": _draw(views[i].log_mel, darkest, brightest),
             "sound": _encode(samples * (_LOUDEST / peak if peak else 1), rate),
         }
-        anomaly_map = views[i].map
-        if anomaly_map is not None:
+        anomaly_map, moments = views[i].map, views[i].moments
+        if anomaly_map is not None and moments is not None:
             media[i]["map"] = np.round(anomaly_map, 2).tolist()
             media[i]["highest"] = float(anomaly_map.max())
-            media[i]["moments"] = worst_moments(anomaly_map, axes)
+            media[i]["moments"] = worst_moments(anomaly_map, moments, axes)
     return media
 
 
@@ -152,35 +131,83 @@ def _encode(samples: np.ndarray, sample_rate: int) -> str:
     return b64encode(file.getvalue()).decode("ascii")
 
 
-def worst_moments(anomaly_map: np.ndarray, axes: Axes) -> list[dict]:
-    """Find the moments of a clip at which its map peaks above the threshold, the worst first.
+def explain_clips(
+    model: AnomalousSoundDetector,
+    clips: list[Clip],
+    groups: list[Hashable] | None = None,
+    *,
+    verbose: int = 0,
+) -> list[Explanation]:
+    """Explain the scores of clips that can be read, some at a time."""
+    explanations: list[Explanation] = []
+    starts = range(0, len(clips), _EXPLAINED_AT_A_TIME)
+    for start in tqdm(starts, desc="Explaining", disable=not verbose, leave=False):
+        rows = slice(start, start + _EXPLAINED_AT_A_TIME)
+        own = None if groups is None else groups[rows]
+        explanations += model.explain(clips[rows], groups=own)
+    return explanations
+
+
+def spectra_of(
+    explanations: list[Explanation], normal_spectra: NDArray, axes: Axes
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return what the page needs to draw spectra over the range of the normal clips.
 
     Parameters
     ----------
-    anomaly_map : ndarray of shape (n_time, n_freq)
-        The map of a clip; 1 is the threshold.
+    explanations : list of Explanation
+    normal_spectra : ndarray of shape (n_normal, n_mels)
+        Those of normal clips that are drawn too, in dB.
     axes : Axes
-        What the map lies over.
+        Of all spectra.
 
     Returns
     -------
-    moments : list of dict
-        `time` in seconds, where the cell begins; `value` of the map; `band`, its frequencies.
+    shared : dict
+        `places` of the mel bins on the axis, 0 to 1; `lowest` and `highest` normal level of each,
+        in dB; `levels`, the ends of the one scale of all spectra. Empty without explanations.
+    own : list of dict
+        Of the explained clips, then of the normal ones, which have no `words`.
+        `words`, sentences with the `times` in the window at which what they say begins, in seconds;
+        `spectrum`, the level of each bin in dB; `bands`, the ends of the
+        bands of its events, 0 to 1.
     """
-    n_time, n_freq = anomaly_map.shape
-    seconds = axes.seconds / n_time
-    worst = anomaly_map.max(axis=1)
-    # The padding lets the first and the last moment be peaks.
-    padded = np.pad(worst, 1, constant_values=-np.inf)
-    peaks = find_peaks(padded, distance=max(1, _SECONDS_APART / seconds))[0] - 1
-    peaks = peaks[worst[peaks] > 1]
-    edges = axes.edges[np.linspace(0, len(axes.edges) - 1, n_freq + 1).astype(int)]
-    bands = anomaly_map.argmax(axis=1)
+    if not explanations:
+        return {}, []
+    normal = explanations[0].normal_spectra  # of all machines
+    lowest, highest = normal.min(axis=0), normal.max(axis=0)
+    bins = np.flatnonzero(highest - lowest > _EMPTY)
+    if not len(bins):  # all normal clips are the same
+        bins = np.arange(normal.shape[1])
+    spectra = np.array([e.spectrum for e in explanations] + list(normal_spectra))[:, bins]
+    bottom = max(lowest[bins].min() - _BELOW_NORMAL, min(spectra.min(), lowest[bins].min()))
+    top = max(spectra.max(), highest[bins].max())
+    shared = {
+        "places": np.round((bins + 0.5) / normal.shape[1], 4).tolist(),
+        "lowest": np.round(lowest[bins].astype(float), 1).tolist(),
+        "highest": np.round(highest[bins].astype(float), 1).tolist(),
+        "levels": [round(float(bottom), 1), round(float(top), 1)],
+    }
+    own: list[dict[str, Any]] = [
+        {"spectrum": np.round(spectrum.astype(float), 1).tolist(), "bands": []}
+        for spectrum in spectra
+    ]
+    for drawn, explanation in zip(own, explanations, strict=False):
+        drawn["words"] = _words(explanation)
+        for event in explanation.events:
+            if event.low is not None:
+                ends = axes.height([event.low, event.high])
+                drawn["bands"].append(np.round(ends, 4).tolist())
+    return shared, own
+
+
+def _words(explanation: Explanation) -> list[dict[str, Any]]:
+    """Return the sentences but for the first, which the row of the clip says, with their times."""
+    start = explanation.start if explanation.start > 0 else 0.0
+    times = [[round(begin - start, 3) for begin, _ in event.times] for event in explanation.events]
+    sentences = explanation.sentences()[1:]
+    times += [[]] * (len(sentences) - len(times))  # notes, and what the distance is the sum of
     return [
-        {
-            "time": round(float(peak * seconds), 3),
-            "value": round(float(worst[peak]), 2),
-            "band": format_hz(*edges[bands[peak] :][:2]),
-        }
-        for peak in peaks[np.argsort(-worst[peaks], kind="stable")][:_MOST_MOMENTS]
+        {"text": text, "times": own[:_MOST_TIMES]}
+        for text, own in zip(sentences, times, strict=True)
     ]

@@ -15,23 +15,28 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from scipy.spatial.distance import cdist
-from sklearn.metrics import roc_curve
 from sklearn.preprocessing import StandardScaler
 
 import skanopatch
 from skanopatch.audio import Clip, Segment, as_clip_list, file_of, is_path, printable_path
 from skanopatch.audio.labels import label_list
-from skanopatch.inspection.anomaly_map import MAP_TOP
-from skanopatch.inspection.decisions import (
-    clips_from,
-    decision_table,
-    split_model,
-    unwrap,
-    windows_of,
-)
-from skanopatch.metrics import auc_score, pauc_score
+from skanopatch.inspection.decisions import clips_from, decision_table, split_model, unwrap
+from skanopatch.inspection.style import MAP_TOP
 from skanopatch.recipes.sound_detector import AnomalousSoundDetector
-from skanopatch.report.media import Axes, View, embed_clips, view_clips
+from skanopatch.recipes.sound_events import DECIBELS
+from skanopatch.report.media import View, embed_clips, explain_clips, spectra_of, view_clips
+from skanopatch.report.moments import Axes
+from skanopatch.report.overview import (
+    Scale,
+    facts_of,
+    headline,
+    label_names,
+    machines_of,
+    roc_of,
+    timeline_of,
+    warnings_of,
+)
+from skanopatch.report.times import recording_times
 
 # Nepers: statistics of two recordings differ by more, those of one are the same but for rounding.
 _SAME = 1e-3
@@ -47,10 +52,12 @@ def make_report(
     max_players: int = 500,
     verbose: int = 0,
 ) -> str:
-    """Score clips and write a page that shows and plays them, the most anomalous first.
+    """Score clips and write a page that explains, shows and plays them, the most anomalous first.
 
-    Next to each clip stands the nearest normal clip of the model's `fit`, which can be played if
-    its file is still there.
+    The page begins with a summary: how many clips are anomalies and of which machines, the rate of
+    false alarms with its interval where there are labels, and what makes scores unsure. Below each
+    clip stands the nearest normal clip of the model's `fit`, which can be played if its file is
+    still there. Clips can be marked as fine or broken, and the marks saved as a table.
 
     Parameters
     ----------
@@ -85,7 +92,8 @@ def make_report(
 
     Notes
     -----
-    The score of a clip is its distance over that of the threshold: above 1 is an anomaly.
+    The score of a clip is its distance over that of the threshold: above 1 is an anomaly. What is
+    said of it is from `AnomalousSoundDetector.explain`.
 
     The nearest normal clip is found by the Euclidean distance of `normal_statistics_` after each is
     standardized on the normal clips. It is another recording, also for a clip of the fit.
@@ -112,44 +120,67 @@ def make_report(
     listed = as_clip_list(clips)
     clips = list(np.asarray(clips)) if listed is None else listed
     group_of = None if groups is None else label_list(groups, len(clips), "groups")
-    table = pd.DataFrame({"name": _names(clips), "label": _label_names(y, len(clips))})
+    labels = [None] * len(clips) if y is None else label_list(y, len(clips), "y", allow_nan=True)
+    table = pd.DataFrame({"name": _names(clips), "label": label_names(labels)})
     table["group"] = "" if group_of is None else group_of
     machines = group_of if model.groups_ else None
-    decisions = decision_table(model, clips, groups=machines, verbose=verbose)
+    table = table.join(decision_table(model, clips, groups=machines, verbose=verbose))
+    times = recording_times(
+        clips, table.length.to_numpy(), n_machines=len(set(table.group.astype(str)))
+    )
+    table["recorded"], table["time"] = times.seconds, times.texts()
     # What could not be read comes last.
-    table = table.join(decisions).sort_values("score", ascending=False, kind="stable")
+    table = table.sort_values("score", ascending=False, kind="stable")
+    table["rank"] = np.arange(1, len(table) + 1)
     table["remark"] = [_remark(row) for row in table.itertuples()]
 
     shown = table.index[table.decision != "unreadable"][:max_players]
+    groups_shown = None if machines is None else [machines[i] for i in shown]
     drawn = clips_from(model, [clips[i] for i in shown], table.start[shown].to_numpy())
-    views = view_clips(model, drawn, None if machines is None else [machines[i] for i in shown])
+    views = view_clips(model, drawn, groups_shown)
     names = _names(model.clip_names_)
     nearest = _nearest(drawn, views, model)
     table["normal"] = table["normal_name"] = ""
     table.loc[shown, "normal"] = [f"normal-{i}" for i in nearest]
     table.loc[shown, "normal_name"] = [names[i] for i in nearest]
     normal = [i for i in dict.fromkeys(nearest) if model.clip_names_[i]]
-    normal_clips = [_normal_window(i, model) for i in normal]
+    normal_clips = [_normal_window(model, i) for i in normal]
 
     axes = Axes.of_patcher(patcher)
     views += view_clips(model, normal_clips)
     media = embed_clips([*drawn, *normal_clips], views, patcher, axes, verbose=verbose)
+    explanations = explain_clips(model, [clips[i] for i in shown], groups_shown, verbose=verbose)
+    n_mels = model.statistics_.n_mels_
+    normal_spectra = DECIBELS * model.normal_statistics_[normal, :n_mels]
+    spectra, of_clips = spectra_of(explanations, normal_spectra, axes)
+    for own, of_clip in zip(media, of_clips, strict=True):
+        own |= of_clip if own else {}
+    for own, start in zip(media, table.start[shown], strict=False):
+        own["start"] = float(start)
     ids = [*(f"clip-{i}" for i in shown), *(f"normal-{i}" for i in normal)]
     media_of: dict[str, dict] = {f"normal-{i}": {} for i in nearest}
     media_of |= zip(ids, media, strict=True)
-    for i in shown:
-        media_of[f"clip-{i}"]["start"] = float(table.start[i])
+    scale = Scale.of_scores(table.score.to_numpy())
     return _render(
         title="Anomaly report" if title is None else title,
-        summary=_summarise(table),
-        roc=_roc(table),
+        headline=headline(table),
+        facts=facts_of(table, model),
+        warnings=warnings_of(table, model, len(shown)),
+        machines=[] if groups is None else machines_of(table, scale),
+        timeline=timeline_of(table, times, scale),
+        roc=roc_of(table),
+        scale=scale,
         clips=[
-            {"rank": rank, "id": f"clip-{i}" if i in shown else "", **clip}
-            for rank, (i, clip) in enumerate(table.to_dict("index").items(), start=1)
+            {"id": f"clip-{i}" if i in shown else "", "bar": scale.place(clip["score"]), **clip}
+            for i, clip in table.to_dict("index").items()
         ],
-        groups=[] if groups is None else sorted(set(table.group.astype(str))),
         has_labels=y is not None,
-        page={"seconds": axes.seconds, "ticks": axes.ticks(), "mapTop": MAP_TOP},
+        page={
+            "seconds": axes.seconds,
+            "ticks": axes.ticks(),
+            "mapTop": MAP_TOP,
+            "spectra": spectra,
+        },
         media=media_of,
         model=model,
         version=skanopatch.__version__,
@@ -178,29 +209,12 @@ def _remark(row: Any) -> str:
     return "; ".join(filter(None, [row.reason, part, row.note]))
 
 
-def _normal_window(row: int, model: Any) -> Clip:
-    """Return a window of `fit`: its file, or the stretch of it where several are of one file."""
+def _normal_window(model: AnomalousSoundDetector, row: int) -> Clip:
+    """Return a window of `fit`: its file, or the stretch of it that was used."""
+    window = model.windows_[row]
+    start, stop = float(window["file_start"]), float(window["file_stop"])
     path = model.clip_names_[row]
-    rows = [i for i, name in enumerate(model.clip_names_) if name == path]
-    windows = windows_of(model, [path]).X
-    return windows[rows.index(row)] if len(windows) == len(rows) else path
-
-
-def _label_names(y: Iterable | None, n_clips: int) -> list[str]:
-    """Return "normal", the kind of anomaly or, for what is not known, an empty string."""
-    if y is None:
-        return [""] * n_clips
-    names: dict[Any, str] = {1: "normal", -1: "anomaly"}
-    labels = [
-        "" if pd.isna(label) else label for label in label_list(y, n_clips, "y", allow_nan=True)
-    ]
-    for label in labels:
-        if not isinstance(label, str) and label not in names:
-            raise ValueError(
-                "y must hold +1 or 'normal' for normal clips, -1 or another string for anomalous "
-                f"ones, and None where it is not known. Got {label!r}."
-            )
-    return [label if isinstance(label, str) else names[label] for label in labels]
+    return path if np.isnan(start) else Segment(path, start, stop)
 
 
 def _nearest(clips: list[Clip], views: list[View], model: AnomalousSoundDetector) -> list[int]:
@@ -218,48 +232,13 @@ def _nearest(clips: list[Clip], views: list[View], model: AnomalousSoundDetector
     return usable[np.where(is_same, np.inf, distances).argmin(axis=1)].tolist()
 
 
-def _with_label_and_score(table: pd.DataFrame) -> pd.DataFrame:
-    return table[(table.label != "") & (table.decision != "unreadable")]
-
-
-def _summarise(table: pd.DataFrame) -> list[tuple[str, str]]:
-    """Return terms and what they are, for the head of the page."""
-    counts = table.decision.value_counts()
-    numbers = [len(table), counts.get("anomaly", 0), counts.get("unreadable", 0)]
-    summary = list(zip(["clips", "anomalies", "unreadable"], map(str, numbers), strict=True))
-    summary.append(("threshold", "a score above 1"))
-    known = _with_label_and_score(table)
-    for name, clips, wrong in [
-        ("false alarms", known[known.label == "normal"], "anomaly"),
-        ("missed anomalies", known[known.label != "normal"], "normal"),
-    ]:
-        if len(clips):
-            n_wrong = int((clips.decision == wrong).sum())
-            summary.append((name, f"{n_wrong} of {len(clips)} ({n_wrong / len(clips):.0%})"))
-    return summary
-
-
-def _roc(table: pd.DataFrame) -> dict[str, Any] | None:
-    """Return the ROC of the clips that have a label and a score, if both kinds are there."""
-    known = _with_label_and_score(table)
-    y = np.where(known.label == "normal", 1, -1)
-    if len(set(y)) < 2:
-        return None
-    false_alarms, hits, _ = roc_curve(y, known.score, pos_label=-1)
-    called = known.decision == "anomaly"
-    return {
-        "points": list(zip(false_alarms.tolist(), hits.tolist(), strict=True)),
-        "at_threshold": (float(called[y == 1].mean()), float(called[y == -1].mean())),
-        "auc": auc_score(y, known.score),
-        "pauc": pauc_score(y, known.score),
-    }
-
-
 def _render(**content: Any) -> str:
     folder = files(__package__)
-    style, script = (
-        Markup((folder / name).read_text(encoding="utf-8")) for name in ("report.css", "report.js")
+    style, player, table = (
+        Markup((folder / name).read_text(encoding="utf-8"))
+        for name in ("report.css", "player.js", "report.js")
     )
+    script = player + table
     options: dict[str, Any] = {
         "undefined": StrictUndefined,
         "trim_blocks": True,

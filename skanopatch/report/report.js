@@ -1,22 +1,14 @@
-// What a clip needs, its picture, sound and map, lies in a JSON element and becomes an image and
-// a player only when its row is opened, so that a page of many clips stays light.
+// The table of clips: sorting, filtering, opening, marking, and the keyboard.
 
-const MP3 = { type: "audio/mpeg" };
-const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 const body = document.querySelector("#clips tbody");
 const rows = [...body.rows];
-const headers = [...document.querySelectorAll("#clips th")];
+const headers = [...document.querySelectorAll("#clips th[data-first]")];
 const filters = {
   text: document.getElementById("filter"),
   verdict: document.getElementById("verdict"),
   group: document.getElementById("group"), // null where there are no groups
 };
-const page = read("page");
 let open = null; // { row, detail, players } of the clip that is open
-
-function read(id) {
-  return JSON.parse(document.getElementById(id).textContent);
-}
 
 function nameButton(row) {
   return row.querySelector("td.file button");
@@ -85,7 +77,7 @@ function openClip(row) {
   const detail = document.createElement("tr");
   detail.className = "detail";
   const cell = detail.insertCell();
-  cell.colSpan = headers.length;
+  cell.colSpan = row.cells.length;
   row.after(detail);
   nameButton(row).ariaExpanded = "true";
   const { media, normal, normalName, verdict } = row.dataset;
@@ -115,100 +107,62 @@ function toggleClip(row) {
   else openClip(row);
 }
 
-function makePlayer(caption, media) {
-  const element = document.getElementById("player").content.firstElementChild.cloneNode(true);
-  const find = (selector) => element.querySelector(selector);
-  const audio = find("audio");
-  find("figcaption").textContent = caption;
-  if (!media.sound) {
-    find("figcaption").append(" (its recording is not there)");
-    for (const part of [...element.children].slice(1)) part.remove();
-    return { element, audio, close() {} };
-  }
+// Clips that somebody listened to: what they were, and tables of it
 
-  const bytes = Uint8Array.from(atob(media.sound), (character) => character.charCodeAt(0));
-  const url = URL.createObjectURL(new Blob([bytes], MP3));
-  audio.src = url;
-  audio.ariaLabel = caption;
-  find("img").src = media.picture;
-  find("img").alt = `Spectrogram of ${caption}`;
-  for (const [text, height] of page.ticks) addTick(find(".hertz"), text, height);
-  const start = media.start ?? 0; // of a window, in seconds of its clip
-  for (let second = 0; second <= page.seconds; second += tickStep(page.seconds)) {
-    addTick(find(".seconds"), `${Number((start + second).toFixed(2))} s`, second / page.seconds);
-  }
+const labels = new Map(); // from rows to "normal" or "anomaly"
+const reviewed = document.getElementById("reviewed");
 
-  const seek = (time) => {
-    audio.currentTime = time;
-  };
-  find(".spectrogram").addEventListener("click", (event) => {
-    const box = event.currentTarget.getBoundingClientRect();
-    seek((page.seconds * (event.clientX - box.left)) / box.width);
+function review(row, label) {
+  if (labels.get(row) === label) labels.delete(row);
+  else labels.set(row, label);
+  for (const button of row.querySelectorAll(".review button")) {
+    button.ariaPressed = String(button.dataset.label === labels.get(row));
+  }
+  const n = { normal: 0, anomaly: 0 };
+  for (const value of labels.values()) n[value]++;
+  reviewed.hidden = !labels.size;
+  reviewed.querySelector("output").textContent = `${n.normal} fine, ${n.anomaly} broken`;
+  reviewed.querySelector("[data-file='normal.txt']").disabled = !n.normal;
+}
+
+const quote = (text) => (/[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+
+function tableOf(file) {
+  const marked = rows.filter((row) => labels.has(row)).map((row) => [nameButton(row).textContent, labels.get(row)]);
+  const lines =
+    file === "normal.txt"
+      ? marked.filter(([, label]) => label === "normal").map(([name]) => name)
+      : [["file", "label"], ...marked].map((cells) => cells.map(quote).join(","));
+  return lines.map((line) => `${line}\n`).join("");
+}
+
+function save(file) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([tableOf(file)], { type: "text/plain" }));
+  link.download = file;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+for (const button of reviewed.querySelectorAll("button")) {
+  button.addEventListener("click", () => save(button.dataset.file));
+}
+
+// The pictures of the summary lead to the table
+
+for (const button of document.querySelectorAll("[data-machine]")) {
+  button.addEventListener("click", () => {
+    filters.group.value = button.dataset.machine;
+    filterRows();
+    document.getElementById("clips").scrollIntoView();
   });
-  if (media.map) {
-    drawMap(find("canvas"), media.map);
-    find(".overlay input").addEventListener("change", (event) => {
-      find("canvas").hidden = !event.target.checked;
-    });
-    for (const [i, { time, value, band }] of media.moments.entries()) {
-      const button = document.createElement("button");
-      button.type = "button";
-      button.dataset.time = time;
-      button.textContent = `${i + 1}: ${(start + time).toFixed(1)} s, ${band}, ${Number(value.toPrecision(3))}`;
-      button.addEventListener("click", () => {
-        seek(time);
-        audio.play();
-      });
-      find(".moments").append(button);
-      addTick(find(".marks"), i + 1, time / page.seconds);
-    }
-  } else {
-    find(".overlay").remove();
-  }
-  if (!media.map) {
-    find(".moments").remove();
-  } else if (!media.moments.length) {
-    find(".moments").textContent =
-      `Nothing in the map is above the threshold: its highest value is ${media.highest.toFixed(2)}, and 1 is the threshold.`;
-  }
-
-  const movePlayhead = () => {
-    find(".playhead").style.left = `${Math.min(100, (100 * audio.currentTime) / page.seconds)}%`;
-    if (!audio.paused && !reducedMotion.matches) requestAnimationFrame(movePlayhead);
-  };
-  for (const type of ["play", "timeupdate", "seeked"]) audio.addEventListener(type, movePlayhead);
-  const close = () => {
-    audio.pause();
-    audio.removeAttribute("src");
-    URL.revokeObjectURL(url);
-  };
-  return { element, audio, close };
 }
-
-function addTick(axis, text, share) {
-  const tick = document.createElement("span");
-  tick.textContent = text;
-  tick.style.setProperty("--at", `${100 * share}%`);
-  axis.append(tick);
-}
-
-function tickStep(seconds) {
-  return [0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60].find((step) => seconds / step <= 6) ?? 600;
-}
-
-// The map is one pixel a patch: clear up to 1, the threshold, then on a logarithmic scale from
-// yellow to red. The scale is the same for all clips: red is page.mapTop and more.
-function drawMap(canvas, map) {
-  canvas.width = map.length;
-  canvas.height = map[0].length;
-  const context = canvas.getContext("2d");
-  map.forEach((bands, time) => {
-    bands.forEach((value, band) => {
-      if (value <= 1) return;
-      const share = Math.min(1, Math.log(value) / Math.log(page.mapTop));
-      context.fillStyle = `rgb(${240 - 75 * share} ${190 - 190 * share} 40 / ${40 + 20 * share}%)`;
-      context.fillRect(time, canvas.height - 1 - band, 1, 1);
-    });
+for (const dot of document.querySelectorAll(".points circle")) {
+  dot.addEventListener("click", () => {
+    const row = rows.find((other) => other.dataset.rank === dot.dataset.rank);
+    setTabStop(row);
+    if (open?.row !== row) openClip(row);
+    row.scrollIntoView({ block: "start" });
   });
 }
 
@@ -220,7 +174,10 @@ filters.verdict.addEventListener("change", filterRows);
 filters.group?.addEventListener("change", filterRows);
 body.addEventListener("click", (event) => {
   const row = event.target.closest("tr.clip");
-  if (row) toggleClip(row);
+  if (!row) return;
+  const mark = event.target.closest(".review button");
+  if (mark) review(row, mark.dataset.label);
+  else if (!event.target.closest(".review")) toggleClip(row); // a tap that missed opens nothing
 });
 
 function moveFocus(row, step) {
@@ -244,10 +201,13 @@ document.addEventListener("keydown", (event) => {
   const audio = open?.players[0]?.audio;
   const isFree = row !== null || target === document.body;
   const step = { ArrowUp: -1, ArrowDown: 1 }[key];
+  const label = { f: "normal", b: "anomaly" }[key.toLowerCase()];
   if (key === "/" && !target.matches("input[type=search]")) {
     filters.text.focus();
   } else if (step && row) {
     moveFocus(row, step);
+  } else if (label && row) {
+    review(row, label);
   } else if (key === " " && isFree && audio) {
     togglePlay();
   } else if ((key === "ArrowLeft" || key === "ArrowRight") && isFree && audio) {

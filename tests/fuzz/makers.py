@@ -107,7 +107,7 @@ def archive_maker(original: bytes) -> Callable[[int], tuple[str, bytes]]:
                 one, two = rng.choice(arrays, 2, replace=False).tolist()
                 changed[one], changed[two] = members[two], members[one]
             else:
-                changed["schema.json"] = _mutate_json(changed.get("schema.json", b"{}"), rng)
+                changed["model.json"] = _mutate_json(changed.get("model.json", b"{}"), rng)
         file = io.BytesIO()
         with zipfile.ZipFile(file, "w") as archive:
             for name, content in changed.items():

@@ -1,0 +1,414 @@
+"""OnnxScorer: decisions on clips by an ONNX file, without torch, scikit-learn and SciPy.
+
+At import it needs NumPy only, and onnxruntime when a file is opened. What reads recordings is
+imported when a clip is no array of floats.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+_BATCH_SIZE = 8  # windows that are scored together: maps take memory
+
+
+class OnnxScorer:
+    """Score clips with a file of `export_onnx`, as the model that it was made of does.
+
+    It is an outlier detector of scikit-learn's grammar that is fitted already: `fit` does nothing.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    n_threads : int or None, default=None
+        Threads that compute. None lets onnxruntime choose: one a core.
+    on_error : {"raise", "nan"}, default="raise"
+        What becomes of a clip that cannot be used: an error that names it, or a score of NaN with
+        one warning for all such clips.
+
+    Attributes
+    ----------
+    offset_ : float
+        The score below which a clip is an anomaly. ``score / offset_`` is the distance of a clip
+        over that of the threshold.
+    sample_rate_ : int
+        Rate in Hz of bare arrays.
+    duration_ : float
+        Seconds of a window.
+    hop_ : float or None
+        Seconds from one window of a longer clip to the next. None: only the beginning is used.
+    metadata_ : dict
+        All properties of the file.
+
+    See Also
+    --------
+    export_onnx : Writes the file.
+
+    Examples
+    --------
+    See `export_onnx`.
+    """
+
+    _estimator_type = "outlier_detector"
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        n_threads: int | None = None,
+        on_error: str = "raise",
+    ) -> None:
+        self.path = path
+        self.n_threads = n_threads
+        self.on_error = on_error
+        self._open()
+
+    def _open(self) -> None:
+        if self.on_error not in ("raise", "nan"):
+            raise ValueError(f"on_error must be 'raise' or 'nan'. Got {self.on_error!r} instead.")
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ImportError("OnnxScorer needs onnxruntime: pip install onnxruntime.") from error
+        if not Path(self.path).is_file():
+            raise FileNotFoundError(2, "No such file", os.fspath(self.path))
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors
+        if self.n_threads is not None:
+            options.intra_op_num_threads = self.n_threads
+        wrong = f"{os.fspath(self.path)!r} is no file of skanopatch.export_onnx"
+        try:
+            self._session = onnxruntime.InferenceSession(
+                os.fspath(self.path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime has types of its own for a damaged file
+            raise ValueError(f"{wrong}: {error}") from error
+        properties = self._session.get_modelmeta().custom_metadata_map
+        if "skanopatch" not in properties:
+            raise ValueError(f"{wrong}: it has no property 'skanopatch'.")
+        self.metadata_ = {name: _parsed(text) for name, text in properties.items()}
+        self.offset_ = float(self.metadata_["offset"])
+        self.sample_rate_ = int(self.metadata_["sample_rate"])
+        self.duration_ = float(self.metadata_["duration"])
+        self.hop_ = self.metadata_["hop"]
+        self.n_features_in_ = int(self.metadata_["window_samples"])
+        self._has_map = "map" in [output.name for output in self._session.get_outputs()]
+        self._training_scores = np.array(self.metadata_["training_scores"])
+        self._session_weights = np.array(self.metadata_["session_weights"])
+
+    # --- What scikit-learn asks of estimators ---------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.get_params()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._open()
+
+    def __repr__(self) -> str:
+        return f"OnnxScorer({os.fspath(self.path)!r})"
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import InputTags, Tags, TargetTags
+
+        return Tags(
+            estimator_type="outlier_detector",
+            target_tags=TargetTags(required=False),
+            input_tags=InputTags(string=True),
+        )
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters."""
+        return {"path": self.path, "n_threads": self.n_threads, "on_error": self.on_error}
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, and open the file again."""
+        for name, value in params.items():
+            if name not in self.get_params():
+                raise ValueError(f"OnnxScorer has no parameter {name!r}.")
+            setattr(self, name, value)
+        self._open()
+        return self
+
+    def fit(self, X: Any = None, y: Any = None) -> Self:
+        """Do nothing: the file holds what was learnt.
+
+        Parameters
+        ----------
+        X, y : Ignored
+
+        Returns
+        -------
+        self : object
+        """
+        return self
+
+    # --- Scores -------------------------------------------------------------------------------
+
+    def score_samples(self, X: Any) -> NDArray[np.float64]:
+        """Return how normal each clip is: minus the distance of its worst window.
+
+        Parameters
+        ----------
+        X : sequence of clips, or array-like of shape (n_clips, n_samples)
+            A clip is a path, a `Segment` of a file, a 1-D array at `sample_rate_` or a pair
+            (array, sample_rate), of any length.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_clips,)
+            Float64, higher = more normal; NaN for clips that cannot be used, with
+            ``on_error="nan"``.
+
+        Raises
+        ------
+        ValueError
+            If clips cannot be used, with ``on_error="raise"``; the message names them.
+        """
+        return self.examine(X)["score"]
+
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
+        """Return `score_samples(X) - offset_`: negative for anomalies."""
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: Any) -> NDArray[np.int_]:
+        """Return +1 where `decision_function` is at least 0, and -1 below and for NaN."""
+        return np.where(self.decision_function(X) >= 0, 1, -1)
+
+    def fit_predict(self, X: Any, y: Any = None) -> NDArray[np.int_]:
+        """Return `predict(X)`."""
+        return self.predict(X)
+
+    def anomaly_score(self, X: Any) -> NDArray[np.float64]:
+        """Return `-score_samples(X)`: higher = more anomalous."""
+        return -self.score_samples(X)
+
+    def relative_scores(self, scores: NDArray) -> NDArray[np.float64]:
+        """Return scores for people: 1 is the threshold, and higher is more anomalous.
+
+        Parameters
+        ----------
+        scores : ndarray of shape (n_clips,)
+            As `score_samples` gives them.
+
+        Returns
+        -------
+        relative : ndarray of shape (n_clips,)
+            As `skanopatch.inspection.decisions.relative_scores` gives them.
+        """
+        if self.offset_ < 0:
+            return scores / self.offset_
+        with np.errstate(over="ignore"):
+            return 1 + (self.offset_ - scores) / max(self.offset_, np.finfo(np.float64).tiny)
+
+    def p_values(self, X: Any) -> NDArray[np.float64]:
+        """Return conformal p-values: the share of normal clips that score no higher."""
+        return self.examine(X)["p_value"]
+
+    def anomaly_map(self, X: Any) -> NDArray[np.float64]:
+        """Return where in time and frequency the worst window of each clip is anomalous.
+
+        Parameters
+        ----------
+        X : sequence of clips, or array-like of shape (n_clips, n_samples)
+
+        Returns
+        -------
+        maps : ndarray of shape (n_clips, n_time, n_freq)
+            Float64, 1 is the threshold; NaN for clips that cannot be used.
+
+        Raises
+        ------
+        AttributeError
+            If the file has no maps.
+        """
+        if not self._has_map:
+            raise AttributeError(
+                f"{os.fspath(self.path)!r} has no maps. Export a model that has, with maps=True."
+            )
+        return self.examine(X)["map"]
+
+    def examine(self, X: Any) -> dict[str, Any]:
+        """Return all that the file says of clips, computed once.
+
+        Parameters
+        ----------
+        X : sequence of clips, or array-like of shape (n_clips, n_samples)
+
+        Returns
+        -------
+        clips : dict
+            Arrays of shape (n_clips,): "score" and "p_value"; "start" and "stop" of the worst
+            window and the "length" of the clip, in seconds; the number of windows, "n_windows".
+            "map" of shape (n_clips, n_time, n_freq), if there is one. And the list "error": why a
+            clip cannot be used, or "".
+        """
+        rows = [self._of_clip(clip) for clip in X]
+        errors = [row.pop("error") for row in rows]
+        self._report(errors, X)
+        self._warn_of_long_clips([row["length"] for row in rows])
+        table: dict[str, Any] = {name: np.array([row[name] for row in rows]) for name in _NUMBERS}
+        table["error"] = errors
+        if self._has_map:
+            shape = next((row["map"].shape for row in rows if row["map"] is not None), (0, 0))
+            empty = np.full(shape, np.nan)
+            maps = [empty if row["map"] is None else row["map"] for row in rows]
+            table["map"] = np.stack(maps) if maps else np.empty((0, *shape))
+        return table
+
+    def _of_clip(self, clip: Any) -> dict[str, Any]:
+        """Return the row of a clip, as `examine` names its values, and its map."""
+        row: dict[str, Any] = {**dict.fromkeys(_NUMBERS, np.nan), "n_windows": 1, "map": None}
+        try:
+            windows, starts, length = self._windows(clip)
+            outputs: list[dict[str, NDArray]] = []
+            for first in range(0, len(windows), _BATCH_SIZE):
+                batch = np.stack([self._samples(w) for w in windows[first : first + _BATCH_SIZE]])
+                values = self._session.run(None, {"waveform": batch})
+                names = [output.name for output in self._session.get_outputs()]
+                outputs.append(dict(zip(names, values, strict=True)))
+        except ValueError as error:
+            return {**row, "error": str(error)}
+        scores, p_values = (np.concatenate([o[n] for o in outputs]) for n in ("score", "p_value"))
+        worst = int(scores.argmin())
+        number = len(windows)
+        row |= {"start": starts[worst], "stop": min(starts[worst] + self.duration_, length)}
+        row |= {"length": length, "n_windows": number, "error": ""}
+        row["score"] = float(scores[worst] / self._ratio(number))
+        row["p_value"] = float(p_values[0]) if number == 1 else self._p_value(row["score"])
+        if self._has_map:
+            own = {
+                name: v[worst % _BATCH_SIZE] for name, v in outputs[worst // _BATCH_SIZE].items()
+            }
+            row["map"] = own["map"]
+            if number > 1 and "map_of_bands" in own:
+                bands = own["map_of_bands"] / self._ratio(number)
+                row["map"] = np.maximum(own["map_of_moments"], bands)
+        return row
+
+    def _ratio(self, number: int) -> float:
+        """Return the threshold of the worst of so many windows, over that of one."""
+        if number == 1:
+            return 1.0
+        known = np.log(self.metadata_["window_numbers"])
+        return float(np.interp(np.log(number), known, self.metadata_["window_ratios"]))
+
+    def _p_value(self, score: float) -> float:
+        weights = self._session_weights
+        return float((1 + weights[self._training_scores <= score].sum()) / (1 + weights.sum()))
+
+    def _windows(self, clip: Any) -> tuple[list[Any], list[float], float]:
+        """Return the windows of a clip, where they start, and the length of all in seconds."""
+        if not _is_floats(clip):
+            return self._windows_of_recording(clip)
+        samples, rate = np.asarray(clip, dtype=np.float32), self.sample_rate_
+        if samples.ndim != 1:
+            raise ValueError(f"a bare array must be 1-D. Got shape {samples.shape} instead")
+        length = len(samples) / rate
+        starts = self._starts(length)
+        if len(starts) == 1:
+            return [samples], starts, length
+        stops = [start + self.duration_ for start in starts]
+        return (
+            [
+                samples[round(a * rate) : round(b * rate)]
+                for a, b in zip(starts, stops, strict=True)
+            ],
+            starts,
+            length,
+        )
+
+    def _windows_of_recording(self, clip: Any) -> tuple[list[Any], list[float], float]:
+        from skanopatch.audio import clip_duration
+        from skanopatch.recipes.windows import cut_windows
+
+        length = clip_duration(clip, sample_rate=self.sample_rate_)
+        if self.hop_ is None:
+            return [clip], [0.0], length
+        windows = cut_windows(
+            [clip], duration=self.duration_, hop=self.hop_, sample_rate=self.sample_rate_
+        )
+        return list(windows.X), windows.starts.tolist(), length
+
+    def _starts(self, length: float) -> list[float]:
+        """Return where the windows of a clip start: the last one ends with the clip."""
+        if self.hop_ is None or length <= self.duration_:
+            return [0.0]
+        last = length - self.duration_
+        n_more = int(np.ceil(round(last / self.hop_, 6)))
+        return [min(i * self.hop_, last) for i in range(n_more + 1)]
+
+    def _samples(self, window: Any) -> NDArray[np.float32]:
+        """Return the samples of a window, repeated from the start if they are too few."""
+        if not _is_floats(window):
+            from skanopatch.audio import load_clip
+
+            return load_clip(
+                window,
+                sample_rate=self.sample_rate_,
+                channel=self.metadata_["channel"],
+                duration=self.n_features_in_ / self.sample_rate_,
+            )
+        samples = np.asarray(window, dtype=np.float32)
+        if not len(samples):
+            raise ValueError("it has no samples")
+        if not np.isfinite(samples).all():
+            raise ValueError("it contains NaN or infinity")
+        return np.resize(samples, self.n_features_in_)
+
+    def _report(self, errors: Sequence[str], X: Any) -> None:
+        """Raise or warn if clips cannot be used."""
+        bad = [(i, error) for i, error in enumerate(errors) if error]
+        if not bad:
+            return
+        lines = "".join(f"\n- {_name(X[i], i)}: {error}" for i, error in bad[:20])
+        if len(bad) > 20:
+            lines += f"\n- and {len(bad) - 20} more"
+        text = f"{len(bad)} of {len(errors)} clips cannot be used"
+        if self.on_error == "raise":
+            raise ValueError(
+                f"{text}:{lines}\nLeave them out, or set on_error='nan': they then score NaN."
+            )
+        warnings.warn(f"{text} and score NaN:{lines}", UserWarning, stacklevel=4)
+
+    def _warn_of_long_clips(self, lengths: Sequence[float]) -> None:
+        """Say of how many clips only the beginning is used."""
+        longer = [length for length in lengths if length > 1.001 * self.duration_]
+        if self.hop_ is None and longer:
+            warnings.warn(
+                f"{len(longer)} of {len(lengths)} clips are longer than the {self.duration_:g} s "
+                f"that are scored, up to {max(longer):g} s: the rest of them is not used. An "
+                "exported AnomalousSoundDetector takes long recordings apart.",
+                UserWarning,
+                stacklevel=4,
+            )
+
+
+_NUMBERS = ("score", "p_value", "start", "stop", "length", "n_windows")
+
+
+def _parsed(text: str) -> Any:
+    """Return a property of a file: JSON, or text that is none."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _is_floats(clip: Any) -> bool:
+    return isinstance(clip, np.ndarray) and clip.dtype.kind == "f"
+
+
+def _name(clip: Any, index: int) -> str:
+    return repr(os.fspath(clip)) if isinstance(clip, (str, os.PathLike)) else f"clip {index}"

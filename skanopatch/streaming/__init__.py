@@ -1,0 +1,1 @@
+"""Streams: the scores of endless sound, alarms, and where their results go."""

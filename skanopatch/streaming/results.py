@@ -1,0 +1,52 @@
+"""What is said of one window of a stream."""
+
+import math
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+
+@dataclass(frozen=True)
+class WindowResult:
+    """The score of one window of a stream, and what follows from it.
+
+    Attributes
+    ----------
+    source : str
+        The machine, file or stream.
+    time : float
+        Unix time of the window's start, in seconds (UTC).
+    start, stop : float
+        Where the window lies, in seconds from the start of the source.
+    score : float
+        As of `score_samples`: higher = more normal; NaN if the window could not be scored.
+    distance : float
+        The score over that of the threshold: 1 is the threshold, higher = more anomalous.
+    p_value : float
+        The share of normal clips that are as anomalous; NaN for a model without p-values.
+    alarm : str
+        "on" where an alarm begins, "off" where it ends, else "".
+    in_alarm : bool
+        Whether the alarm is on after this window.
+    note : str
+        How the recording differs from those of fit; gaps, rate changes, silence. "" if nothing.
+    """
+
+    source: str
+    time: float
+    start: float
+    stop: float
+    score: float
+    distance: float
+    p_value: float
+    alarm: str
+    in_alarm: bool
+    note: str
+
+    def as_dict(self) -> dict:
+        """Return the fields ready for JSON: NaN as None, and the time in ISO 8601 too."""
+        fields = {
+            name: None if isinstance(value, float) and math.isnan(value) else value
+            for name, value in asdict(self).items()
+        }
+        utc = datetime.fromtimestamp(self.time, UTC)
+        return fields | {"time_utc": utc.isoformat(timespec="milliseconds")}
