@@ -22,6 +22,8 @@ from skanopatch.detectors.metadata import at_the_end, last_step
 from skanopatch.detectors.search import find_nearest, prepare
 from skanopatch.detectors.thresholds import DistanceScale
 
+_ROUNDING = 1e-6  # relative deviation of a feature that is constant but for rounding in float32
+
 Parts = tuple[NDArray[np.float64], NDArray[np.float64]]
 Blocks = Sequence[NDArray[np.intp]]
 
@@ -90,7 +92,9 @@ def contributions(
         end, rows = end.detector_, end.best_statistics(np.asarray(rows), listed)
     if isinstance(end, JoinedDetector):
         return _of_joined(end, rows, listed, normal, blocks)
-    rows = np.asarray(rows, dtype=np.float64)
+    rows = np.asarray(rows)  # of the type of fit, by which a detector recognizes its own rows
+    if rows.dtype.kind != "f":
+        rows = rows.astype(np.float64)
     if isinstance(end, GroupedDetector):
         return _of_grouped(end, rows, listed, normal, blocks)
     return _of_detector(end, rows, None, normal, blocks)
@@ -186,8 +190,9 @@ def _of_knn(detector: KNNDetector, X: NDArray, columns: list[int] | None) -> Par
 
 def _by_blocks(distances: Any, X: NDArray, normal: NDArray, blocks: Blocks) -> Parts:
     """Return Shapley values of blocks of features, each shared among its features."""
-    spreads = normal.std(axis=0)
-    spreads = np.where(spreads > 0, spreads, 1)
+    spreads = normal.std(axis=0, dtype=np.float64)
+    is_rounding = spreads <= _ROUNDING * np.abs(normal).max(axis=0)
+    spreads = np.where(is_rounding, 1, spreads)
     kept = np.array(list(product([False, True], repeat=len(blocks))))
     number = {tuple(row): i for i, row in enumerate(kept.tolist())}
     typical, parts = np.empty(len(X)), np.zeros(X.shape)
