@@ -515,7 +515,7 @@ def test_mqtt_loses_no_result_while_the_broker_is_killed_and_comes_back(broker):
                 wait_until(lambda: len(set(reader.starts("fan"))) == 20)
                 broker.kill()
             if i == 40:
-                time.sleep(1.5)  # in which it says so
+                wait_until(lambda: sink._problem)
                 sink.write(result(1000))
                 reader.stop()
                 broker.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import ssl
+from itertools import count
 from threading import Condition
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
@@ -15,7 +16,7 @@ from skanopatch.streaming.sinks.secrets import masked
 
 _PASSWORD = "SKANOPATCH_MQTT_PASSWORD"
 _QOS = 1  # at least once
-_CONFIRMATION = 10.0  # seconds to wait for one
+_CONFIRMATION = 10  # seconds without one that are an outage
 
 
 class MQTTSink(OutboxSink):
@@ -128,11 +129,14 @@ class MQTTSink(OutboxSink):
         # Without the lock: paho-mqtt has its own, under which it calls _on_publish. It keeps the
         # message, and sends it again after an outage.
         number = self._client.publish(topic, text, _QOS, retain).mid
-        while True:
+        for seconds in count(1):
             with self._answered:
-                if self._answered.wait_for(lambda: number in self._confirmed, _CONFIRMATION):
+                if self._answered.wait_for(lambda: number in self._confirmed, 1.0):
                     return
-            self._hold("the broker does not confirm")
+            if not self._client.is_connected():
+                self._hold(self._refusal or "the broker does not answer")
+            elif seconds >= _CONFIRMATION:
+                self._hold("the broker does not confirm")
 
     def _on_connect(self, client: Any, _: Any, flags: Any, reason: Any, properties: Any) -> None:
         with self._answered:
