@@ -314,7 +314,7 @@ def test_the_file_has_standard_operators_only_and_says_what_it_is(recipe, tmp_pa
     assert float(properties["offset"]) == recipe.offset_
     assert properties["precision"] == "float32"
     outputs = [output.name for output in model.graph.output]
-    assert outputs == ["score", "decision", "p_value", "map", "map_of_moments", "map_of_bands"]
+    assert outputs == ["score", "decision", "p_value", "map", "map_of_moments", "map_of_score"]
 
 
 def test_a_model_without_a_network_is_small(recipe, tmp_path):

@@ -70,7 +70,7 @@ class Encoder:
             return value
         if kind is list:
             return self._encode_all(value, attribute)
-        if _COLLECTIONS.get(kind.__name__) is kind:
+        if kind in _COLLECTIONS.values():
             return {kind.__name__: self._encode_all(value, attribute)}
         if kind in (dict, Bunch):
             pairs = [
@@ -78,7 +78,7 @@ class Encoder:
                 for key, item in value.items()
             ]
             return {kind.__name__: pairs}
-        if _SCALARS.get(kind.__name__) is kind:
+        if kind in _SCALARS.values():
             return {"scalar": value.item(), "dtype": kind.__name__}
         if id(value) in self._known:
             return self._known[id(value)]
@@ -186,7 +186,8 @@ class Decoder:
             raise _forbidden(name, attribute)
         if number in self._objects:
             raise ValueError(f"two estimators have the number {number}.")
-        estimator = self._objects[number] = object.__new__(cls)
+        estimator: Any = object.__new__(cls)
+        self._objects[number] = estimator  # its attributes may refer to it
         attributes = {
             key: self.decode(item, f"{attribute}.{key}".lstrip(".")) for key, item in state.items()
         }

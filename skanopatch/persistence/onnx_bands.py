@@ -1,6 +1,6 @@
-"""The band that the score of an `AnomalousSoundDetector` comes from, in a graph of ONNX.
+"""Where the score of an `AnomalousSoundDetector` comes from, in a graph of ONNX.
 
-The same as `skanopatch.detectors.contributions` and `skanopatch.recipes.explanation.band_maps`,
+The same as `skanopatch.detectors.contributions` and `skanopatch.recipes.explanation.score_maps`,
 whose docstrings have the reasons.
 """
 
@@ -29,6 +29,7 @@ from skanopatch.persistence.onnx_features import Features, learnt
 from skanopatch.persistence.onnx_graph import Graph, Tensor
 
 _WIDTHS = (32, 16)  # most bands of the loud moments and of the fluctuations in `BandStatistics`
+_LEAST_MOMENT = 1e-3
 _TINY = 1e-300
 _ROUNDING = 1e-6
 
@@ -36,8 +37,10 @@ Parts = tuple[Tensor, Tensor]
 """The distance of a typical clip (n_clips,), and what each feature adds (n_clips, n_features)."""
 
 
-def add_bands(parts: DetectorGraph, model: Any, features: Features, score: Tensor) -> Tensor:
-    """Return the anomaly of each band (n_clips, n_freq), of which the highest is the clip's.
+def add_score_map(
+    parts: DetectorGraph, model: Any, features: Features, score: Tensor, moments: Tensor
+) -> Tensor:
+    """Return where in time and frequency the score of clips comes from (n_clips, n_time, n_freq).
 
     Parameters
     ----------
@@ -47,6 +50,8 @@ def add_bands(parts: DetectorGraph, model: Any, features: Features, score: Tenso
     features : Features
         The spectrograms.
     score : Tensor of shape (n_clips,)
+    moments : Tensor of shape (n_clips, n_time, n_freq)
+        The map of moments.
     """
     assert features.grid is not None
     n_freq, n_mels = features.grid.n_freq, features.grid.n_mels
@@ -54,22 +59,27 @@ def add_bands(parts: DetectorGraph, model: Any, features: Features, score: Tenso
     n_columns = model.normal_statistics_.shape[1]
     if len(model.members_) > 1:
         n_columns += model.embeddings_.shape[1]
-    band_of = np.zeros((n_columns, n_freq))
-    start = 0
-    for width in (n_mels, *(math.gcd(n_mels, most) for most in _WIDTHS)):
+    # The mean spectrum, the loud moments and the fluctuations.
+    widths = n_mels, *(math.gcd(n_mels, most) for most in _WIDTHS)
+    of_causes, start = np.zeros((3, n_columns, n_freq)), 0
+    for band_of, width in zip(of_causes, widths, strict=True):
         for band in range(n_freq):
             columns = slice(start + band * width // n_freq, start + (band + 1) * width // n_freq)
             band_of[columns, band] = 1
         start += width
-    of_bands = added @ band_of
-    # What belongs to no band is shared by all.
-    rest = added.sum(1, keepdims=True) - of_bands.sum(1, keepdims=True)
-    of_bands = of_bands + rest / n_freq
-    most = of_bands.max(1, keepdims=True)
     graph = parts.graph
-    shares = graph.maximum(of_bands, 0.0) / graph.where(most > 0.0, most, 1.0)
-    shares = graph.where(most > 0.0, shares, graph.constant(np.ones((1, n_freq))))
-    return shares * (score / model.offset_).expand_dims(1)
+    steady, passing = added @ (of_causes[0] + of_causes[2]), added @ of_causes[1]
+    profile = graph.maximum(moments, _LEAST_MOMENT)
+    peaks = profile.max(1, keepdims=True)
+    # What belongs to no band goes where moments stand out.
+    of_no_band = added.sum(1, keepdims=True) - (steady + passing).sum(1, keepdims=True)
+    passing = passing + of_no_band * (peaks / peaks.sum(2, keepdims=True)).squeeze(1)
+    steady, passing = graph.maximum(steady, 0.0), graph.maximum(passing, 0.0)
+    own = steady.expand_dims(1) + passing.expand_dims(1) * (profile / peaks)
+    most = own.max((1, 2), keepdims=True)
+    shares = own / graph.where(most > 0.0, most, 1.0)
+    shares = graph.where(most > 0.0, shares, own * 0.0 + 1.0)
+    return shares * (score / model.offset_).expand_dims(1, 2)
 
 
 class _Contributions:

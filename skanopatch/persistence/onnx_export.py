@@ -18,7 +18,7 @@ from skanopatch.detectors.metadata import last_step
 from skanopatch.detectors.thresholds import place_threshold
 from skanopatch.files import atomic_write
 from skanopatch.model_selection.fit_on_normal import FitOnNormal
-from skanopatch.persistence.onnx_bands import add_bands
+from skanopatch.persistence.onnx_bands import add_score_map
 from skanopatch.persistence.onnx_detectors import DetectorGraph
 from skanopatch.persistence.onnx_features import add_front_end, refuse, window_samples
 from skanopatch.persistence.onnx_graph import IR_VERSION, OPSET, Graph, Tensor
@@ -32,7 +32,7 @@ PRECISIONS = ("float32", "int8")
 _AXES = {
     "map": ("n_time", "n_freq"),
     "map_of_moments": ("n_time", "n_freq"),
-    "map_of_bands": ("n_freq",),
+    "map_of_score": ("n_time", "n_freq"),
 }
 
 # Numbers of windows for which the ratio of thresholds is stored; between them it is interpolated.
@@ -54,7 +54,7 @@ def export_onnx(
     window is used, as by `MelPatcher`; `OnnxScorer` takes longer ones apart. It gives, in float64,
     ``score``, ``decision`` and ``p_value`` of shape (n_clips,), and ``map`` of shape
     (n_clips, n_time, n_freq) where the model has maps. The map of an `AnomalousSoundDetector` is
-    the larger of ``map_of_moments`` and, of each band, ``map_of_bands``.
+    the larger of ``map_of_moments`` and ``map_of_score``.
 
     Parameters
     ----------
@@ -145,8 +145,10 @@ def _build(model: Any, *, int8: bool, maps: bool, group: Hashable | None) -> Any
     if maps and is_recipe and model.map_pipeline_ is not None:
         outputs["map"] = outputs["map_of_moments"] = parts.map(model.map_pipeline_, features)
         if model.members_[0] == "statistics" and model.offset_ < 0:
-            bands = outputs["map_of_bands"] = add_bands(parts, model, features, score)
-            outputs["map"] = graph.maximum(outputs["map"], bands.expand_dims(1))
+            moments = outputs["map_of_moments"]
+            of_score = add_score_map(parts, model, features, score, moments)
+            outputs["map_of_score"] = of_score
+            outputs["map"] = graph.maximum(moments, of_score)
     elif maps and not is_recipe and hasattr(last_step(model), "anomaly_map"):
         outputs["map"] = parts.map(detector, features)
     # A clip that holds NaN or infinity has no score.

@@ -292,9 +292,9 @@ class OnnxScorer:
                 name: v[worst % _BATCH_SIZE] for name, v in outputs[worst // _BATCH_SIZE].items()
             }
             row["map"] = own["map"]
-            if number > 1 and "map_of_bands" in own:
-                bands = own["map_of_bands"] / self._ratio(number)
-                row["map"] = np.maximum(own["map_of_moments"], bands)
+            if number > 1 and "map_of_score" in own:
+                of_score = own["map_of_score"] / self._ratio(number)
+                row["map"] = np.maximum(own["map_of_moments"], of_score)
         return row
 
     def _ratio(self, number: int) -> float:
