@@ -34,6 +34,8 @@ def make_workspace(folder):
         write(f"recordings/normal/{'monday' if i < 6 else 'tuesday'}/{i:02}.wav")
     for name, whine in [("a", 0.0), ("b", 0.1), ("c", 0.0), ("d", 0.3)]:
         write(f"recordings/new/{name}.wav", whine)
+    for name in "ab":
+        write(f"recordings/confirmed/{name}.wav")
     (folder / "broken").mkdir()
     (folder / "broken" / "text.wav").write_text("no sound at all")
     soundfile.write(folder / "broken" / "empty.wav", np.zeros(0), 16000)

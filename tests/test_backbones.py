@@ -429,6 +429,7 @@ PARITY = {
     "vit_tiny": test_our_own_vit_is_a_plain_one,
     "beats:<file>": test_beats_computes_what_openbeats_computes,
     "ast:<folder or hub name>": test_ast_computes_what_transformers_computes,
+    "eat:<folder or hub name>": test_eat_computes_what_its_authors_compute,
     "audiomae:<folder or hub name>": test_a_vit_of_the_hub_computes_what_timm_computes,
     "hf_hub:<folder or hub name>": test_a_vit_of_the_hub_computes_what_timm_computes,
     "timm:<name>": test_a_timm_vit_computes_what_timm_computes,
@@ -440,7 +441,7 @@ def test_every_backbone_has_a_parity_test_a_front_end_and_a_place_in_the_docs():
     docs = (Path(__file__).parents[1] / "docs" / "backbones.rst").read_text()
     for name in list_backbones():
         scheme = name.partition("<")[0]
-        expected = KALDI_HANNING if scheme in ("ast:", "audiomae:") else KALDI
+        expected = KALDI_HANNING if scheme in ("ast:", "eat:", "audiomae:") else KALDI
         assert front_end(name) == expected
         assert f"``{name}``" in docs
 

@@ -70,7 +70,17 @@ def test_mel(run):
 def test_knn(run):
     output = run("bench_knn", REPEATS=1, N_REFERENCES=200, N_QUERIES=10, N_FEATURES=8)
     assert (numbers(r"ratio (\S+) \(", output) > 0).all()
+    assert (numbers(r"over the bare product (\S+);", output) > 0).all()
     assert (numbers(r"distances differ by (\S+)", output) < 1e-4).all()
+
+
+@pytest.mark.slow
+def test_startup(run):
+    output = run("bench_startup", REPEATS=1, SECONDS=1)
+    rows = [line for line in output.splitlines() if line.startswith("| skanopatch")]
+    memory = [float(row.split("|")[4]) for row in rows]  # info, score, score with a network
+    assert memory == sorted(memory)
+    assert numbers(r"(\S+) MB without maps", output) < 1
 
 
 def test_finetuning(run):

@@ -35,6 +35,8 @@ from skanopatch.datasets import layout, make_miniature_dcase
 
 COMMANDS = [
     "fit",
+    "update",
+    "forget",
     "export",
     "score",
     "watch",

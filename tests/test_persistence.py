@@ -476,7 +476,10 @@ def test_the_name_of_a_backbone_makes_nothing_be_read_or_downloaded(
         ),
         (lambda s, h, m: detector_of(s).update(metric={"number": 99}), r"KeyError\(99\)"),
         (lambda s, h, m: detector_of(s).update(metric={"set": [[]]}), "unhashable"),
-        (lambda s, h, m: detector_of(s).update(x={"class": "PCA", "number": 0, "state": {}}), "have the number 0"),
+        (
+            lambda s, h, m: detector_of(s).update(x={"class": "PCA", "number": 0, "state": {}}),
+            "have the number 0",
+        ),
         (lambda s, h, m: array_of(s).clear(), "is no value"),
         (lambda s, h, m: m.pop(array_of(s)["array"]), "no item named"),
         (lambda s, h, m: m.update({array_of(s)["array"]: b"PK"}), "expected 8 bytes got 2"),

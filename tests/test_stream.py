@@ -279,9 +279,9 @@ def test_what_the_model_warns_of_is_a_note(model):
 
 
 def test_results_are_ready_for_json():
-    result = WindowResult("fan", 3600.25, 1.0, 2.0, math.nan, 1.5, 0.1, "", False, "note")
+    result = WindowResult("fan", 3600.25, 1.0, 2.0, math.nan, 1.5, math.inf, "", False, "note")
     fields = json.loads(json.dumps(result.as_dict(), allow_nan=False))
-    assert fields["score"] is None
+    assert fields["score"] is fields["p_value"] is None
     assert (fields["distance"], fields["in_alarm"], fields["source"]) == (1.5, False, "fan")
     assert fields["time_utc"] == "1970-01-01T01:00:00.250+00:00"
 

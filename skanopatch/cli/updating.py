@@ -21,7 +21,7 @@ _FOLDER = "folder"
 
 
 @click.command(
-    epilog=options.example("skanopatch update fan.skano confirmed-normal", clips="NORMAL")
+    epilog=options.example("skanopatch update fan.skano recordings/confirmed", clips="NORMAL")
 )
 @options.MODEL
 @click.argument("normal", nargs=-1, required=True, metavar="NORMAL...")
@@ -73,7 +73,7 @@ def update(
     _save(detector, output or model, before)
 
 
-@click.command(epilog=options.example("skanopatch forget fan.skano confirmed-normal/0042.wav"))
+@click.command(epilog=options.example("skanopatch forget fan.skano recordings/confirmed"))
 @options.MODEL
 @click.argument("files", nargs=-1, metavar="FILES...")
 @_OUTPUT

@@ -43,9 +43,9 @@ class WindowResult:
     note: str
 
     def as_dict(self) -> dict:
-        """Return the fields ready for JSON: NaN as None, and the time in ISO 8601 too."""
+        """Return the fields ready for JSON: NaN and infinity as None, and the time in ISO 8601 too."""
         fields = {
-            name: None if isinstance(value, float) and math.isnan(value) else value
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in asdict(self).items()
         }
         utc = datetime.fromtimestamp(self.time, UTC)
