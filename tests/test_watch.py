@@ -560,6 +560,8 @@ def test_a_source_that_is_not_there_is_named(path_of_model):
     result = run("watch", path_of_model, "nowhere")
     assert result.exit_code == 2
     assert "SOURCE 'nowhere' is no file or folder." in result.stderr
+    result = run("watch", path_of_model, "-", "--again")
+    assert "--again is for files and folders: live sound comes once" in result.stderr
 
 
 def test_alarms_per_hour_place_the_threshold(path_of_model, model, tmp_path, monkeypatch):

@@ -125,6 +125,8 @@ def watch(
     if off is not None and off > on:
         raise click.UsageError(f"--off must be at most --on. Got {off:g} and {on:g}.")
     is_live = source in (_STANDARD_INPUT, _MICROPHONE) or source.startswith(f"{_MICROPHONE}:")
+    if is_live and again:
+        raise click.UsageError("--again is for files and folders: live sound comes once.")
     if not is_live and not os.path.exists(source):
         raise click.UsageError(f"SOURCE '{source}' is no file or folder.")
     with ExitStack() as stack:
