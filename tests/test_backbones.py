@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import test_backbones_ced
+import test_backbones_eat
 import timm
 import torch
 import yaml
@@ -32,7 +34,7 @@ from skanopatch.backbones import (
     list_backbones,
     make_patcher,
 )
-from skanopatch.backbones.front_ends import KALDI, KALDI_HANNING
+from skanopatch.backbones.front_ends import DECIBELS, KALDI, KALDI_HANNING
 from skanopatch.backbones.hub import sha256_of
 from skanopatch.spectra.patches import PatchGrid
 
@@ -427,9 +429,12 @@ def test_our_own_vit_is_a_plain_one(name):
 PARITY = {
     "anopatch-tiny": test_our_own_vit_is_a_plain_one,
     "vit_tiny": test_our_own_vit_is_a_plain_one,
+    "ced-tiny": test_backbones_ced.test_tokens_are_those_of_the_authors,
     "beats:<file>": test_beats_computes_what_openbeats_computes,
     "ast:<folder or hub name>": test_ast_computes_what_transformers_computes,
-    "eat:<folder or hub name>": test_eat_computes_what_its_authors_compute,
+    "eat:<folder or hub name>": test_backbones_eat.test_eat_computes_what_its_authors_compute,
+    "ced:<folder or hub name>": test_backbones_ced.test_tokens_are_those_of_the_authors,
+    "dasheng:<file, folder or hub name>": test_backbones_ced.test_tokens_are_those_of_the_authors,
     "audiomae:<folder or hub name>": test_a_vit_of_the_hub_computes_what_timm_computes,
     "hf_hub:<folder or hub name>": test_a_vit_of_the_hub_computes_what_timm_computes,
     "timm:<name>": test_a_timm_vit_computes_what_timm_computes,
@@ -442,6 +447,7 @@ def test_every_backbone_has_a_parity_test_a_front_end_and_a_place_in_the_docs():
     for name in list_backbones():
         scheme = name.partition("<")[0]
         expected = KALDI_HANNING if scheme in ("ast:", "eat:", "audiomae:") else KALDI
+        expected = DECIBELS if scheme in ("ced-tiny", "ced:", "dasheng:") else expected
         assert front_end(name) == expected
         assert f"``{name}``" in docs
 

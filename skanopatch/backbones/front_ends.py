@@ -21,3 +21,16 @@ KALDI = FrontEnd(
     patch_size=16,
 )
 KALDI_HANNING = replace(KALDI, window="hanning", scale=1.0)
+DECIBELS = FrontEnd(
+    sample_rate=16000,
+    n_mels=64,
+    frame_length=0.032,
+    frame_shift=0.010,
+    f_min=0.0,
+    f_max=8000.0,
+    window="hanning",
+    preemphasis=0.0,
+    scale=1.0,
+    patch_size=16,
+    filterbank="decibels",
+)

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from skanopatch.backbones.front_ends import KALDI, KALDI_HANNING
+from skanopatch.backbones.front_ends import DECIBELS, KALDI, KALDI_HANNING
 from skanopatch.spectra.log_mel import FrontEnd
 from skanopatch.spectra.mel_patcher import MelPatcher
 from skanopatch.spectra.patches import PatchGrid
@@ -43,9 +43,19 @@ _HUB = "a folder, or the Hugging Face hub"
 _SCHEMES = {
     "beats": Family("beats.beats", "<file>", "a file, or one on the Hugging Face hub", KALDI),
     "ast": Family("ast.ast", "<folder or hub name>", _HUB, KALDI_HANNING),
+    "eat": Family("eat.eat", "<folder or hub name>", _HUB, KALDI_HANNING),
+    "ced": Family("ced.ced", "<folder or hub name>", _HUB, DECIBELS),
+    "dasheng": Family("ced.ced", "<file, folder or hub name>", _HUB, DECIBELS),
     "audiomae": Family("vit.audiomae", "<folder or hub name>", _HUB, KALDI_HANNING),
     "hf_hub": Family("vit.hf_hub", "<folder or hub name>", _HUB),
     "timm": Family("vit.timm_vit", "<name>", "timm's, where the name has a tag; else random"),
+}
+
+
+# Names of models of a family: the revision and the SHA-256 of the weights are known.
+_PINNED = {
+    "ced-tiny": "ced:mispeech/ced-tiny@ace276d29dd0bb3f3517b0fa8cf300738c409019"
+    "#0e086f0cd62814c6def89001f3f25193f75955696f6975ef6800af31d00d6dd7",
 }
 
 
@@ -73,14 +83,18 @@ def list_backbones() -> list[str]:
     ...     print(name)
     anopatch-tiny
     vit_tiny
+    ced-tiny
     beats:<file>
     ast:<folder or hub name>
+    eat:<folder or hub name>
+    ced:<folder or hub name>
+    dasheng:<file, folder or hub name>
     audiomae:<folder or hub name>
     hf_hub:<folder or hub name>
     timm:<name>
     """
     families = (f"{scheme}:{family.placeholder}" for scheme, family in _SCHEMES.items())
-    return [*_NAMED, *families]
+    return [*_NAMED, *_PINNED, *families]
 
 
 def describe_backbones() -> list[Description]:
@@ -105,6 +119,10 @@ def describe_backbones() -> list[Description]:
         parameters = _function(builder)(TINY_GRID, pretrained=False).parameters()
         size = sum(parameter.numel() for parameter in parameters)
         descriptions.append(Description(name, None, size, weights))
+    for name, full_name in _PINNED.items():
+        family, what = _look_up(full_name)
+        rate = None if family is None or family.front_end is None else family.front_end.sample_rate
+        descriptions.append(Description(name, rate, None, f"{what.partition('@')[0]} of the hub"))
     for scheme, family in _SCHEMES.items():
         name = f"{scheme}:{family.placeholder}"
         rate = None if family.front_end is None else family.front_end.sample_rate
@@ -266,11 +284,11 @@ def _function(builder: str) -> Callable[..., Backbone]:
 
 def _look_up(name: str) -> tuple[Family | None, str]:
     """Return the family of a name and what it has to read; no family has a name of its own."""
-    scheme, colon, what = name.partition(":")
+    scheme, colon, what = _PINNED.get(name, name).partition(":")
     if colon and scheme in _SCHEMES:
         return _SCHEMES[scheme], what
     if name in _NAMED:
         return None, name
-    close = difflib.get_close_matches(name, _NAMED, n=1)
+    close = difflib.get_close_matches(name, [*_NAMED, *_PINNED], n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ValueError(f"backbone must be one of {list_backbones()}. Got {name!r} instead.{hint}")

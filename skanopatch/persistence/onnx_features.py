@@ -89,6 +89,8 @@ class Features:
 def add_front_end(graph: Graph, waveform: Tensor, patcher: MelPatcher) -> Features:
     """Add what `MelPatcher` does: a clip of any length becomes a spectrogram of one length."""
     front_end, n_samples = patcher.front_end, window_samples(patcher)
+    if front_end.filterbank != "kaldi":
+        raise refuse(patcher, "filterbank='decibels' has no form in ONNX yet")
     samples = waveform.take(_positions(graph, waveform, n_samples), axis=1)
     if patcher.level == "normalized":
         square = (samples * samples).mean(1, keepdims=True)

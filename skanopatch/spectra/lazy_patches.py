@@ -8,7 +8,8 @@ from multiprocessing import current_process
 from typing import Any, Self, TypeAlias
 
 import numpy as np
-from joblib import Parallel, delayed, effective_n_jobs
+from joblib import Parallel, cpu_count, delayed, effective_n_jobs
+from joblib.parallel import get_active_backend
 from sklearn.utils import gen_batches
 
 from skanopatch.audio import Clip, clip_name, clip_state, load_clip
@@ -16,6 +17,8 @@ from skanopatch.spectra.log_mel import FrontEnd
 
 # Clips that a worker computes in one task: about 60 ms of work, against 1 ms to hand it out.
 _CLIPS_PER_TASK = 16
+
+_MOST_THREADS = 4
 
 _NORMAL_RMS = 0.1
 
@@ -122,14 +125,26 @@ class LazyPatches:
         clips = [clip_state(clip) for clip in self.clips]
         return self.front_end, self.channel, self.level, self.n_samples, clips
 
+    def _workers(self) -> tuple[int | None, str | None]:
+        """Return the number of workers and their kind, as joblib takes them."""
+        if current_process().daemon:  # such as a data loader's, which may have no workers
+            return 1, None
+        backend, of_context = get_active_backend()
+        is_given = self.n_jobs is not None or of_context is not None
+        if is_given or backend.nesting_level or effective_n_jobs(None) != 1:
+            return self.n_jobs, None
+        # NumPy and SciPy work without Python's lock, and threads start at once.
+        return min(cpu_count(), _MOST_THREADS), "threads"
+
     def _compute(self, indices: np.ndarray) -> tuple[np.ndarray, list[str]]:
         """Return the patches of some clips, and a sentence for each that cannot be used."""
-        # A data loader's worker may have no workers of its own.
-        n_jobs = 1 if current_process().daemon else self.n_jobs
+        n_jobs, prefer = self._workers()
         # Tasks of equal size, so that no worker waits for another.
         n_tasks = max(effective_n_jobs(n_jobs), -(-len(indices) // _CLIPS_PER_TASK))
+        if prefer == "threads" and len(indices) <= _CLIPS_PER_TASK:
+            n_jobs = n_tasks = 1
         tasks = [task for task in np.array_split(indices, n_tasks) if len(task)]
-        results = Parallel(n_jobs=n_jobs)(
+        results = Parallel(n_jobs=n_jobs, prefer=prefer)(
             delayed(_clips_to_patches)(
                 [self.clips[i] for i in task],
                 front_end=self.front_end,

@@ -21,6 +21,10 @@ _N_FRAMES = 128
 
 _FLOOR = np.finfo(np.float32).eps  # of the power, as in Kaldi
 
+# Of decibels: the least power, and the range in dB below the loudest bin of a clip.
+_LEAST_POWER = 1e-10
+_DECIBEL_RANGE = 120.0
+
 
 @dataclass(frozen=True)
 class FrontEnd:
@@ -36,6 +40,7 @@ class FrontEnd:
     preemphasis: float
     scale: float
     patch_size: int
+    filterbank: str = "kaldi"
 
     @property
     def window_samples(self) -> int:
@@ -55,11 +60,17 @@ class FrontEnd:
     @property
     def min_samples(self) -> int:
         """The shortest clip that fills one patch on the time axis."""
-        return self.window_samples + (self.patch_size - 1) * self.shift_samples
+        last = (self.patch_size - 1) * self.shift_samples
+        if self.filterbank == "decibels":
+            return max(last, self.window_samples // 2 + 1)
+        return self.window_samples + last
 
     def grid_shape(self, n_samples: int) -> tuple[int, int]:
         """Return the numbers of patches along time and along frequency of a clip."""
-        n_frames = 1 + (n_samples - self.window_samples) // self.shift_samples
+        if self.filterbank == "decibels":
+            n_frames = 1 + n_samples // self.shift_samples
+        else:
+            n_frames = 1 + (n_samples - self.window_samples) // self.shift_samples
         return n_frames // self.patch_size, self.n_mels // self.patch_size
 
     def bin_edges(self) -> np.ndarray:
@@ -73,11 +84,13 @@ class FrontEnd:
         return mel_to_hertz(lowest + spacing * (np.arange(self.n_mels + 1) + 0.5))
 
     def log_mel(self, samples: np.ndarray) -> np.ndarray:
-        """Return the Kaldi log-mel spectrogram of one clip, (n_frames, n_mels), float32.
+        """Return the log-mel spectrogram of one clip, (n_frames, n_mels), float32.
 
         The operations before the FFT are Kaldi's, in Kaldi's order: in a nearly silent band the
         logarithm magnifies differences of rounding.
         """
+        if self.filterbank == "decibels":
+            return _decibels(self, samples)
         waveform = samples * np.float32(self.scale)
         frames = sliding_window_view(waveform, self.window_samples)[:: self.shift_samples]
         window, bands = _filters(self)
@@ -127,6 +140,34 @@ def mel_weights(front_end: FrontEnd) -> np.ndarray:
     mel = np.float32(1127) * np.log(1 + hertz / 700, dtype=np.float64).astype(np.float32)
     slopes = np.minimum((mel - left) / (center - left), (right - mel) / (right - center))
     return np.pad(np.maximum(slopes, 0), ((0, 1), (0, 0)))
+
+
+def _decibels(front_end: FrontEnd, samples: np.ndarray) -> np.ndarray:
+    """Return decibels as torchaudio's `MelSpectrogram` and `AmplitudeToDB(top_db=120)` do."""
+    n_window = front_end.window_samples
+    # The window is periodic: without the last sample of a symmetric one.
+    window = WINDOWS[front_end.window](n_window + 1)[:-1].astype(np.float32)
+    weights = _hertz_triangles(front_end)
+    waveform = np.pad(samples * np.float32(front_end.scale), n_window // 2, mode="reflect")
+    frames = sliding_window_view(waveform, n_window)[:: front_end.shift_samples]
+    mel = np.empty((len(frames), front_end.n_mels), dtype=np.float32)
+    for rows in gen_batches(len(frames), _N_FRAMES):
+        spectrum = rfft(frames[rows] * window, front_end.fft_samples)
+        mel[rows] = (spectrum.real**2 + spectrum.imag**2) @ weights
+    decibels = 10 * np.log10(np.maximum(mel, np.float32(_LEAST_POWER)))
+    return np.maximum(decibels, decibels.max() - np.float32(_DECIBEL_RANGE))
+
+
+@lru_cache(maxsize=8)
+def _hertz_triangles(front_end: FrontEnd) -> np.ndarray:
+    """Return filters that are triangles over Hz, not over mel, (n_bins of the FFT, n_mels)."""
+    top = front_end.f_max or front_end.sample_rate / 2
+    lowest, highest = hertz_to_mel(np.array([front_end.f_min, top]))
+    corners = mel_to_hertz(np.linspace(lowest, highest, front_end.n_mels + 2))
+    hertz = np.linspace(0, front_end.sample_rate / 2, front_end.fft_samples // 2 + 1)[:, None]
+    left, center, right = corners[:-2], corners[1:-1], corners[2:]
+    slopes = np.minimum((hertz - left) / (center - left), (right - hertz) / (right - center))
+    return np.maximum(slopes, 0).astype(np.float32)
 
 
 class _MelBand(NamedTuple):

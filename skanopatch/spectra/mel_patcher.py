@@ -50,6 +50,10 @@ class MelPatcher(ArrayOutputMixin, TransformerMixin, BaseEstimator):
         Factor on the samples. 2 ** 15 gives Kaldi's 16-bit range, which BEATs expects.
     patch_size : int, default=16
         Frames and mel bins a patch.
+    filterbank : {"kaldi", "decibels"}, default="kaldi"
+        "kaldi" is the natural logarithm of Kaldi's filters. "decibels" is what CED and Dasheng
+        take: torchaudio's mel spectrogram of centred frames, at most 120 dB below its loudest bin;
+        `preemphasis` must be 0.
     channel : int or "mean", default=0
         Which channel of a clip with several, or their mean. Averaging the microphones of an array
         cancels what reaches them out of phase, so the first one is taken.
@@ -65,8 +69,10 @@ class MelPatcher(ArrayOutputMixin, TransformerMixin, BaseEstimator):
         What becomes of a clip that cannot be read, is empty or holds NaN or infinity: an error
         that names it, or patches, and so a score, of NaN with one warning for all such clips.
     n_jobs : int, default=None
-        Processes that read and compute, each with one torch thread. None is 1 unless in a
-        `joblib.parallel_config` context, which also takes the work to Dask or Ray.
+        Processes that read and compute. None takes those of a `joblib.parallel_config` context,
+        which also takes the work to Dask or Ray. Outside of one, more than 16 clips are computed
+        by up to 4 threads, one a core; within a worker of joblib, such as those of
+        ``GridSearchCV(n_jobs=2)``, by 1.
 
     Attributes
     ----------
@@ -105,6 +111,7 @@ class MelPatcher(ArrayOutputMixin, TransformerMixin, BaseEstimator):
         "preemphasis": [Interval(Real, 0, 1, closed="both")],
         "scale": [Interval(Real, 0, None, closed="neither")],
         "patch_size": [Interval(Integral, 1, None, closed="left")],
+        "filterbank": [StrOptions({"kaldi", "decibels"})],
         "channel": [Interval(Integral, 0, None, closed="left"), StrOptions({"mean"})],
         "level": [StrOptions({"as is", "normalized"})],
         "duration": [Interval(Real, 0, None, closed="neither"), None],
@@ -125,6 +132,7 @@ class MelPatcher(ArrayOutputMixin, TransformerMixin, BaseEstimator):
         preemphasis=0.97,
         scale=2.0**15,
         patch_size=16,
+        filterbank="kaldi",
         channel=0,
         level="as is",
         duration=10.0,
@@ -141,6 +149,7 @@ class MelPatcher(ArrayOutputMixin, TransformerMixin, BaseEstimator):
         self.preemphasis = preemphasis
         self.scale = scale
         self.patch_size = patch_size
+        self.filterbank = filterbank
         self.channel = channel
         self.level = level
         self.duration = duration
@@ -221,6 +230,11 @@ class MelPatcher(ArrayOutputMixin, TransformerMixin, BaseEstimator):
             raise ValueError(
                 f"f_min={self.f_min} and f_max={self.f_max} must satisfy 0 <= f_min < f_max <= "
                 f"{nyquist:g}, half the sample rate (sample_rate={self.sample_rate})."
+            )
+        if self.filterbank == "decibels" and self.preemphasis != 0:
+            raise ValueError(
+                "preemphasis must be 0 with filterbank='decibels', which has none. "
+                f"Got {self.preemphasis} instead."
             )
         if self.n_mels % self.patch_size:
             raise ValueError(
