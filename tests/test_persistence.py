@@ -433,7 +433,10 @@ def test_scalars_have_the_types_that_are_allowed(forge):
 
 @pytest.mark.parametrize(
     "name",
-    ["beats:secret.pt", "ast:secret", "audiomae:a/b", "hf_hub:a/b", "timm:hf-hub:a/b", "timm:a.b"],
+    [
+        *("beats:secret.pt", "ast:secret", "audiomae:a/b", "eat:a/b", "ced:a/b", "dasheng:a/b"),
+        *("hf_hub:a/b", "timm:hf-hub:a/b", "timm:a.b"),
+    ],
 )
 @pytest.mark.parametrize("config", [None, {"architecture": "hf-hub:a/b", "model_args": {}}])
 def test_the_name_of_a_backbone_makes_nothing_be_read_or_downloaded(
