@@ -10,8 +10,8 @@ TEST ?=
 demo: $(VENV)/.installed  ## score a small park of machines, or CLIPS=<normal wavs> TEST=<new wavs>
 	$(BIN)/python -m skanopatch demo $(if $(CLIPS),--clips "$(CLIPS)") $(if $(TEST),--test "$(TEST)")
 
-test: $(VENV)/.installed-test  ## run the test suite, slow tests included
-	$(BIN)/python -m pytest -n auto
+test: $(VENV)/.installed-test  ## run the test suite; SLOW=1 runs the slow tests too
+	$(BIN)/python -m pytest -n auto $(if $(SLOW),,-m "not slow")
 
 fuzz: $(VENV)/.installed-test  ## read 20,000 damaged recordings, 2,000 model files and others
 	cd tests && $(CURDIR)/$(BIN)/python -m fuzz.runner audio 20000
