@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,8 @@ from sklearn.utils import gen_batches
 
 _SPARE_CANDIDATES = 2  # rounding of a float32 product may swap references
 _FLOAT32_ERROR = 16 * np.finfo(np.float32).eps  # of a product, relative to the largest square
+_N_EXACT = 32  # queries
+_N_FOR_CENTER = 1000  # rows
 _ROUNDING = 32  # units in the last place by which a clip differs from itself in another batch
 
 Normalize = Callable[[NDArray, NDArray[np.intp]], NDArray]
@@ -41,29 +44,32 @@ def find_nearest(
     rounding may exceed that of the coordinates themselves by `tolerance`.
     """
     # Float32 has few digits for differences between rows that are far from 0. Distances are the
-    # same from any centre, so it may be rounded.
-    center = bank.mean(axis=0, dtype=np.float64).astype(bank.dtype)
+    # same from any centre, so the mean of some rows will do.
+    some_rows = bank[:: -(-len(bank) // _N_FOR_CENTER)]
+    center = some_rows.mean(axis=0, dtype=np.float64).astype(bank.dtype)
     centred = bank - center
-    largest = float(max(centred.max(), -centred.min())) or 1.0
-    unit = 2.0 ** np.frexp(largest)[1]  # exact, and squares of it are in the range of float32
+    lowest, highest = centred.min(axis=0), centred.max(axis=0)
+    largest = float(max(highest.max(), -lowest.min())) or 1.0
+    unit = 2.0 ** (math.frexp(largest)[1] - 1)  # exact; its square is in the range of float32
     if normalize is None:
-        # The last column times 1 adds the squares in the product.
-        fast_bank = np.empty((len(bank), bank.shape[1] + 1), dtype=np.float32)
-        np.divide(centred, unit, out=fast_bank[:, :-1], casting="same_kind")
-        squares = np.einsum("ij,ij->i", fast_bank[:, :-1], fast_bank[:, :-1])
-        fast_bank[:, -1] = squares
+        centred /= unit
+        # A product of 769 columns takes longer than one of 768 by far more than a column.
+        n_varying = int(np.flatnonzero((lowest < 0) | (highest > 0)).max(initial=0)) + 1
+        fast_bank = centred.astype(np.float32, copy=False)[:, :n_varying]
+        squares = np.einsum("ij,ij->i", fast_bank, fast_bank)
     else:
-        centred = centred.astype(np.float64)
+        center = center.astype(np.float64)
+        centred = bank - center
     n_references = len(bank) - within_bank
     n_candidates = min(n_neighbors + _SPARE_CANDIDATES, n_references)
     row_bytes = (12 if normalize is None else 32) * len(bank) + 16 * n_candidates * bank.shape[1]
     n_rows = max(1, int(get_config()["working_memory"] * 2**20 // row_bytes))
-    every = np.arange(len(bank))
+    every, every_query = np.arange(len(bank)), np.arange(len(queries))
     # A tolerance for each feature: a large one does not hide differences in others.
-    largest_each = np.maximum(bank.max(axis=0), -bank.min(axis=0)) if skip_self else 0.0
+    largest_each = np.maximum(highest + center, -(lowest + center))
     rounding = tolerance + _ROUNDING * np.finfo(queries.dtype).eps * largest_each
 
-    def squared_to(rows: slice | int, references: Any) -> NDArray[np.float64]:
+    def squared_to(rows: slice | NDArray, references: Any) -> NDArray[np.float64]:
         differences = np.subtract(bank[references], queries[rows, np.newaxis], dtype=np.float64)
         squared = np.einsum("ijk,ijk->ij", differences, differences)
         if skip_self and squared.shape[1] > n_neighbors:
@@ -77,9 +83,9 @@ def find_nearest(
     for batch in gen_batches(len(queries), n_rows):
         if normalize is None:
             fast = ((queries[batch] - center) / unit).astype(np.float32)
-            factors = np.hstack([-2 * fast, np.ones((len(fast), 1), dtype=np.float32)])
             with np.errstate(over="ignore", invalid="ignore"):  # such queries are searched again
-                rank = factors @ fast_bank.T  # the squared distance, but for the query's own square
+                rank = (-2 * fast[:, :n_varying]) @ fast_bank.T
+            rank += squares  # the squared distance, but for the query's own square
         else:
             rows = queries[batch] - center
             rank = (-2 * rows) @ centred.T + np.einsum("ij,ij->i", centred, centred)
@@ -90,7 +96,10 @@ def find_nearest(
             rank[np.arange(len(rank)), every[batch]] = np.inf
 
         candidates = _smallest(rank, n_candidates)
-        exact = as_distance(squared_to(batch, candidates), metric)
+        # Differences of few rows at a time stay in the processor's cache.
+        parts = gen_batches(len(candidates), _N_EXACT)
+        squared = [squared_to(every_query[batch][part], candidates[part]) for part in parts]
+        exact = as_distance(np.concatenate(squared), metric)
         if normalize is not None:
             exact = normalize(exact, candidates)
         order = np.argsort(exact, axis=1)[:, :n_neighbors]

@@ -236,7 +236,7 @@ class AnomalousSoundDetector(  # type: ignore[misc]  # scores take groups, not a
     def _default(self, name: str, embedder: Any) -> Any:
         """Return what a part is that is None."""
         if name == "patcher" and hasattr(embedder, "backbone"):
-            from skanopatch.backbones import make_patcher  # not above: both import torch
+            from skanopatch.backbones import make_patcher  # not above: they take longer to import
             from skanopatch.embedding.embedder import AnoPatchEmbedder
 
             if isinstance(embedder, AnoPatchEmbedder):
