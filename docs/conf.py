@@ -29,6 +29,15 @@ templates_path = ["_templates"]
 exclude_patterns = ["_build", "auto_examples/**.ipynb", "auto_examples/**.md5"]
 default_role = "py:obj"
 
+# Backticks in docstrings also mark parameters, which have no page: only explicit roles must
+# resolve.
+# Other packages' names resolve where their inventories are at hand; there is no network here.
+nitpicky = True
+nitpick_ignore_regex = [
+    ("py:obj", ".*"),
+    ("py:(class|func|meth)", r"(joblib|matplotlib|numpy|pathlib|scipy|sklearn)\..*"),
+]
+
 plot_formats = [("png", 120)]
 plot_html_show_formats = False
 plot_html_show_source_link = False
@@ -55,6 +64,7 @@ warnings.filterwarnings("ignore", message="FigureCanvasAgg is non-interactive")
 html_theme = "pydata_sphinx_theme"
 html_title = "skanopatch"
 html_static_path = ["_static"]
+html_css_files = ["doors.css"]
 html_show_sourcelink = False
 html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False}
 

@@ -30,7 +30,9 @@ from .persistence.model_files import load_model, save_model
 from .persistence.onnx_export import export_onnx
 from .persistence.onnx_scorer import OnnxScorer
 from .recipes.pipelines import anomaly_map, make_anopatch_pipeline, make_map_pipeline
+from .recipes.pseudo_attributes import make_pseudo_attributes
 from .recipes.sound_detector import AnomalousSoundDetector
+from .recipes.training_free import make_training_free_pipeline
 from .spectra.band_statistics import BandStatistics
 from .spectra.mel_patcher import MelPatcher
 from .spectra.mel_statistics import MelStatistics
@@ -76,6 +78,8 @@ __all__ = [
     "make_anopatch_pipeline",
     "make_map_pipeline",
     "make_pseudo_anomalies",
+    "make_pseudo_attributes",
+    "make_training_free_pipeline",
     "metrics",
     "patchify",
     "save_model",

@@ -6,6 +6,7 @@ the work and not of the import of torch.
 
 import multiprocessing
 import os
+import resource
 import sys
 import time
 import warnings
@@ -17,8 +18,11 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
         "sklearn.pipeline",
+        "torch._dynamo",  # what an optimizer imports when it is made
+        "skanopatch.backbones.vit",
         "skanopatch.cli",
         "skanopatch.embedding.embedder",
+        "skanopatch.embedding.module",
         "skanopatch.embedding.training",
         "skanopatch.model_selection",
         "skanopatch.persistence.model_files",
@@ -71,17 +75,23 @@ def _run(work, folder):
 
 
 def clips():
-    return np.random.default_rng(0).normal(size=(24, 8000)).astype(np.float32)
+    return np.random.default_rng(0).normal(size=(12, 8000)).astype(np.float32)
 
 
-def fit_with_checkpoints():
-    """Fine-tune a network for 4 epochs, with a checkpoint after each, and write embeddings."""
+def fit_on_a_full_disk():
+    """Fit with another seed, where no file may have more than 1,000 bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    fit_with_checkpoints(seed=1)
+
+
+def fit_with_checkpoints(seed=0):
+    """Fine-tune a network for 3 epochs, with a checkpoint after each, and write embeddings."""
     from skanopatch import AnoPatchEmbedder, FineTuning, MelPatcher
 
-    patches = MelPatcher(duration=0.5).fit_transform(clips())
-    tuning = FineTuning("lora", max_epochs=4, checkpoint_dir="checkpoints")
-    embedder = AnoPatchEmbedder(fine_tuning=tuning, random_state=0)
-    embedder.fit(patches, labels=["fan", "pump"] * 12)
+    patches = MelPatcher(duration=0.3).fit_transform(clips())
+    tuning = FineTuning("lora", max_epochs=3, checkpoint_dir="checkpoints")
+    embedder = AnoPatchEmbedder(fine_tuning=tuning, random_state=seed)
+    embedder.fit(patches, labels=["fan", "pump"] * 6)
     np.save(RESULT, embedder.transform(patches))
 
 
@@ -94,7 +104,7 @@ def two_models():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return [
-            make_pipeline(MelPatcher(duration=0.5), features, KNNDetector()).fit(clips()[:12])
+            make_pipeline(MelPatcher(duration=0.5), features, KNNDetector()).fit(clips())
             for features in (MelStatistics(), BandStatistics())
         ]
 
@@ -104,7 +114,7 @@ def save_models():
     from skanopatch import save_model
 
     models = two_models()
-    for _ in range(100):
+    for _ in range(25):
         for model in models:
             save_model("model.skano", model)
 

@@ -11,7 +11,9 @@ EXTRAS = ("test", "onnx", "mqtt", "microphone", "smote")  # what the tests impor
 def oldest(requirements):
     """Return ``name==version`` for each requirement with a lower bound."""
     pattern = re.compile(r"([\w.-]+)(?:\[[\w,]+\])?\s*>=\s*([\w.]+)")
-    return [f"{name}=={version}" for name, version in (pattern.match(r).groups() for r in requirements)]
+    return [
+        f"{name}=={version}" for name, version in (pattern.match(r).groups() for r in requirements)
+    ]
 
 
 def main():

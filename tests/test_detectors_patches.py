@@ -420,7 +420,7 @@ def test_search_in_chunks_finds_what_it_finds_at_once():
         in_chunks = PatchKNNDetector().fit(X)
         assert_allclose(in_chunks.anomaly_map(new), at_once.anomaly_map(new), rtol=1e-6)
     references = at_once.bank_.astype(np.float64)
-    queries = at_once._project(new.reshape(-1, N_DIMS), at_once._space)
+    queries = at_once._project(new.reshape(-1, N_DIMS), at_once.space_)
     distances = np.linalg.norm(queries[:, np.newaxis] - references, axis=2).min(axis=1)
     assert_allclose(at_once._terms(new)[0].ravel(), distances)
 

@@ -182,6 +182,13 @@ def test_the_python_blocks_of_a_page_run_in_order(page, names):
         plt.close("all")
 
 
+@pytest.mark.slow
+def test_the_first_example_prints_what_its_page_says(names, capsys):
+    page = ROOT / "docs" / "quickstart.rst"
+    exec(code_blocks(page, "python")[0][1], names)
+    assert capsys.readouterr().out == code_blocks(page, "text")[0][1].strip("\n") + "\n"
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if any(commands(page))], ids=name_of)
 def test_the_commands_of_a_page_exist_with_their_options(page):
     for _, line in commands(page):

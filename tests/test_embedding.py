@@ -91,7 +91,7 @@ def test_a_timm_backbone_computes_what_timm_computes():
     vit = timm.create_model(
         "vit_tiny_patch16_224", img_size=(64, 128), in_chans=1, num_classes=0, dynamic_img_size=True
     ).eval()
-    own = embedder._module.backbone.vit.state_dict()
+    own = embedder.module_.backbone.vit.state_dict()
     vit.load_state_dict(own)
     images = torch.from_numpy((unpatchify(patches) - 0.5) / 2)[:, None]
     with torch.inference_mode():
@@ -827,7 +827,7 @@ def test_layers_are_integers_of_any_kind(layers):
     patches, _ = make_patches(n_clips=2)
     embedder = AnoPatchEmbedder(statistics=False, layers=layers).fit(patches)
     index = np.ravel(layers)[0] % 6
-    assert embedder._module.layers == [index]
+    assert embedder.module_.layers == [index]
 
 
 @pytest.mark.parametrize("layers", [(0.5,), ["all"], (6,)])
@@ -863,7 +863,7 @@ def test_a_checkpoint_is_of_the_sound_in_the_files(tmp_path):
             patches = MelPatcher(duration=0.5, n_jobs=n_jobs).fit_transform(paths)
         params = {"tuning": "head", "max_epochs": 1, "checkpoint_dir": tmp_path}
         embedder = make_embedder(**params).fit(patches, labels=[0, 1] * 6)
-        return embedder._module.state_dict()["head.weight"].numpy()
+        return embedder.module_.state_dict()["head.weight"].numpy()
 
     first = fit(0)
     assert_array_equal(fit(None, n_jobs=2), first)

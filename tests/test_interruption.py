@@ -1,9 +1,12 @@
 """Processes that are killed at random moments, and disks that are full."""
 
+import contextlib
 import csv
 import os
+import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -46,7 +49,7 @@ def scores_of_model(folder):
 
 def scores_of_updated(folder):
     model = load_model(folder / "model.skano")
-    files = sorted(map(str, (folder / "recordings/new").iterdir()))
+    files = sorted(map(str, (folder / "recordings/normal").rglob("*.wav")))
     return np.append(model.score_samples(files), [model.offset_, len(model.clip_names_)])
 
 
@@ -79,7 +82,9 @@ def history(folder):
 def model_is_whole(folder):
     if (folder / "model.skano").exists():
         scores = scores_of_model(folder)
-        expected = [model.score_samples(interruption.clips()) for model in interruption.two_models()]
+        expected = [
+            model.score_samples(interruption.clips()) for model in interruption.two_models()
+        ]
         assert any(np.array_equal(scores, e) for e in expected)
 
 
@@ -143,3 +148,151 @@ def test_what_is_killed_and_run_again_ends_as_if_nothing_had_happened(
         finish(work, folder)
         np.testing.assert_equal(outcome(folder), expected)
         shutil.rmtree(folder)
+
+
+# --- Full disks ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """Return a function that mounts a small file system, or skip where one must not."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = []
+
+    def mount(size):
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        try:
+            done = subprocess.run(command, capture_output=True)
+        except FileNotFoundError:
+            pytest.skip("there is no mount on this machine")
+        if done.returncode:
+            pytest.skip(f"a file system may not be mounted here: {done.stderr.decode().strip()}")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for path in mounted:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def command(words, folder, limit=None, **environment):
+    """Run a command, whose files may have at most `limit` bytes."""
+
+    def set_limit():
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    return subprocess.run(
+        [sys.executable, "-m", "skanopatch", *words.split()],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        preexec_fn=set_limit,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"} | environment,
+    )
+
+
+FIT = "fit recordings/normal -o model.skano --no-maps"
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (FIT, "model.skano"),
+        (UPDATE, "model.skano"),
+        (REPORT, "page.html"),
+        ("score model.skano recordings/new --csv scores.csv", "scores.csv"),
+        (EVALUATE, ".joblib"),
+    ],
+    ids=lambda value: value.split()[0],
+)
+def test_a_file_that_is_too_large_is_named_and_what_was_there_is_kept(
+    workspace, tmp_path, words, named
+):
+    folder = tmp_path / "workspace"
+    shutil.copytree(workspace, folder)
+    for name in ("page.html", "scores.csv"):
+        (folder / name).write_text("as before")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    done = command(words, folder, limit=100)
+    assert done.returncode == 1
+    assert re.fullmatch(rf"Error: '.*{named}': File too large\.", done.stderr.splitlines()[-1])
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_a_checkpoint_that_is_too_large_is_named_and_the_last_one_is_kept(tmp_path):
+    finish(interruption.fit_with_checkpoints, tmp_path)
+    (kept,) = (tmp_path / "checkpoints").iterdir()
+    content = kept.read_bytes()
+    process = start(interruption.fit_on_a_full_disk, tmp_path)
+    process.join(interruption.PATIENCE)
+    assert process.exitcode == 1
+    message = rf"OSError: .*File too large: '{tmp_path}/checkpoints/.*\.pt'"
+    assert re.search(message, (tmp_path / "log").read_text())
+    assert [*(tmp_path / "checkpoints").iterdir()] == [kept]
+    assert kept.read_bytes() == content
+
+
+def fill(folder):
+    """Write until there is no space, and return the file."""
+    path = folder / "filler"
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    return path
+
+
+def test_a_full_disk_keeps_the_model_that_was_there(workspace, full_disk):
+    disk = full_disk("4m")
+    shutil.copy(workspace / "model.skano", disk)
+    content = (disk / "model.skano").read_bytes()
+    filler = fill(disk)
+    words = f"update {disk}/model.skano recordings/confirmed"
+    done = command(words, workspace)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"Error: '{disk}/model.skano': No space left on device."
+    )
+    assert (disk / "model.skano").read_bytes() == content
+    assert sorted(path.name for path in disk.iterdir()) == ["filler", "model.skano"]
+    filler.unlink()
+    assert command(words, workspace).returncode == 0
+
+
+def test_a_watch_whose_disk_was_full_goes_on_where_its_history_ends(workspace, full_disk):
+    disk = full_disk("1m")
+    words = f"watch model.skano recordings/days --once --settle 0 --to sqlite:{disk}/history.db"
+    half = words.replace("days", "days/0.wav")
+    assert command(half, workspace).returncode == 0
+    filler = fill(disk)
+    said = command(words, workspace).stderr
+    assert f"'{disk}/history.db'" in said
+    assert "full" in said
+    filler.unlink()
+    assert command(words, workspace).returncode == 0
+    with History(disk / "history.db") as opened:
+        rows = opened.windows()
+    assert [(Path(s).name, start) for s, start in zip(rows.source, rows.start, strict=True)] == [
+        (f"{day}.wav", float(start)) for day in range(4) for start in range(5)
+    ]
+
+
+def test_a_table_lacks_no_window_that_the_history_has(workspace, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\n"
+        "from skanopatch.streaming.sinks.csv_table import CSVSink\n"
+        "def killed(self, results):\n"
+        "    os.kill(os.getpid(), 9)\n"
+        "CSVSink._store = killed\n"
+    )
+    words = (
+        f"watch model.skano recordings/days --once --settle 0 --to sqlite:{tmp_path}/h.db "
+        f"--to csv:{tmp_path}/rows.csv"
+    )
+    killed = command(words, workspace, PYTHONPATH=str(tmp_path))
+    assert killed.returncode == -signal.SIGKILL
+    assert command(words, workspace).returncode == 0
+    with (tmp_path / "rows.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 20

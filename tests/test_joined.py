@@ -182,8 +182,8 @@ def test_scores_of_thousands_without_logarithms_are_joined():
     X = rng.normal(size=(80, 300)) * rng.lognormal(0, 0.3, size=(80, 1)) / 5
     member = GaussianMixture(1, reg_covar=1e-2, random_state=0)
     found = joined(member).fit(X)
-    assert not found._joint.scales[0].is_log
-    assert found._joint.scales[0].deviation > 100
+    assert not found.joint_.scales[0].is_log
+    assert found.joint_.scales[0].deviation > 100
     assert len(np.unique(found.training_scores_)) == 80
     plain = CalibratedDetector(member).fit(X)
     assert_array_equal(np.argsort(found.training_scores_), np.argsort(plain.training_scores_))
@@ -249,7 +249,7 @@ def test_metadata_reaches_the_members_that_ask_for_it(routing):
     assert (known <= found.score_samples(X[:6]) + 1e-12).all()
     expected = grouped.score_samples(X[:6], groups=labels[:6])
     others = [m.score_samples(X[:6]) for m in (network, near, forest)]
-    assert_allclose(known, -found._joint(-np.stack([*others, expected], axis=1)))
+    assert_allclose(known, -found.joint_(-np.stack([*others, expected], axis=1)))
     for method in ("decision_function", "predict", "p_values"):
         assert len(getattr(found, method)(X[:6], groups=labels[:6])) == 6
 

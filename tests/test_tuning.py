@@ -45,7 +45,7 @@ def embedder_of(params=PARAMS, **settings):
 
 
 def tensors(embedder):
-    return embedder._module.state_dict()
+    return embedder.module_.state_dict()
 
 
 # --- LoRA -----------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def test_layers_are_weighted_by_the_softmax_of_what_is_learnt(clips):
     average = AnoPatchEmbedder(layers="all", **params).fit_transform(X)
     assert_allclose(embedder.transform(X), average, atol=1e-5)
     weights = np.array([0.1, 0.2, 0.3, 0.2, 0.15, 0.05], dtype=np.float32)
-    embedder._module.layer_logits.copy_(torch.from_numpy(np.log(weights)))
+    embedder.module_.layer_logits.copy_(torch.from_numpy(np.log(weights)))
     by_layer = [AnoPatchEmbedder(layers=i, **params).fit_transform(X) for i in range(6)]
     expected = np.tensordot(weights, by_layer, axes=1)
     assert_allclose(embedder.transform(X), expected, atol=1e-5)

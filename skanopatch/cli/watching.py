@@ -149,7 +149,9 @@ def watch(
             state = _state_file(model, source)
         progress = _progress(state, database, again)
         stack.callback(progress.close)
-        opened = [stack.enter_context(open_sink(url)) for url in sinks]
+        # The database comes last: it says from where the next start goes on.
+        ordered = sorted(sinks, key=lambda url: url.startswith(_SQLITE))
+        opened = [stack.enter_context(open_sink(url)) for url in ordered]
         watcher = Watch(scorer, opened, progress, stop=stop, say=_say, hop=hop)
         _run(watcher, source, name or source, stop, scorer, stack, settings)
     ending = "Stopped" if stop.is_set() else "Done"

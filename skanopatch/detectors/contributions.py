@@ -123,8 +123,8 @@ def _of_detector(
 
 def _of_mahalanobis(detector: MahalanobisDetector, X: NDArray, columns: list[int] | None) -> Parts:
     nearest, distances = _nearest_domain(detector, X, columns)
-    joint, k = detector._joint, detector.n_components_
-    floor = detector.shrinkage_ * detector._variance
+    joint, k = detector.joint_, detector.n_components_
+    floor = detector.shrinkage_ * detector.variance_
     shrunk = (1 - detector.shrinkage_) * detector.explained_variance_ + floor
     deviations = np.sqrt(detector.explained_variance_[:k])
     leading, trailing = detector.components_[:k], detector.components_[k:]
@@ -136,7 +136,7 @@ def _of_mahalanobis(detector: MahalanobisDetector, X: NDArray, columns: list[int
         offset = (X[rows] - detector.location_[domain]) / detector.scale_
         along = offset @ detector.components_.T
         rest = offset - along @ detector.components_
-        precision = detector._precisions[domain] / np.outer(deviations, deviations)
+        precision = detector.precisions_[domain] / np.outer(deviations, deviations)
         gradients = [
             (along / shrunk) @ detector.components_ + rest / floor,
             along[:, :k] @ precision @ leading,
@@ -228,7 +228,7 @@ def _of_grouped(
     typical, parts = np.empty(len(X)), np.empty(X.shape)
     for group in dict.fromkeys(groups):
         rows = np.array([own == group for own in groups])
-        columns = detector._columns[group] if detector.pooled_ else None
+        columns = detector.columns_[group] if detector.pooled_ else None
         usual, own = _of_detector(detector.detectors_[group], X[rows], columns, normal, blocks)
         typical[rows] = detector._relative(usual, group)
         parts[rows] = _scaled(own, distances[rows] - typical[rows])
@@ -238,7 +238,7 @@ def _of_grouped(
 def _of_joined(
     detector: JoinedDetector, X: Any, groups: list | None, normal: Any, blocks: Any
 ) -> Parts:
-    joint, usual, own, parts = detector._joint, [], [], []
+    joint, usual, own, parts, standardized = detector.joint_, [], [], [], []
     for member, scale, exponent in zip(
         detector.detectors_, joint.scales, _exponents(joint), strict=True
     ):
@@ -246,9 +246,14 @@ def _of_joined(
         distances = typical + of_member.sum(axis=1)
         slopes = _slopes(scale.transform, distances, typical)
         parts.append(exponent * slopes[:, np.newaxis] * of_member)
+        standardized.append(scale.standardize(distances))
         usual.append(typical)
         own.append(distances)
     typical = joint(np.stack(usual, axis=1))
+    if joint.joining == "min":
+        weights = joint.weights if joint.weights.any() else np.ones(len(parts))
+        least = np.where(weights > 0, np.stack(standardized, axis=1), np.inf).argmin(axis=1)
+        parts = [part * (least == i)[:, np.newaxis] for i, part in enumerate(parts)]
     return typical, _scaled(np.hstack(parts), joint(np.stack(own, axis=1)) - typical)
 
 

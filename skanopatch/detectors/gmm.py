@@ -112,12 +112,12 @@ class GMMDetector(BaseDetector):
             with config_context(array_api_dispatch=False):  # it starts from k-means, which has none
                 own = X[rows] if len(rows) > 1 else np.repeat(X[rows], 2, axis=0)
                 self.mixtures_.append(mixture.fit(own))
-        self._peak = max(map(_peak, self.mixtures_))
+        self.peak_ = max(map(_peak, self.mixtures_))
 
     def _terms(self, X: NDArray) -> NDArray[np.float64]:
         X = (X - self.location_) / self.scale_
         log_likelihoods = np.stack([m.score_samples(X) for m in self.mixtures_], axis=1)
-        return np.sqrt(2 * np.maximum(self._peak - log_likelihoods, 0))
+        return np.sqrt(2 * np.maximum(self.peak_ - log_likelihoods, 0))
 
 
 def _peak(mixture: GaussianMixture) -> float:

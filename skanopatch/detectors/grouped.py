@@ -137,7 +137,7 @@ class GroupedDetector(RoutedGroupsMixin, ThresholdMixin, MetaEstimatorMixin, Bas
             self._fit_pooled(detector, rows, members, metadata)
         else:
             self._fit_each(detector, rows, members, metadata)
-        self._members = members
+        self.members_ = members
         self._place_offset()
         return self
 
@@ -163,7 +163,7 @@ class GroupedDetector(RoutedGroupsMixin, ThresholdMixin, MetaEstimatorMixin, Bas
         fit_with(detector, X, {**metadata, "domains": pairs})
         end = last_step(detector)
         self.detectors_ = dict.fromkeys(members, detector)
-        self._columns = {
+        self.columns_ = {
             group: [i for i, (owner, _) in enumerate(end.domains_) if owner == group]
             for group in members
         }
@@ -178,26 +178,26 @@ class GroupedDetector(RoutedGroupsMixin, ThresholdMixin, MetaEstimatorMixin, Bas
     def _place_offset(self) -> None:
         """Place the threshold of each group at a distance of 1."""
         self.offset_ = -1.0
-        self._thresholds, self._scales, distances = {}, {}, {}
-        for group, own in self._members.items():
+        self.thresholds_, self.scales_, distances = {}, {}, {}
+        for group, own in self.members_.items():
             end, weights = last_step(self.detectors_[group]), self.session_weights_[own]
             if self.pooled_:
                 distances[group] = -end.own_domain_scores_[own]
-                self._thresholds[group] = end._threshold_of(distances[group], weights)
+                self.thresholds_[group] = end._threshold_of(distances[group], weights)
             else:
                 distances[group] = -end.training_scores_
-                self._thresholds[group] = -float(end.offset_)
-            self._scales[group] = DistanceScale(distances[group], weights)
-        self._unit = float(np.mean([scale.deviation for scale in self._scales.values()])) or 1.0
+                self.thresholds_[group] = -float(end.offset_)
+            self.scales_[group] = DistanceScale(distances[group], weights)
+        self.unit_ = float(np.mean([scale.deviation for scale in self.scales_.values()])) or 1.0
         self.training_scores_ = np.empty(len(self.session_weights_))
-        for group, own in self._members.items():
+        for group, own in self.members_.items():
             self.training_scores_[own] = -self._relative(distances[group], group)
 
     def _relative(self, distances: NDArray, group: Hashable) -> NDArray[np.float64]:
         """Return the distances of a group on the scale of all groups, where 1 is the threshold."""
-        scale = self._scales[group]
-        threshold = scale.standardize(np.array(self._thresholds[group]))
-        return exp(self._unit * (scale.standardize(distances) - threshold))
+        scale = self.scales_[group]
+        threshold = scale.standardize(np.array(self.thresholds_[group]))
+        return exp(self.unit_ * (scale.standardize(distances) - threshold))
 
     def _set_rate(self, rate: float) -> None:
         for detector in self.detectors_.values():
@@ -228,7 +228,7 @@ class GroupedDetector(RoutedGroupsMixin, ThresholdMixin, MetaEstimatorMixin, Bas
         """Return conformal p-values within the group; takes what `score_samples` takes."""
 
         def p_values(inputs: NDArray, group: Hashable) -> NDArray[np.float64]:
-            own = self._members[group]
+            own = self.members_[group]
             return conformal_p_values(
                 self._score(inputs, group), self.training_scores_[own], self.session_weights_[own]
             )
@@ -259,9 +259,9 @@ class GroupedDetector(RoutedGroupsMixin, ThresholdMixin, MetaEstimatorMixin, Bas
         check_is_fitted(self)
         if groups is None:
             rows = validate_rows(self, X, reset=False)
-            scores = np.stack([self._score(rows, group) for group in self._members])
+            scores = np.stack([self._score(rows, group) for group in self.members_])
             best = np.where(np.isnan(scores), -np.inf, scores).argmax(axis=0)
-            names = list(self._members)
+            names = list(self.members_)
             groups = [names[index] for index in best]
         return self._by_group(X, groups, maps)
 
@@ -273,11 +273,11 @@ class GroupedDetector(RoutedGroupsMixin, ThresholdMixin, MetaEstimatorMixin, Bas
             end, inputs = at_the_end(next(iter(self.detectors_.values())), inputs)
             inputs, _ = end._domain_scores(inputs)
         if groups is None:
-            return np.max([method(inputs, group) for group in self._members], axis=0)
+            return np.max([method(inputs, group) for group in self.members_], axis=0)
         values: Any = None
         for group, own in rows_by_label(groups, len(inputs), "groups").items():
-            if group not in self._members:
-                known = ", ".join(map(repr, self._members))
+            if group not in self.members_:
+                known = ", ".join(map(repr, self.members_))
                 raise ValueError(f"Group {group!r} was not seen in fit. The groups are: {known}.")
             part = method(inputs[own], group)
             values = np.empty((len(inputs), *part.shape[1:])) if values is None else values
@@ -287,7 +287,7 @@ class GroupedDetector(RoutedGroupsMixin, ThresholdMixin, MetaEstimatorMixin, Bas
     def _score(self, inputs: NDArray, group: Hashable) -> NDArray[np.float64]:
         """Return the scores of clips of a group; pooled, of their scores by each domain."""
         if self.pooled_:
-            scores = inputs[:, self._columns[group]].max(axis=1)
+            scores = inputs[:, self.columns_[group]].max(axis=1)
         else:
             scores = self.detectors_[group].score_samples(inputs)
         return -self._relative(-scores, group)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, _fit_context, clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch, get_tags
+from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import _BaseComposition
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
@@ -32,13 +33,16 @@ class JoinedDetector(RoutedGroupsMixin, ThresholdMixin, _BaseComposition):
 
     Each member is a detector, or a pipeline that ends in one. The logarithms of its distances are
     standardized by those of left-out training clips. The joint distance is their weighted geometric
-    mean. The last step of a member is put into a `CalibratedDetector` if it leaves no clips out by
-    itself; the steps before it are fitted once.
+    mean, or follows from the least of them. The last step of a member is put into a
+    `CalibratedDetector` if it leaves no clips out by itself; the steps before it are fitted once.
 
     Parameters
     ----------
     detectors : list of (str, estimator)
         Names and members. All are fitted on the same `X`.
+    joining : {"mean", "min"}, default="mean"
+        What becomes of the standardized logarithms: their mean, or their minimum, with which a
+        clip is as normal as the member says that finds it most normal [1]_.
     false_alarm_rate : float, default=0.1
         The share of new normal clips that may be called anomalies, in (0, 0.5].
     threshold : {"lognormal", "quantile", "gamma"}, default="lognormal"
@@ -55,6 +59,12 @@ class JoinedDetector(RoutedGroupsMixin, ThresholdMixin, _BaseComposition):
     offset_, training_scores_, session_weights_
         What every detector has, see :ref:`detector-attributes`.
 
+    References
+    ----------
+    .. [1] J. Zhou and M. Wang, "Scoring backends matter more than pooling: a systematic study of
+       training-free anomalous sound detection under domain shift", 2026, arXiv 2606.19269. It
+       standardizes the distances themselves.
+
     See Also
     --------
     sklearn.ensemble.VotingClassifier : The same for classifiers.
@@ -70,16 +80,22 @@ class JoinedDetector(RoutedGroupsMixin, ThresholdMixin, _BaseComposition):
     array([ 1, -1])
     """
 
-    _parameter_constraints = {"detectors": [list], **THRESHOLD_CONSTRAINTS}
+    _parameter_constraints = {
+        "detectors": [list],
+        "joining": [StrOptions({"mean", "min"})],
+        **THRESHOLD_CONSTRAINTS,
+    }
 
     def __init__(
         self,
         detectors: Sequence[tuple[str, BaseEstimator]],
         *,
+        joining: str = "mean",
         false_alarm_rate: float = 0.1,
         threshold: str = "lognormal",
     ):
         self.detectors = detectors
+        self.joining = joining
         self.false_alarm_rate = false_alarm_rate
         self.threshold = threshold
 
@@ -161,9 +177,9 @@ class JoinedDetector(RoutedGroupsMixin, ThresholdMixin, _BaseComposition):
         ends = [last_step(member) for member in self.detectors_]
         distances = np.stack([-end.training_scores_ for end in ends], axis=1)
         self.session_weights_ = np.max([end.session_weights_ for end in ends], axis=0)
-        self._joint = JointDistance(distances, self.session_weights_)
-        self.weights_ = self._joint.weights
-        self.training_scores_ = -self._joint(distances)
+        self.joint_ = JointDistance(distances, self.session_weights_, self.joining)
+        self.weights_ = self.joint_.weights
+        self.training_scores_ = -self.joint_(distances)
         self._place_offset()
         return self
 
@@ -181,7 +197,7 @@ class JoinedDetector(RoutedGroupsMixin, ThresholdMixin, _BaseComposition):
         return names
 
     def score_samples(self, X: Any, *, groups: Iterable | None = None) -> NDArray[np.float64]:
-        """Return minus the joint distance of each clip; 1 is the distance of a typical normal one.
+        """Return minus the joint distance of each clip; near 1 for a typical normal one.
 
         Parameters
         ----------
@@ -200,7 +216,7 @@ class JoinedDetector(RoutedGroupsMixin, ThresholdMixin, _BaseComposition):
         scores = [
             call_with_groups(member, "score_samples", X, listed) for member in self.detectors_
         ]
-        return -self._joint(-np.stack(scores, axis=1))
+        return -self.joint_(-np.stack(scores, axis=1))
 
     @property
     def n_features_in_(self) -> int:

@@ -136,18 +136,18 @@ class MahalanobisDetector(BaseDetector):
         self.components_ = components[:rank]
         self.explained_variance_ = sizes**2 / n_clips
         self.shrinkage_ = self._choose_shrinkage(residuals, vectors * sizes)
-        self._variance = float(np.mean(residuals**2)) or 1.0
+        self.variance_ = float(np.mean(residuals**2)) or 1.0
 
         n_shared = max(n_clips / 2, n_clips * n_features / (n_clips + n_features))
         n_most = min(_SHARE_OF_DIRECTIONS * n_clips - len(domains), n_shared)
         self.n_components_ = k = min(rank, max(1, int(n_most)))
         # Along the components, in units of their deviations, the shared covariance is the identity.
         along = vectors[:, :k] * np.sqrt(n_clips)
-        self._precisions = np.empty((len(domains), k, k))
+        self.precisions_ = np.empty((len(domains), k, k))
         for domain, rows in enumerate(domains):
             own = len(rows) / (len(rows) + k) if len(domains) > 1 else 0.0
             covariance = own * along[rows].T @ along[rows] / len(rows) + (1 - own) * np.eye(k)
-            self._precisions[domain] = np.linalg.inv(covariance)
+            self.precisions_[domain] = np.linalg.inv(covariance)
         self._has_rest = n_free < n_features
 
     def _choose_shrinkage(self, residuals: NDArray, projected: NDArray) -> float:
@@ -162,7 +162,7 @@ class MahalanobisDetector(BaseDetector):
 
     def _terms(self, X: NDArray) -> NDArray[np.float64]:
         """Return the distances of each clip to each domain, (n_clips, n_domains, 3)."""
-        k, floor = self.n_components_, self.shrinkage_ * self._variance
+        k, floor = self.n_components_, self.shrinkage_ * self.variance_
         shrunk = (1 - self.shrinkage_) * self.explained_variance_ + floor
         deviations = np.sqrt(self.explained_variance_[:k])
         terms = np.empty((len(X), len(self.location_), 3))
@@ -173,17 +173,17 @@ class MahalanobisDetector(BaseDetector):
             outside = np.einsum("ij,ij->i", rest, rest)
             terms[:, domain, 0] = np.sum(along**2 / shrunk, axis=1) + outside / floor
             leading = along[:, :k] / deviations
-            terms[:, domain, 1] = np.einsum("ij,ij->i", leading @ self._precisions[domain], leading)
+            terms[:, domain, 1] = np.einsum("ij,ij->i", leading @ self.precisions_[domain], leading)
             terms[:, domain, 2] = outside + np.sum(along[:, k:] ** 2, axis=1)
         return np.sqrt(terms)
 
     def _learn_to_join(self, own_terms: NDArray, weights: NDArray) -> None:
         own_terms[:, 0 if self._has_rest else 2] = 1.0  # a constant term gets the weight 0
-        self._joint = JointDistance(own_terms, weights)
-        self.term_weights_ = self._joint.weights
+        self.joint_ = JointDistance(own_terms, weights)
+        self.term_weights_ = self.joint_.weights
 
     def _join(self, terms: NDArray) -> NDArray[np.float64]:
-        return self._joint(terms)
+        return self.joint_(terms)
 
 
 def _likeliest_shrinkage(projected: NDArray, n_features: int) -> float:

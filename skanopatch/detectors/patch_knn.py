@@ -116,7 +116,7 @@ class PatchKNNDetector(MapDetector):
         return super()._fit_scores(X, domains, folds, weights)
 
     def _fit(self, X: NDArray, members: Members) -> None:
-        self._space, tokens = self._fit_bank(X.reshape(-1, X.shape[3]))
+        self.space_, tokens = self._fit_bank(X.reshape(-1, X.shape[3]))
         size = self._bank_size(len(tokens))
         if size < len(tokens):
             random_state = check_random_state(self.random_state)
@@ -125,8 +125,8 @@ class PatchKNNDetector(MapDetector):
         self.bank_ = tokens
 
     def _terms(self, X: NDArray) -> Cells:
-        tokens = self._project(X.reshape(-1, X.shape[3]), self._space)
-        return [self._nearest(tokens, self.bank_, self._space).reshape(X.shape[:3])]
+        tokens = self._project(X.reshape(-1, X.shape[3]), self.space_)
+        return [self._nearest(tokens, self.bank_, self.space_).reshape(X.shape[:3])]
 
     def _clip_distances(self, cells: Cells, maps: NDArray) -> NDArray[np.float64]:
         return maps.max(axis=(1, 2))

@@ -63,16 +63,16 @@ class SubbandKNNDetector(MapDetector):
     """
 
     def _fit(self, X: NDArray, members: Members) -> None:
-        self._domain_of_clip = np.empty(len(X), dtype=np.intp)
+        self.domain_of_clip_ = np.empty(len(X), dtype=np.intp)
         for domain, rows in enumerate(members.values()):
-            self._domain_of_clip[rows] = domain
+            self.domain_of_clip_[rows] = domain
         pooled, bands = X.mean(axis=1), range(X.shape[2])
-        self._clip_banks = [self._fit_bank(pooled[:, f]) for f in bands]
-        self._token_banks = [self._fit_bank(_flat(X[:, :, f])) for f in bands]
+        self.clip_banks_ = [self._fit_bank(pooled[:, f]) for f in bands]
+        self.token_banks_ = [self._fit_bank(_flat(X[:, :, f])) for f in bands]
 
     def _terms(self, X: NDArray) -> Cells:
         cells = np.empty(X.shape[:3])
-        for f, (space, bank) in enumerate(self._token_banks):
+        for f, (space, bank) in enumerate(self.token_banks_):
             tokens = self._project(_flat(X[:, :, f]), space)
             cells[:, :, f] = self._nearest(tokens, bank, space).reshape(X.shape[:2])
         return [self._bands(X), cells]
@@ -80,11 +80,11 @@ class SubbandKNNDetector(MapDetector):
     def _bands(self, X: NDArray) -> NDArray[np.float64]:
         """Return the distance of each band over the clip, of shape (n_clips, 1, n_freq)."""
         pooled = X.mean(axis=1)
-        distances = np.empty((self._domain_of_clip.max() + 1, *pooled.shape[:2]))
-        for f, (space, bank) in enumerate(self._clip_banks):
+        distances = np.empty((self.domain_of_clip_.max() + 1, *pooled.shape[:2]))
+        for f, (space, bank) in enumerate(self.clip_banks_):
             queries = self._project(pooled[:, f], space)
             for domain, of_domain in enumerate(distances):
-                references = bank[self._domain_of_clip == domain]
+                references = bank[self.domain_of_clip_ == domain]
                 of_domain[:, f] = self._nearest(queries, references, space)
         nearest = distances.mean(axis=2).argmin(axis=0)
         return distances[nearest, np.arange(len(X))][:, np.newaxis]

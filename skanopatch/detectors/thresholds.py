@@ -51,16 +51,20 @@ class DistanceScale:
 
 
 class JointDistance:
-    """The weighted geometric mean of several distances.
+    """The weighted geometric mean of several distances, or the least of them.
 
     The logarithms of the distances are centred on those of normal clips that were left out, and
     averaged with `weights`, which are inverse to their deviations and sum to 1. A distance that is
     the same for all clips has the weight 0. A typical normal clip has the joint distance 1.
 
+    With ``joining="min"`` the least of the standardized logarithms, times the harmonic mean of
+    their deviations, takes the place of the average.
+
     The distances (n_clips, n_distances) are of normal clips; rows with NaN do not count.
     """
 
-    def __init__(self, distances: NDArray, weights: NDArray):
+    def __init__(self, distances: NDArray, weights: NDArray, joining: str = "mean"):
+        self.joining = joining
         counted = ~np.isnan(distances).any(axis=1)
         self.scales = [DistanceScale(column, weights[counted]) for column in distances[counted].T]
         inverse = [1 / scale.deviation if scale.deviation else 0.0 for scale in self.scales]
@@ -69,13 +73,17 @@ class JointDistance:
         # Distances without logarithms may differ by thousands, of which exp would be infinite.
         is_log = all(scale.is_log for scale in self.scales)
         self.unit = 1 / total if is_log else min(1 / total, 1.0)
+        if joining == "min":
+            self.unit *= np.count_nonzero(self.weights) or 1
 
     def __call__(self, distances: NDArray) -> NDArray[np.float64]:
         """Return the joint distances (...,) of distances (..., n_distances)."""
-        total = np.zeros(distances.shape[:-1])
+        is_mean = self.joining == "mean"
+        total = np.full(distances.shape[:-1], 0.0 if is_mean else np.inf)
         for i, (scale, weight) in enumerate(zip(self.scales, self.weights, strict=True)):
             if weight or not self.weights.any():
-                total += scale.standardize(distances[..., i])
+                standardized = scale.standardize(distances[..., i])
+                total = total + standardized if is_mean else np.minimum(total, standardized)
         return exp(self.unit * total)
 
 

@@ -1,4 +1,4 @@
-"""ArcFace: an additive angular margin on the class of each clip."""
+"""Losses on the class of each clip: ArcFace and sub-cluster AdaCos."""
 
 from __future__ import annotations
 
@@ -8,8 +8,33 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+Target = torch.Tensor | tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
-class ArcFace(nn.Module):
+
+class AngularLoss(nn.Module):
+    """A loss by clip, from `clip_losses`, that also takes what `mixup` gives."""
+
+    def forward(self, embeddings: torch.Tensor, target: Target) -> torch.Tensor:
+        """Return the mean loss.
+
+        Parameters
+        ----------
+        embeddings : Tensor of shape (n_clips, n_dims)
+        target : Tensor of shape (n_clips,), or three of them
+            Class indices; or those of two classes, and the weight of the first.
+        """
+        if isinstance(target, torch.Tensor):
+            return self.clip_losses(embeddings, target).mean()
+        first, second, weight = target
+        losses = weight * self.clip_losses(embeddings, first)
+        return (losses + (1 - weight) * self.clip_losses(embeddings, second)).mean()
+
+    def clip_losses(self, embeddings: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the loss of each clip for class indices (n_clips,)."""
+        raise NotImplementedError
+
+
+class ArcFace(AngularLoss):
     """Cross-entropy on scaled cosines, with an angular margin on the target class only.
 
     Deng et al. 2019 (CVPR), eq. 3.
@@ -46,6 +71,65 @@ class ArcFace(nn.Module):
         )
         return self.scale * cosine.scatter(1, target[:, None], with_margin)
 
-    def forward(self, embeddings: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Return the mean loss of embeddings (n_clips, n_dims) with class indices (n_clips,)."""
-        return F.cross_entropy(self.logits(embeddings, target), target)
+    def clip_losses(self, embeddings: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the loss of each clip for class indices (n_clips,)."""
+        return F.cross_entropy(self.logits(embeddings, target), target, reduction="none")
+
+
+class SubClusterAdaCos(AngularLoss):
+    """Cross-entropy on scaled cosines with several centres a class, and a scale that adapts.
+
+    Wilkinghoff 2021 (IJCNN), here with centres that are trained: the probability of a class is the
+    sum of those of its centres. The scale is that of Zhang et al. 2019 (CVPR), eq. 12: it starts at
+    ``sqrt(2) * log(n_centers - 1)``, and each training batch sets it to
+    ``log(B) / cos(min(pi / 4, median))``. B is the mean over clips of ``sum(exp(scale * cosine))``
+    over the centres of other classes. The median is that of the angles between clips and the
+    nearest centre of their class.
+
+    Parameters
+    ----------
+    n_dims : int
+        Dimensions of an embedding.
+    n_classes : int
+        Number of classes.
+    n_centers : int, default=16
+        Centres of a class.
+    """
+
+    scale: torch.Tensor
+
+    def __init__(self, n_dims: int, n_classes: int, *, n_centers: int = 16):
+        super().__init__()
+        self.centers = nn.Parameter(torch.empty(n_classes, n_centers, n_dims))
+        nn.init.normal_(self.centers)  # their directions are uniform on the sphere
+        start = math.sqrt(2) * math.log(n_classes * n_centers - 1)
+        self.register_buffer("scale", torch.tensor(start))
+
+    def forward(self, embeddings: torch.Tensor, target: Target) -> torch.Tensor:
+        """Adapt the scale in training mode, and return the mean loss; see `AngularLoss`."""
+        if self.training:
+            own = target
+            if not isinstance(own, torch.Tensor):
+                first, second, weight = own
+                own = torch.where(weight >= 0.5, first, second)
+            self._adapt(embeddings.detach(), own)
+        return super().forward(embeddings, target)
+
+    def cosines(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Return the cosines to all centres, (n_clips, n_classes, n_centers)."""
+        directions = F.normalize(embeddings, dim=1)
+        return torch.einsum("nd,ckd->nck", directions, F.normalize(self.centers, dim=2))
+
+    def clip_losses(self, embeddings: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the loss of each clip for class indices (n_clips,)."""
+        logits = (self.scale * self.cosines(embeddings)).logsumexp(dim=2)
+        return F.cross_entropy(logits, target, reduction="none")
+
+    @torch.no_grad()
+    def _adapt(self, embeddings: torch.Tensor, target: torch.Tensor) -> None:
+        cosines = self.cosines(embeddings)
+        is_own = F.one_hot(target, cosines.shape[1]).bool()
+        nearest = cosines[is_own].amax(dim=1).clamp(-1, 1)
+        median = torch.acos(nearest).quantile(0.5).clamp_max(math.pi / 4)
+        others = (self.scale * cosines[~is_own]).logsumexp(dim=(0, 1)) - math.log(len(embeddings))
+        self.scale.copy_(others / median.cos())

@@ -36,6 +36,36 @@ def spec_augment(log_mel: torch.Tensor, *, time_mask: int, frequency_mask: int) 
     return log_mel
 
 
+def mixup(
+    log_mel: torch.Tensor, target: torch.Tensor, *, probability: float
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Mix spectrograms of a batch with others of it.
+
+    Zhang et al. 2018 (ICLR), eq. 1 with alpha = 1: the weight of a mixed clip is uniform in [0, 1].
+
+    Parameters
+    ----------
+    log_mel : Tensor of shape (n_clips, n_frames, n_mels)
+    target : Tensor of shape (n_clips,)
+        Class indices.
+    probability : float
+        With which a clip is mixed; the others have the weight 1.
+
+    Returns
+    -------
+    mixed : Tensor of shape (n_clips, n_frames, n_mels)
+    target : tuple of Tensor of shape (n_clips,)
+        Class of the clip, class of the other, and weight of the clip.
+    """
+    n_clips = len(log_mel)
+    weight = torch.where(torch.rand(n_clips) < probability, torch.rand(n_clips), torch.ones(()))
+    other = torch.randperm(n_clips).to(target.device)
+    weight = weight.to(log_mel.device, log_mel.dtype)
+    factor = weight[:, None, None]
+    mixed = factor * log_mel + (1 - factor) * log_mel[other.to(log_mel.device)]
+    return mixed, (target, target[other], weight)
+
+
 def random_segment(log_mel: np.ndarray, n_frames: int, rate: float = 1.0) -> np.ndarray:
     """Cut a segment at a random start out of a spectrogram, and change its tempo by `rate`.
 

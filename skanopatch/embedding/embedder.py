@@ -79,10 +79,11 @@ class AnoPatchEmbedder(
     layers : int, sequence of int, "all", "weighted" or None, default=None
         Layers whose tokens are averaged, counted from 0, or backwards from -1. None is the last
         one. "weighted" takes all, with weights that start equal and are learnt in fine-tuning.
-    pooling : {"attentive", "mean", "gem", "rdp"}, default="attentive"
+    pooling : {"attentive", "mean", "gem", "rdp", "rdp_gem"}, default="attentive"
         How the tokens of a clip become one vector: attentive mean and deviation in the form of
         ECAPA-TDNN (without labels its attention is uniform: plain mean and deviation), their
-        mean, their generalised mean with exponent 3, or relative-deviation pooling.
+        mean, their generalised mean with exponent 3, relative-deviation pooling, or the
+        generalised mean with the weights of relative-deviation pooling.
     keep_bands : bool, default=False
         Pool over time only and put the frequency bands side by side.
     output : {"clip", "patches"}, default="clip"
@@ -139,7 +140,9 @@ class AnoPatchEmbedder(
         "backbone": [str],
         "normalization": [StrOptions({"backbone", "fit"}), tuple, list],
         "layers": [Integral, tuple, list, StrOptions({"all", "weighted"}), None],
-        "pooling": [StrOptions({"attentive", "gem", "mean", "rdp"})],  # those of POOLINGS
+        "pooling": [
+            StrOptions({"attentive", "gem", "mean", "rdp", "rdp_gem"})
+        ],  # those of POOLINGS
         "keep_bands": ["boolean"],
         "output": [StrOptions({"clip", "patches"})],
         "statistics": ["boolean"],
@@ -264,11 +267,11 @@ class AnoPatchEmbedder(
         X = validate_patches(self, X, reset=True)
         grid = patch_grid(X)
         self._n_mels = grid.n_mels
-        self._fitted_output = self.output
+        self.fitted_output_ = self.output
         normalization = self._given_normalization()
         is_trained = labels is not None and settings.tuning != "frozen"
         self.classes_ = self.history_ = self.normalization_ = None
-        self._module = self._module_params = self._statistics = self._scaler = None
+        self.module_ = self._module_params = self.statistics_ = self.scaler_ = None
         if not is_trained and self.statistics and joins_statistics(self.backbone):
             if self.device not in ("auto", "cpu"):
                 from skanopatch.embedding.devices import choose_device
@@ -324,7 +327,7 @@ class AnoPatchEmbedder(
             else:
                 module = EmbeddingNetwork(**params)
         self._module_params = {**params, "config": module.backbone.config}
-        self._module = module.cpu().eval().requires_grad_(False)
+        self.module_ = module.cpu().eval().requires_grad_(False)
         self.normalization_ = (float(module.mean), float(module.std))
         self._n_features_out = module.n_dims
         is_fixed = module.backbone.normalization not in (None, (0.0, 1.0))
@@ -348,7 +351,7 @@ class AnoPatchEmbedder(
         """
         check_is_fitted(self)
         X = validate_patches(self, X, reset=False, n_mels=self._n_mels)
-        embed = self._describe if self._module is None else self._embed
+        embed = self._describe if self.module_ is None else self._embed
         batches = tqdm(
             iterate_batches(X, self.batch_size),
             total=math.ceil(len(X) / self.batch_size),
@@ -361,21 +364,21 @@ class AnoPatchEmbedder(
     def _fit_statistics(self, X: Any) -> None:
         statistics = BandStatistics if self.output == "clip" else PatchStatistics
         # Arrays, also where scikit-learn's `transform_output` is set to pandas.
-        self._statistics = statistics().set_output(transform="default").fit(X)
+        self.statistics_ = statistics().set_output(transform="default").fit(X)
         if self.output == "clip":
             batches = iterate_batches(X, self.batch_size)
-            values = np.concatenate([self._statistics.transform(batch) for batch in batches])
+            values = np.concatenate([self.statistics_.transform(batch) for batch in batches])
             if np.isnan(values).all():
                 raise ValueError(NO_USABLE_CLIP)
-            self._scaler = (
+            self.scaler_ = (
                 StandardScaler(with_mean=False).set_output(transform="default").fit(values)
             )
             self._n_features_out = values.shape[1]
 
     def _describe(self, batch: np.ndarray) -> np.ndarray:
         """Return the statistics of a batch."""
-        values = self._statistics.transform(batch)
-        return values if self._scaler is None else self._scaler.transform(values)
+        values = self.statistics_.transform(batch)
+        return values if self.scaler_ is None else self.scaler_.transform(values)
 
     def _embed(self, batch: np.ndarray) -> np.ndarray:
         """Return what the network gives for a batch."""
@@ -384,8 +387,8 @@ class AnoPatchEmbedder(
         from skanopatch.embedding.devices import choose_device, memory_errors
 
         device = choose_device(self.device)
-        module = self._module.to(device)
-        network = module.token_map if self._fitted_output == "patches" else module
+        module = self.module_.to(device)
+        network = module.token_map if self.fitted_output_ == "patches" else module
         with torch.inference_mode(), memory_errors(self.batch_size):
             return network(torch.tensor(unpatchify(batch), device=device)).cpu().numpy()
 
@@ -436,7 +439,7 @@ class AnoPatchEmbedder(
 
     def __getstate__(self):
         state = dict(super().__getstate__())
-        module = state.pop("_module", None)
+        module = state.pop("module_", None)
         if module is not None:
             from safetensors.torch import save
 
@@ -450,7 +453,7 @@ class AnoPatchEmbedder(
         weights = state.pop("_weights", None)
         super().__setstate__(state)
         if hasattr(self, "_module_params"):
-            self._module = None
+            self.module_ = None
         if weights is not None:
             import torch
             from safetensors.torch import load
@@ -460,4 +463,4 @@ class AnoPatchEmbedder(
             with torch.random.fork_rng(devices=[]):  # leaves no trace in the global generator
                 module = EmbeddingNetwork(**self._module_params, pretrained=False)
             module.load_state_dict(load(weights))
-            self._module = module.eval().requires_grad_(False)
+            self.module_ = module.eval().requires_grad_(False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,15 @@ import numpy as np
 import torch
 from skorch import NeuralNet
 from skorch.callbacks import Callback, LRScheduler
+from skorch.dataset import unpack_data
 from skorch.history import History
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 
-from skanopatch.embedding.augmentation import change
+from skanopatch.embedding.augmentation import change, mixup
 from skanopatch.embedding.layers import rate_factors
+from skanopatch.files import atomic_write
 from skanopatch.spectra.patches import unpatchify
 
 
@@ -99,17 +101,23 @@ class FineTuningNet(NeuralNet):
         Precision of the matrix products in training; None is float32.
     layer_decay : float, default=1.0
         Learning rate of a layer over that of the one above it, see `rate_factors`.
+    mixup : float, default=0.0
+        Probability with which a training clip is mixed with another, see `mixup`.
     """
+
+    is_main_process: bool = True  # which writes checkpoints and shows progress
 
     def __init__(
         self,
         *args: Any,
         autocast_dtype: torch.dtype | None = None,
         layer_decay: float = 1.0,
+        mixup: float = 0.0,
         **kwargs: Any,
     ):
         self.autocast_dtype = autocast_dtype
         self.layer_decay = layer_decay
+        self.mixup = mixup
         super().__init__(*args, **kwargs)
 
     def get_params_for_optimizer(
@@ -130,11 +138,21 @@ class FineTuningNet(NeuralNet):
     def infer(self, x: torch.Tensor, **fit_params: Any) -> torch.Tensor:
         """Embed a batch, and return float32 for the loss."""
         with torch.autocast(
-            torch.device(self.device).type,
+            next(self.module_.parameters()).device.type,
             dtype=self.autocast_dtype,
             enabled=self.autocast_dtype is not None,
         ):
             return super().infer(x, **fit_params).float()
+
+    def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, torch.Tensor]:
+        """Mix the clips of a batch with probability `mixup`, and compute loss and gradients."""
+        if self.mixup > 0:
+            log_mel, target = unpack_data(batch)
+            batch = mixup(log_mel, target, probability=self.mixup)
+        return super().train_step_single(batch, **fit_params)
+
+    def share_parameters(self) -> None:
+        """Do nothing: there is one process."""
 
     def train_on(self, dataset: Dataset) -> None:
         """Train until `max_epochs`, the epochs of a checkpoint included.
@@ -153,8 +171,8 @@ class WarmupCosine(LRScheduler):
     ----------
     n_steps : int
         Steps of the whole training.
-    warmup : float
-        Share of the steps in which the rate rises.
+    warmup : float or int
+        Share of the steps, below 1, or number of steps in which the rate rises.
     """
 
     def __init__(self, n_steps: int, warmup: float):
@@ -169,7 +187,8 @@ class WarmupCosine(LRScheduler):
 
     def factor(self, step: int) -> float:
         """Return the share of the full rate at a step."""
-        n_warmup = max(1, round(self.warmup * self.n_steps))
+        is_share = self.warmup < 1
+        n_warmup = max(1, round(self.warmup * self.n_steps if is_share else self.warmup))
         if step < n_warmup:
             return (step + 1) / n_warmup
         progress = (step - n_warmup) / max(1, self.n_steps - n_warmup)
@@ -213,9 +232,9 @@ class ResumableCheckpoint(Callback):
         """
         if not self.path.exists():
             return False
-        state = torch.load(self.path, map_location=net.device, weights_only=True)
-        net.module_.load_state_dict(state["module"])
-        net.criterion_.load_state_dict(state["criterion"])
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        bare_module(net.module_).load_state_dict(state["module"])
+        bare_module(net.criterion_).load_state_dict(state["criterion"])
         net.optimizer_.load_state_dict(state["optimizer"])
         net.history = History(state["history"])
         return state["is_finished"]
@@ -229,17 +248,23 @@ class ResumableCheckpoint(Callback):
         self._save(net, is_finished=True)
 
     def _save(self, net: FineTuningNet, *, is_finished: bool) -> None:
+        if not net.is_main_process:
+            return
         state = {
-            "module": net.module_.state_dict(),
-            "criterion": net.criterion_.state_dict(),
+            "module": bare_module(net.module_).state_dict(),
+            "criterion": bare_module(net.criterion_).state_dict(),
             "optimizer": net.optimizer_.state_dict(),
             "history": _plain(net.history.to_list()),
             "is_finished": is_finished,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(f".{os.getpid()}.partial")
-        torch.save(state, partial)
-        os.replace(partial, self.path)
+        with atomic_write(self.path) as file:
+            torch.save(state, file)
+
+
+def bare_module(module: Any) -> Any:
+    """Return a module without torch's wrapper that averages gradients over processes."""
+    return module.module if isinstance(module, DistributedDataParallel) else module
 
 
 def _plain(record: Any) -> Any:

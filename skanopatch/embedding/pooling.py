@@ -33,15 +33,15 @@ class GeMPooling(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Pool tokens (n_clips, n_tokens, n_dims) to (n_clips, n_dims)."""
-        mean_cube = tokens.pow(3).mean(dim=1)
-        return mean_cube.sign() * mean_cube.abs().pow(1 / 3)
+        return _signed_cube_root(tokens.pow(3).mean(dim=1))
 
 
 class RDPPooling(nn.Module):
     """Relative-deviation pooling: tokens far from the clip's mean token weigh more.
 
-    The weight is ``(1 + d / d_max) ** gamma`` with d the distance of a token to the mean token of
-    its clip and d_max the largest of them; gamma is 3.
+    After Wilkinghoff et al. 2026 (arXiv 2603.04605). The weight is ``(1 + d / d_max) ** gamma``
+    with d the distance of a token to the mean token of its clip and d_max the largest of them;
+    gamma is 3. Only the abstract of the paper was read: its equation may differ.
     """
 
     n_statistics = 1
@@ -52,11 +52,29 @@ class RDPPooling(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Pool tokens (n_clips, n_tokens, n_dims) to (n_clips, n_dims)."""
+        return (self.weights(tokens) * tokens).sum(dim=1)
+
+    def weights(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the weight of each token, (n_clips, n_tokens, 1); those of a clip sum to 1."""
         deviation = (tokens - tokens.mean(dim=1, keepdim=True)).norm(dim=2)
         largest = deviation.amax(dim=1, keepdim=True).clamp_min(1e-12)
         weights = (1 + deviation / largest).pow(self.gamma)
-        weights = weights / weights.sum(dim=1, keepdim=True)
-        return (weights[..., None] * tokens).sum(dim=1)
+        return (weights / weights.sum(dim=1, keepdim=True))[..., None]
+
+
+class RDPGeMPooling(RDPPooling):
+    """The generalised mean of `GeMPooling` with the weights of `RDPPooling`.
+
+    Wilkinghoff et al. 2026 (arXiv 2603.04605) combine the two poolings; their equation may differ.
+    """
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Pool tokens (n_clips, n_tokens, n_dims) to (n_clips, n_dims)."""
+        return _signed_cube_root((self.weights(tokens) * tokens.pow(3)).sum(dim=1))
+
+
+def _signed_cube_root(values: torch.Tensor) -> torch.Tensor:
+    return values.sign() * values.abs().pow(1 / 3)
 
 
 class AttentiveStatisticsPooling(nn.Module):
@@ -98,4 +116,5 @@ POOLINGS: dict[str, type[nn.Module]] = {
     "mean": MeanPooling,
     "gem": GeMPooling,
     "rdp": RDPPooling,
+    "rdp_gem": RDPGeMPooling,
 }

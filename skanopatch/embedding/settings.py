@@ -27,8 +27,13 @@ class FineTuning(BaseEstimator):
         Whether training computes the layers twice instead of keeping their activations in memory.
     n_dims : int, default=192
         Dimensions of the embedding.
-    scale, margin : float, default=30.0 and 0.2
-        ArcFace's factor on the cosines, and its angle in radians for the target class.
+    scale : float or "adaptive", default=30.0
+        ArcFace's factor on the cosines. "adaptive" replaces ArcFace by sub-cluster AdaCos: 16
+        centres a class, and a scale that follows from the angles of each batch [2]_.
+    margin : float, default=0.2
+        ArcFace's angle in radians for the target class; sub-cluster AdaCos has none.
+    mixup : float, default=0.0
+        Probability with which a training clip is mixed with another one of its batch.
     time_mask, frequency_mask : int, default=40 and 60
         SpecAugment's largest masks in frames and mel bins; at most half of either axis.
     patch_dropout : float, default=0.0
@@ -42,13 +47,18 @@ class FineTuning(BaseEstimator):
     max_epochs : int or "auto", default="auto"
         Passes over the training clips. "auto" is 20,000 over the number of clips, but at least 5
         and at most 100.
-    warmup : float, default=0.1
-        Share of the steps in which the learning rate rises linearly; then it falls along a cosine.
+    warmup : float or int, default=0.1
+        Share of the steps, below 1, or number of steps in which the learning rate rises linearly;
+        then it falls along a cosine.
     checkpoint_dir : str, Path or None, default=None
         Folder where each epoch is saved. A fit with the same parameters and clips resumes from
         there and ends with the same weights, also in another process.
     n_workers : int, default=0
         Processes that compute lazy patches ahead of the training.
+    distributed : bool, default=False
+        Whether the processes that ``accelerate launch`` started train together: each computes an
+        equal part of every batch. The last batch of an epoch is filled up with clips of the
+        first. A `checkpoint_dir` must be a folder that all processes see.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         Precision of training; embeddings are always computed in float32. "auto" is float32 on
         every CPU, and bfloat16 on a CUDA device that multiplies it natively.
@@ -61,6 +71,8 @@ class FineTuning(BaseEstimator):
     ----------
     .. [1] E. Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022,
        arXiv 2106.09685.
+    .. [2] K. Wilkinghoff, "Sub-cluster AdaCos: learning representations for anomalous sound
+       detection", IJCNN 2021.
 
     Examples
     --------
@@ -77,8 +89,9 @@ class FineTuning(BaseEstimator):
         "layer_decay": [Interval(Real, 0, 1, closed="right")],
         "gradient_checkpointing": ["boolean"],
         "n_dims": [Interval(Integral, 1, None, closed="left")],
-        "scale": [Interval(Real, 0, None, closed="neither")],
+        "scale": [Interval(Real, 0, None, closed="neither"), StrOptions({"adaptive"})],
         "margin": [Interval(Real, 0, math.pi / 2, closed="left")],
+        "mixup": [Interval(Real, 0, 1, closed="both")],
         "time_mask": [Interval(Integral, 0, None, closed="left")],
         "frequency_mask": [Interval(Integral, 0, None, closed="left")],
         "patch_dropout": [Interval(Real, 0, 1, closed="left")],
@@ -86,9 +99,13 @@ class FineTuning(BaseEstimator):
         "lr": [Interval(Real, 0, None, closed="neither")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "warmup": [Interval(Real, 0, 1, closed="left")],
+        "warmup": [
+            Interval(Real, 0, 1, closed="left"),
+            Interval(Integral, 1, None, closed="left"),
+        ],
         "checkpoint_dir": [str, Path, None],
         "n_workers": [Interval(Integral, 0, None, closed="left")],
+        "distributed": ["boolean"],
         "precision": [StrOptions({"auto", "float32", "bfloat16"})],
     }
 
@@ -102,6 +119,7 @@ class FineTuning(BaseEstimator):
         n_dims=192,
         scale=30.0,
         margin=0.2,
+        mixup=0.0,
         time_mask=40,
         frequency_mask=60,
         patch_dropout=0.0,
@@ -112,6 +130,7 @@ class FineTuning(BaseEstimator):
         warmup=0.1,
         checkpoint_dir=None,
         n_workers=0,
+        distributed=False,
         precision="auto",
     ):
         self.tuning = tuning
@@ -121,6 +140,7 @@ class FineTuning(BaseEstimator):
         self.n_dims = n_dims
         self.scale = scale
         self.margin = margin
+        self.mixup = mixup
         self.time_mask = time_mask
         self.frequency_mask = frequency_mask
         self.patch_dropout = patch_dropout
@@ -131,4 +151,5 @@ class FineTuning(BaseEstimator):
         self.warmup = warmup
         self.checkpoint_dir = checkpoint_dir
         self.n_workers = n_workers
+        self.distributed = distributed
         self.precision = precision

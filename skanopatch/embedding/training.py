@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import GradientNormClipping, ProgressBar
 from torch.utils.data import DataLoader, Subset
 
-from skanopatch.embedding.arcface import ArcFace
+from skanopatch.embedding.arcface import ArcFace, SubClusterAdaCos
 from skanopatch.embedding.devices import autocast_dtype, memory_errors
 from skanopatch.embedding.layers import recomputed_layers
 from skanopatch.embedding.lora import merge_lora
@@ -24,6 +25,7 @@ from skanopatch.embedding.net import (
     ResumableCheckpoint,
     SpectrogramDataset,
     WarmupCosine,
+    bare_module,
     optimizer_by_name,
 )
 from skanopatch.embedding.settings import FineTuning
@@ -117,11 +119,38 @@ def fine_tune(
     if max_epochs == "auto":
         max_epochs = default_epochs(len(usable))
     n_steps = max_epochs * math.ceil(len(usable) / batch_size)
+    if settings.warmup >= n_steps:
+        warnings.warn(
+            f"warmup={settings.warmup} steps take the whole training of {n_steps} steps, which "
+            f"ends at {n_steps / settings.warmup:.0%} of lr={settings.lr}. Set fewer, or a share "
+            "below 1.",
+            UserWarning,
+            stacklevel=3,
+        )
     callbacks: list[Any] = [
         EpochSeed(seed),
         WarmupCosine(n_steps, settings.warmup),
         GradientNormClipping(_LARGEST_GRADIENT),
     ]
+    criterion: type[torch.nn.Module] = SubClusterAdaCos
+    criterion_params: dict[str, Any] = {}
+    if settings.scale != "adaptive":
+        criterion = ArcFace
+        criterion_params = {
+            "criterion__scale": settings.scale,
+            "criterion__margin": settings.margin,
+        }
+    net_class: type[FineTuningNet] = FineTuningNet
+    placement: dict[str, Any] = {"device": str(device)}
+    if settings.distributed:
+        from skanopatch.embedding.distributed import DistributedNet, make_accelerator
+
+        accelerator = make_accelerator(batch_size, device)
+        net_class = DistributedNet
+        # With another sink, skorch prints the losses at any verbosity.
+        placement = {"accelerator": accelerator, "callbacks__print_log__sink": print}
+        device = accelerator.device
+        verbose = verbose and accelerator.is_main_process
     if verbose:
         callbacks.append(ProgressBar())
     checkpoint = None
@@ -131,14 +160,13 @@ def fine_tune(
         fingerprint = joblib.hash((params, module_params, batch_size, seed, source, target))
         checkpoint = ResumableCheckpoint(Path(settings.checkpoint_dir) / f"{fingerprint}.pt")
         callbacks.append(checkpoint)
-    net = FineTuningNet(
+    net = net_class(
         EmbeddingNetwork,
         **{f"module__{name}": value for name, value in module_params.items()},
-        criterion=ArcFace,
+        criterion=criterion,
         criterion__n_dims=settings.n_dims,
         criterion__n_classes=int(target.max()) + 1,
-        criterion__scale=settings.scale,
-        criterion__margin=settings.margin,
+        **criterion_params,
         optimizer=optimizer_by_name(settings.optimizer),
         optimizer__weight_decay=settings.weight_decay,
         lr=settings.lr,
@@ -151,19 +179,22 @@ def fine_tune(
         callbacks=callbacks,
         autocast_dtype=autocast_dtype(device, settings.precision),
         layer_decay=settings.layer_decay,
-        device=str(device),
+        mixup=settings.mixup,
+        **placement,
         verbose=0,
     )
     with memory_errors(batch_size):
         net.initialize()
-        backbone = net.module_.backbone
+        module = bare_module(net.module_)
+        backbone = module.backbone
         clips = SpectrogramDataset(X, target, usable, segment=backbone.segment)
         is_finished = checkpoint is not None and checkpoint.restore(net)
         if not net.history:
-            standardize_head(net.module_, clips, batch_size, device)
+            standardize_head(module, clips, batch_size, device)
+            net.share_parameters()
         if not is_finished:
             with recomputed_layers(backbone, enabled=settings.gradient_checkpointing):
                 net.train_on(clips)
     merge_lora(backbone)
     history = [{k: v for k, v in epoch.items() if k != "batches"} for epoch in net.history]
-    return net.module_, history
+    return module, history

@@ -25,7 +25,7 @@ from skanopatch.detectors.metadata import last_step
 from skanopatch.detectors.search import find_nearest
 from skanopatch.detectors.thresholds import DistanceScale
 from skanopatch.persistence.onnx_detectors import DetectorGraph
-from skanopatch.persistence.onnx_features import Features, learnt
+from skanopatch.persistence.onnx_features import Features, refuse
 from skanopatch.persistence.onnx_graph import Graph, Tensor
 
 _WIDTHS = (32, 16)  # most bands of the loud moments and of the fluctuations in `BandStatistics`
@@ -168,9 +168,9 @@ class _Contributions:
     ) -> Parts:
         X, n_features = features.values, features.shape[0]
         allowed, nearest, distances = self._nearest(detector, features, columns)
-        joint, k = learnt(detector, "_joint"), detector.n_components_
+        joint, k = detector.joint_, detector.n_components_
         components = detector.components_
-        floor = detector.shrinkage_ * learnt(detector, "_variance")
+        floor = detector.shrinkage_ * detector.variance_
         shrunk = (1 - detector.shrinkage_) * detector.explained_variance_ + floor
         deviations = np.sqrt(detector.explained_variance_[:k])
         leverages = np.sum(components[:k] ** 2, axis=0)
@@ -180,7 +180,7 @@ class _Contributions:
             offset = (X - detector.location_[domain]) / detector.scale_
             along = offset @ components.T
             rest = offset - along @ components
-            precision = learnt(detector, "_precisions")[domain] / np.outer(deviations, deviations)
+            precision = detector.precisions_[domain] / np.outer(deviations, deviations)
             beyond = rest
             if k < len(components):
                 beyond = rest + along.cut(k, len(components), 1) @ components[k:]
@@ -280,7 +280,7 @@ class _Contributions:
         best = self.graph.stack(list(scores.values()), 1).argmax(1).expand_dims(1)
         usual, added = [], []
         for group, score in scores.items():
-            columns = list(learnt(detector, "_columns")[group]) if detector.pooled_ else None
+            columns = list(detector.columns_[group]) if detector.pooled_ else None
             member = detector.detectors_[group]
             typical, own = self._of_detector(member, features, columns)
             typical = self.parts.relative(detector, typical, group)
@@ -289,7 +289,9 @@ class _Contributions:
         return self._choose(best, usual).squeeze(1), self._choose(best, added)
 
     def _of_joined(self, detector: JoinedDetector, features: Features) -> Parts:
-        joint = learnt(detector, "_joint")
+        joint = detector.joint_
+        if joint.joining == "min":
+            raise refuse(detector, "joining='min' has no bands in ONNX")
         usual, own, added, width = [], [], [], 0
         for member, scale, exponent in zip(
             detector.detectors_, joint.scales, _exponents(joint), strict=True

@@ -22,7 +22,7 @@ from skanopatch.detectors import (
     SubbandKNNDetector,
 )
 from skanopatch.detectors.gain_tolerance import GainTolerantDetector
-from skanopatch.persistence.onnx_features import Features, add_step, learnt, refuse
+from skanopatch.persistence.onnx_features import Features, add_step, refuse
 from skanopatch.persistence.onnx_graph import Graph, Tensor
 
 # A training clip is not compared with itself. Its features here differ from those of `fit` by
@@ -74,7 +74,7 @@ class DetectorGraph:
             return self.graph.maximum(scores, self.score(detector.detector_, reduced))
         if isinstance(detector, JoinedDetector):
             distances = [-self.score(member, features) for member in detector.detectors_]
-            return -self.joint(distances, learnt(detector, "_joint"))
+            return -self.joint(distances, detector.joint_)
         if isinstance(detector, GroupedDetector):
             return self._highest(self.of_groups(detector, features))
         if isinstance(detector, GaussianMixture):
@@ -122,7 +122,7 @@ class DetectorGraph:
                 return values
             return self.graph.maximum(values, self.p_values(detector.detector_, reduced))
         if isinstance(detector, GroupedDetector):
-            members = learnt(detector, "_members")
+            members = detector.members_
             scores, weights = detector.training_scores_, detector.session_weights_
             return self._highest(
                 {
@@ -177,12 +177,17 @@ class DetectorGraph:
         return Features(best, features.shape)
 
     def joint(self, distances: Sequence[Tensor], joint: Any) -> Tensor:
-        """Return the weighted geometric mean of distances, as `JointDistance`."""
+        """Return the joint distance, as `JointDistance`."""
         total = None
         for distance, scale, weight in zip(distances, joint.scales, joint.weights, strict=True):
             if weight or not joint.weights.any():
                 term = self._standardize(distance, scale)
-                total = term if total is None else total + term
+                if total is None:
+                    total = term
+                elif joint.joining == "min":
+                    total = self.graph.minimum(total, term)
+                else:
+                    total = total + term
         assert total is not None
         return self._exp(total * joint.unit)
 
@@ -209,7 +214,7 @@ class DetectorGraph:
                 key = id(end), f"{inputs.values.name} domains"
                 if key not in self._made:
                     self._made[key] = self.distances(end, inputs)
-                columns = np.array(learnt(detector, "_columns")[group])
+                columns = np.array(detector.columns_[group])
                 distances = self._made[key].take(columns, axis=1).min(1)
             else:
                 distances = -self.score(member, features)
@@ -218,9 +223,9 @@ class DetectorGraph:
 
     def relative(self, detector: GroupedDetector, distances: Tensor, group: Hashable) -> Tensor:
         """Return the distances of a group on the scale of all groups, where 1 is the threshold."""
-        scale = learnt(detector, "_scales")[group]
-        threshold = float(scale.standardize(np.array(learnt(detector, "_thresholds")[group])))
-        relative = (self._standardize(distances, scale) - threshold) * learnt(detector, "_unit")
+        scale = detector.scales_[group]
+        threshold = float(scale.standardize(np.array(detector.thresholds_[group])))
+        relative = (self._standardize(distances, scale) - threshold) * detector.unit_
         return self._exp(relative)
 
     def _highest(self, values: dict[Hashable, Tensor]) -> Tensor:
@@ -234,14 +239,12 @@ class DetectorGraph:
 
     def _mahalanobis(self, detector: MahalanobisDetector, X: Tensor) -> Tensor:
         k = detector.n_components_
-        floor = detector.shrinkage_ * learnt(detector, "_variance")
+        floor = detector.shrinkage_ * detector.variance_
         shrunk = (1 - detector.shrinkage_) * detector.explained_variance_ + floor
         deviations = np.sqrt(detector.explained_variance_[:k])
-        joint, components = learnt(detector, "_joint"), detector.components_
+        joint, components = detector.joint_, detector.components_
         rank, columns = len(components), []
-        for location, precision in zip(
-            detector.location_, learnt(detector, "_precisions"), strict=True
-        ):
+        for location, precision in zip(detector.location_, detector.precisions_, strict=True):
             offset = (X - location) / detector.scale_
             along = offset @ components.T
             rest = offset - along @ components
@@ -336,7 +339,7 @@ class DetectorGraph:
 
     def _gmm(self, detector: GMMDetector, X: Tensor) -> Tensor:
         X = (X - detector.location_) / detector.scale_
-        peak = learnt(detector, "_peak")
+        peak = detector.peak_
         columns = [
             (self.graph.maximum(-self._log_likelihood(X, mixture) + peak, 0.0) * 2.0).sqrt()
             for mixture in detector.mixtures_
@@ -407,10 +410,10 @@ class DetectorGraph:
         n_time, n_freq, n_dims = tokens.shape
         if isinstance(detector, PatchKNNDetector):
             flat = tokens.values.reshape(-1, n_dims)
-            cells = self._nearest_token(detector, flat, learnt(detector, "_space"), detector.bank_)
+            cells = self._nearest_token(detector, flat, detector.space_, detector.bank_)
             return [cells.reshape(-1, n_time, n_freq)]
         columns = []
-        for f, (space, bank) in enumerate(learnt(detector, "_token_banks")):
+        for f, (space, bank) in enumerate(detector.token_banks_):
             flat = tokens.values.take(np.array(f), axis=2).reshape(-1, n_dims)
             columns.append(self._nearest_token(detector, flat, space, bank).reshape(-1, n_time))
         return [self._bands(detector, tokens), self.graph.stack(columns, 2)]
@@ -421,13 +424,13 @@ class DetectorGraph:
         if key in self._made:
             return self._made[key]
         pooled = tokens.values.mean(1)
-        domain_of_clip = learnt(detector, "_domain_of_clip")
+        domain_of_clip = detector.domain_of_clip_
         distances = []
         for domain in range(domain_of_clip.max() + 1):
             own = domain_of_clip == domain
             columns = [
                 self._nearest_token(detector, pooled.take(np.array(f), axis=1), space, bank[own])
-                for f, (space, bank) in enumerate(learnt(detector, "_clip_banks"))
+                for f, (space, bank) in enumerate(detector.clip_banks_)
             ]
             distances.append(self.graph.stack(columns, 1))
         stacked = self.graph.stack(distances, 1)  # (n_clips, n_domains, n_freq)

@@ -40,11 +40,6 @@ _LOUD, _FLUCTUATING, _SWELLING, _SLOW = 32, 16, 4, 8  # as in `BandStatistics`
 _LEVELS = np.linspace(-3.0, 3.0, 16, dtype=np.float32)  # as in `PatchStatistics`
 
 
-def learnt(estimator: Any, name: str) -> Any:
-    """Return an attribute of a fitted estimator from the state that a model file stores."""
-    return vars(estimator)[name]
-
-
 def refuse(part: Any, why: str = "it has no form in ONNX") -> ValueError:
     """Return the error that names a part which cannot be exported."""
     return ValueError(f"{' '.join(repr(part).split())} cannot be exported: {why}.")
@@ -293,14 +288,14 @@ _OF_SPECTROGRAMS: dict[type, Any] = {
 def _embedder(graph: Graph, step: Any, features: Features, int8: bool) -> Features:
     if features.grid is None:
         raise refuse(step, "it takes patches, and gets features")
-    network, statistics = learnt(step, "_module"), learnt(step, "_statistics")
+    network, statistics = step.module_, step.statistics_
     if network is None:
         made = add_step(graph, statistics, features, int8=int8)
-        scaler = learnt(step, "_scaler")
+        scaler = step.scaler_
         return made if scaler is None else add_step(graph, scaler, made, int8=int8)
     from skanopatch.persistence.onnx_network import add_network
 
-    gives_tokens = learnt(step, "_fitted_output") == "patches"
+    gives_tokens = step.fitted_output_ == "patches"
     log_mel = features.values.cast(np.float32)
     shape = features.grid.n_frames, features.grid.n_mels
     values, made_shape = add_network(
@@ -368,7 +363,7 @@ def _power(graph: Graph, step: PowerTransformer, values: Tensor) -> Tensor:
         above = power((graph.maximum(values, 0.0) + 1.0).log(), lambdas)
         below = -power((graph.maximum(-values, 0.0) + 1.0).log(), 2 - lambdas)
         values = graph.where(values >= 0.0, above, below)
-    return _scaler(graph, learnt(step, "_scaler"), values) if step.standardize else values
+    return _scaler(graph, vars(step)["_scaler"], values) if step.standardize else values
 
 
 def _function(graph: Graph, step: FunctionTransformer, values: Tensor) -> Tensor:

@@ -132,7 +132,7 @@ class History:
         Parameters
         ----------
         source : str, default=None
-            A name, or a pattern such as "/recordings/fan-3/*". None is all.
+            A name, or a pattern such as ``/recordings/fan-3/*``. None is all.
         since, until : float
             Unix times: windows that start at `since` or later, and before `until`.
 

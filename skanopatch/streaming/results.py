@@ -43,7 +43,7 @@ class WindowResult:
     note: str
 
     def as_dict(self) -> dict:
-        """Return the fields ready for JSON: NaN and infinity as None, and the time in ISO 8601 too."""
+        """Return the fields for JSON: NaN and infinity as None, and the time in ISO 8601 too."""
         fields = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in asdict(self).items()

@@ -1,0 +1,98 @@
+"""Fine-tuning by two processes against one with the same batches."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.model_selection import GridSearchCV, KFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skanopatch import (
+    AnoPatchEmbedder,
+    BandStatistics,
+    FineTuning,
+    KNNDetector,
+    MelPatcher,
+    load_model,
+)
+from tests.mini_beats import save_mini_beats
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "distributed_fine_tuning.py"
+LAUNCH = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
+
+
+def run_example(folder, *launch, model="embedder.skano", **options):
+    """Return what the example prints and the embedder that it saves."""
+    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    command = [sys.executable, *launch, EXAMPLE, f"--model={folder / model}", *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.splitlines()[-1]), load_model(folder / model)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does_with_the_same_batches(tmp_path):
+    pytest.importorskip("accelerate")
+    # A backbone that takes clips as they are: random segments depend on the batch of a process.
+    options = {"backbone": save_mini_beats(tmp_path / "mini.pt"), "batch_size": 16, "masks": 0}
+    one, embedder_of_one = run_example(tmp_path, distributed=0, model="one.skano", **options)
+    two, embedder_of_two = run_example(tmp_path, *LAUNCH, model="two.skano", **options)
+    assert (one["processes"], two["processes"]) == (1, 2)
+    assert one["losses"][0] > one["losses"][-1] > 0
+    # float32 sums in another order
+    assert_allclose(two["losses"], one["losses"], rtol=1e-4)
+    clips = np.random.default_rng(0).normal(size=(4, 16000))
+    patches = MelPatcher(duration=1.0).fit_transform(clips)
+    assert_allclose(
+        embedder_of_two.transform(patches), embedder_of_one.transform(patches), atol=1e-3, rtol=1e-3
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_resume_where_they_were_stopped(tmp_path):
+    pytest.importorskip("accelerate")
+    options = {"checkpoint_dir": tmp_path / "run", "max_epochs": 2, "batch_size": 32}
+    first, embedder = run_example(tmp_path, *LAUNCH, **options)
+    (checkpoint,) = (tmp_path / "run").iterdir()
+    written = checkpoint.stat().st_mtime_ns
+    second, resumed = run_example(tmp_path, *LAUNCH, **options)
+    assert checkpoint.stat().st_mtime_ns == written  # it was complete
+    assert second["losses"] == first["losses"]
+    patches = MelPatcher(duration=1.0).fit_transform(np.random.default_rng(0).normal(size=(4, 16000)))
+    assert_array_equal(resumed.transform(patches), embedder.transform(patches))
+
+
+def test_distributed_training_without_accelerate_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    patches = np.random.default_rng(0).normal(size=(4, 2, 8, 256)).astype(np.float32)
+    embedder = AnoPatchEmbedder("vit_tiny", fine_tuning=FineTuning(distributed=True))
+    with pytest.raises(ImportError, match=r"pip install skanopatch\[distributed\]"):
+        embedder.fit(patches, labels=[0, 1, 0, 1])
+
+
+def test_a_grid_on_statistics_computed_once_scores_as_one_on_clips():
+    rng = np.random.default_rng(0)
+    clips = rng.normal(size=(20, 16000)) * rng.uniform(0.5, 2, size=(20, 1))
+    grid = {"knndetector__n_neighbors": [1, 3]}
+    scores = []
+    for steps, X in (
+        ((MelPatcher(duration=1.0), AnoPatchEmbedder()), clips),
+        (
+            (StandardScaler(with_mean=False),),
+            make_pipeline(MelPatcher(duration=1.0), BandStatistics()).fit_transform(clips),
+        ),
+    ):
+        search = GridSearchCV(
+            make_pipeline(*steps, KNNDetector()),
+            grid,
+            scoring=lambda estimator, X, y=None: estimator.score_samples(X).mean(),
+            cv=KFold(5),
+        ).fit(X)
+        scores.append(search.cv_results_["mean_test_score"])
+    assert scores[0][0] != scores[0][1]
+    assert_allclose(scores[1], scores[0], rtol=1e-4)
