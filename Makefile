@@ -5,13 +5,16 @@ BIN := $(VENV)/bin
 CLIPS ?=
 TEST ?=
 
-.PHONY: demo test fuzz lint docs bench clean
+.PHONY: demo test test-oldest fuzz lint docs bench clean
 
 demo: $(VENV)/.installed  ## score a small park of machines, or CLIPS=<normal wavs> TEST=<new wavs>
 	$(BIN)/python -m skanopatch demo $(if $(CLIPS),--clips "$(CLIPS)") $(if $(TEST),--test "$(TEST)")
 
 test: $(VENV)/.installed-test  ## run the test suite; SLOW=1 runs the slow tests too
 	$(BIN)/python -m pytest -n auto $(if $(SLOW),,-m "not slow")
+
+test-oldest: .venv-oldest/.installed  ## run the quick tests with the oldest versions that pyproject.toml admits
+	.venv-oldest/bin/python -m pytest -m "not slow" -o filterwarnings=
 
 fuzz: $(VENV)/.installed-test  ## read 20,000 damaged recordings, 2,000 model files and others
 	cd tests && $(CURDIR)/$(BIN)/python -m fuzz.runner audio 20000
@@ -33,7 +36,7 @@ bench: $(VENV)/.installed  ## time the hot paths against their peers
 	$(BIN)/python benchmarks/bench_finetuning.py
 
 clean:
-	rm -rf $(VENV) docs/_build docs/auto_examples docs/generated
+	rm -rf $(VENV) .venv-oldest docs/_build docs/auto_examples docs/generated
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -44,4 +47,10 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.installed-%: pyproject.toml | $(VENV)/.installed
 	$(BIN)/pip install --quiet --editable ".[$*]"
+	touch $@
+
+.venv-oldest/.installed: pyproject.toml tests/oldest.py
+	$(PYTHON) -m venv .venv-oldest
+	$(PYTHON) tests/oldest.py > .venv-oldest/constraints.txt
+	.venv-oldest/bin/pip install --quiet --constraint .venv-oldest/constraints.txt --editable ".[test]"
 	touch $@

@@ -129,8 +129,9 @@ def fit_machines(path, n_machines):
     result["fit"] = seconds_of(lambda: model.fit(clips, groups=groups))
     result["score"] = seconds_of(lambda: model.score_samples(clips[:1000], groups=groups[:1000]))
     result["peak"] = peak_mebibytes()
-    lazy = model.patcher_.transform(clips[:2000])
-    result["statistics"] = seconds_of(lambda: model.statistics_.transform(lazy))
+    result["statistics"] = seconds_of(
+        lambda: model.statistics_.transform(model.patcher_.transform(clips[:2000]))
+    )
     print(json.dumps(result))
 
 
@@ -166,7 +167,7 @@ def time_machines(numbers):
             )
             row = json.loads(process.stdout.splitlines()[-1])
             cells = [
-                "{:.2f} ({:.2f})".format(*(seconds / divisor for seconds in row[name]))
+                "{:.3f} ({:.3f})".format(*(seconds / divisor for seconds in row[name]))
                 for name, divisor in (
                     ("fit", 60),
                     ("fit", n_machines),

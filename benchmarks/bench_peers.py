@@ -301,6 +301,8 @@ def draw(results, path):
     seconds = [own["score"] for own in times.values()]
     for axis, (name, tools) in zip(axes[0], best.items(), strict=True):
         for tool, (_, mean, spread) in tools.items():
+            if tool not in times:
+                continue
             style = {"color": colours[tool], "marker": markers[tool], "markersize": 8}
             axis.errorbar(times[tool]["score"], mean, yerr=spread, label=tool, ls="", **style)
         axis.axhline(0.5, color="0.7", linewidth=1, zorder=0)

@@ -41,7 +41,9 @@ settings = FineTuning(
     time_mask=arguments.masks,
     frequency_mask=arguments.masks,
 )
-embedder = AnoPatchEmbedder(fine_tuning=settings, batch_size=arguments.batch_size, random_state=0)
+embedder = AnoPatchEmbedder(
+    arguments.backbone, fine_tuning=settings, batch_size=arguments.batch_size, random_state=0
+)
 patches = MelPatcher(duration=1.0).fit_transform(sounds.clips)
 embedder.fit(patches, labels=sounds.section)
 

@@ -5,6 +5,7 @@ million parameters take a minute to build; `test_backbones.py` compares small on
 """
 
 import importlib
+import json
 import re
 import shutil
 import sys
@@ -263,3 +264,31 @@ def test_stream(run):
     assert memory[1] < 1.1 * memory[0]
     of_day = numbers(r"any dependence \| +(\d) \| +(\S+) \| +(\S+) \|", output)
     np.testing.assert_allclose(of_day[:, 2], of_day[:, 1] * of_day[:, 0] / 360, rtol=0.01)
+
+
+@pytest.mark.slow
+def test_peers(run, tmp_path):
+    """On a fan whose faults whistle, and without peers, which CI does not install."""
+    rng, time = np.random.default_rng(0), np.arange(16000) / 16000
+    for state, n_clips in (("normal", 15), ("abnormal", 6)):
+        folder = tmp_path / "mimii" / "fan" / "id_00" / state
+        folder.mkdir(parents=True)
+        for i in range(n_clips):
+            clip = rng.normal(size=16000) + (state == "abnormal") * np.sin(20000 * time)
+            soundfile.write(folder / f"{i}.wav", 0.1 * clip, 16000)
+    few = {"SEEDS": (0,), "REPEATS": 1, "SECONDS": 1, "N_FITTED": 12, "N_SCORED": 5}
+    output = run("bench_peers", tmp_path, **few)
+    assert cells(output, "fan")[0] > 0.95  # AUC
+    assert (tmp_path / "peers.png").exists()
+    rows = (tmp_path / "bench_peers.jsonl").read_text()
+    seconds = json.loads(rows.splitlines()[-1])
+    assert 0 < seconds["score, processor"] < seconds["all, processor"]
+    run("bench_peers", tmp_path, **few)
+    assert (tmp_path / "bench_peers.jsonl").read_text() == rows  # nothing is computed again
+
+
+@pytest.mark.slow
+def test_cluster(run):
+    output = run("bench_cluster", "--only", "machines", "--machines", 2, 4)
+    two, four = (numbers(rf"\| {n} \| (\S+) \((\S+)\) \|", output)[0] for n in (2, 4))
+    assert four[1] > two[1] > 0  # minutes of the processor

@@ -269,12 +269,13 @@ def test_a_watch_whose_disk_was_full_goes_on_where_its_history_ends(workspace, f
     filler = fill(disk)
     said = command(words, workspace).stderr
     assert f"'{disk}/history.db'" in said
-    assert "full" in said
+    assert re.search("disk is full|disk I/O error", said)
     filler.unlink()
     assert command(words, workspace).returncode == 0
     with History(disk / "history.db") as opened:
         rows = opened.windows()
-    assert [(Path(s).name, start) for s, start in zip(rows.source, rows.start, strict=True)] == [
+    windows = zip(rows.source, rows.start, strict=True)
+    assert sorted((Path(source).name, start) for source, start in windows) == [
         (f"{day}.wav", float(start)) for day in range(4) for start in range(5)
     ]
 

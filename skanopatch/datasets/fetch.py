@@ -57,6 +57,8 @@ def fetch_dcase(
 
     Raises
     ------
+    ImportError
+        If pooch is not installed.
     ValueError
         If a parameter is out of its range, or what was downloaded has another MD5 sum.
     FileNotFoundError
@@ -69,8 +71,10 @@ def fetch_dcase(
     >>> from skanopatch.datasets import fetch_dcase
     >>> root = fetch_dcase(2023, machine="valve", subset="development")  # doctest: +SKIP
     """
-    import pooch  # imports an HTTP client, which nothing else here needs
-
+    try:
+        import pooch  # imports an HTTP client, which nothing else here needs
+    except ImportError as error:
+        raise ImportError("fetch_dcase needs pooch: pip install 'skanopatch[fetch]'.") from error
     challenge = challenge_of(year)
     check_choice(subset, "subset", SUBSETS)
     root = Path(pooch.os_cache("skanopatch") / f"dcase{year}" if root is None else root)

@@ -137,7 +137,7 @@ class GroupedDetector(RoutedGroupsMixin, ThresholdMixin, MetaEstimatorMixin, Bas
             self._fit_pooled(detector, rows, members, metadata)
         else:
             self._fit_each(detector, rows, members, metadata)
-        self.members_ = members
+        self.group_rows_ = members
         self._place_offset()
         return self
 
@@ -179,7 +179,7 @@ class GroupedDetector(RoutedGroupsMixin, ThresholdMixin, MetaEstimatorMixin, Bas
         """Place the threshold of each group at a distance of 1."""
         self.offset_ = -1.0
         self.thresholds_, self.scales_, distances = {}, {}, {}
-        for group, own in self.members_.items():
+        for group, own in self.group_rows_.items():
             end, weights = last_step(self.detectors_[group]), self.session_weights_[own]
             if self.pooled_:
                 distances[group] = -end.own_domain_scores_[own]
@@ -190,7 +190,7 @@ class GroupedDetector(RoutedGroupsMixin, ThresholdMixin, MetaEstimatorMixin, Bas
             self.scales_[group] = DistanceScale(distances[group], weights)
         self.unit_ = float(np.mean([scale.deviation for scale in self.scales_.values()])) or 1.0
         self.training_scores_ = np.empty(len(self.session_weights_))
-        for group, own in self.members_.items():
+        for group, own in self.group_rows_.items():
             self.training_scores_[own] = -self._relative(distances[group], group)
 
     def _relative(self, distances: NDArray, group: Hashable) -> NDArray[np.float64]:
@@ -228,7 +228,7 @@ class GroupedDetector(RoutedGroupsMixin, ThresholdMixin, MetaEstimatorMixin, Bas
         """Return conformal p-values within the group; takes what `score_samples` takes."""
 
         def p_values(inputs: NDArray, group: Hashable) -> NDArray[np.float64]:
-            own = self.members_[group]
+            own = self.group_rows_[group]
             return conformal_p_values(
                 self._score(inputs, group), self.training_scores_[own], self.session_weights_[own]
             )
@@ -259,9 +259,9 @@ class GroupedDetector(RoutedGroupsMixin, ThresholdMixin, MetaEstimatorMixin, Bas
         check_is_fitted(self)
         if groups is None:
             rows = validate_rows(self, X, reset=False)
-            scores = np.stack([self._score(rows, group) for group in self.members_])
+            scores = np.stack([self._score(rows, group) for group in self.group_rows_])
             best = np.where(np.isnan(scores), -np.inf, scores).argmax(axis=0)
-            names = list(self.members_)
+            names = list(self.group_rows_)
             groups = [names[index] for index in best]
         return self._by_group(X, groups, maps)
 
@@ -273,11 +273,11 @@ class GroupedDetector(RoutedGroupsMixin, ThresholdMixin, MetaEstimatorMixin, Bas
             end, inputs = at_the_end(next(iter(self.detectors_.values())), inputs)
             inputs, _ = end._domain_scores(inputs)
         if groups is None:
-            return np.max([method(inputs, group) for group in self.members_], axis=0)
+            return np.max([method(inputs, group) for group in self.group_rows_], axis=0)
         values: Any = None
         for group, own in rows_by_label(groups, len(inputs), "groups").items():
-            if group not in self.members_:
-                known = ", ".join(map(repr, self.members_))
+            if group not in self.group_rows_:
+                known = ", ".join(map(repr, self.group_rows_))
                 raise ValueError(f"Group {group!r} was not seen in fit. The groups are: {known}.")
             part = method(inputs[own], group)
             values = np.empty((len(inputs), *part.shape[1:])) if values is None else values

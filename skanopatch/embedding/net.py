@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -258,8 +259,10 @@ class ResumableCheckpoint(Callback):
             "is_finished": is_finished,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()  # torch calls a full disk "unexpected pos"
+        torch.save(state, content)
         with atomic_write(self.path) as file:
-            torch.save(state, file)
+            file.write(content.getbuffer())
 
 
 def bare_module(module: Any) -> Any:

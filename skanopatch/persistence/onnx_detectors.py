@@ -122,7 +122,7 @@ class DetectorGraph:
                 return values
             return self.graph.maximum(values, self.p_values(detector.detector_, reduced))
         if isinstance(detector, GroupedDetector):
-            members = detector.members_
+            members = detector.group_rows_
             scores, weights = detector.training_scores_, detector.session_weights_
             return self._highest(
                 {

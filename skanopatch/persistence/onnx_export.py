@@ -114,7 +114,10 @@ def export_onnx(
         model = model.estimator_
     check_is_fitted(model)
     _check_group(model, group)
-    proto = _build(model, int8=precision == "int8", maps=maps, group=group)
+    try:
+        proto = _build(model, int8=precision == "int8", maps=maps, group=group)
+    except ImportError as error:  # onnxscript for a network, onnxruntime for int8
+        raise ImportError(f"This export needs {error.name}: {INSTALL}.") from error
     properties = {**_properties(model, group), "precision": precision}
     for name, value in properties.items():
         text = value if isinstance(value, str) else json.dumps(value)
