@@ -22,7 +22,8 @@ clips. A seed sets folds and noise. A tool counts with the best of its detectors
 AUC of all seeds on the same recordings, which favours those that have several.
 
 Results are appended to --results (JSON lines) and not computed again, so that an interrupted run
-goes on. The figure, seconds on one axis and AUC on the other, is written to --figure.
+goes on. The figure, seconds of the processor on one axis and AUC on the other, is written to
+--figure.
 """
 
 import argparse
@@ -298,13 +299,15 @@ def draw(results, path):
     figure, axes = plt.subplots(
         1, len(best), sharex=True, sharey=True, figsize=(2.6 * len(best), 3.2), squeeze=False
     )
-    seconds = [own["score"] for own in times.values()]
+    seconds = [own["score, processor"] for own in times.values()]
     for axis, (name, tools) in zip(axes[0], best.items(), strict=True):
         for tool, (_, mean, spread) in tools.items():
             if tool not in times:
                 continue
             style = {"color": colours[tool], "marker": markers[tool], "markersize": 8}
-            axis.errorbar(times[tool]["score"], mean, yerr=spread, label=tool, ls="", **style)
+            axis.errorbar(
+                times[tool]["score, processor"], mean, yerr=spread, label=tool, ls="", **style
+            )
         axis.axhline(0.5, color="0.7", linewidth=1, zorder=0)
         axis.set_xscale("log")
         axis.set_xlim(min(seconds) / 2, max(seconds) * 2)
@@ -312,7 +315,7 @@ def draw(results, path):
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("AUC (chance: 0.5)")
-    figure.supxlabel("seconds to read and score 1,000 clips of 10 s", fontsize=10)
+    figure.supxlabel("seconds of the processor: 1,000 clips of 10 s read and scored", fontsize=10)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
     figure.set_layout_engine("constrained")

@@ -4,8 +4,8 @@
 
 Each unit runs in six states, three speeds and two loads. `make_pseudo_attributes` clusters the
 normal clips of each unit by their frozen embeddings, `BandStatistics` or the tokens of the small
-network. The adjusted Rand index says how well the clusters agree with speeds and with states; "cut to 6" is
-Ward's tree cut to the true number of states, which nobody knows.
+network. The adjusted Rand index says how well the clusters agree with speeds and with states; "cut
+to 6" is Ward's tree cut to the true number of states, which nobody knows.
 
 AUC compares what the labels are good for: none but the unit, the clusters, and the true states;
 with labels as domains of a `MahalanobisDetector` on statistics (a label of one clip joins the

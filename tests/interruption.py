@@ -79,8 +79,8 @@ def clips():
 
 
 def fit_on_a_full_disk():
-    """Fit with another seed, where no file may have more than 1,000 bytes."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    """Fit with another seed, where no file may have more than 100,000 bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
     fit_with_checkpoints(seed=1)
 
 

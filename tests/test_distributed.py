@@ -4,13 +4,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from mini_beats import CFG, save_mini_beats
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch.utils.data import RandomSampler
 
 from skanopatch import (
     AnoPatchEmbedder,
@@ -20,7 +24,7 @@ from skanopatch import (
     MelPatcher,
     load_model,
 )
-from tests.mini_beats import CFG, save_mini_beats
+from skanopatch.embedding.distributed import SharedOrder, make_accelerator
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "distributed_fine_tuning.py"
 LAUNCH = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
@@ -77,6 +81,29 @@ def test_distributed_training_without_accelerate_says_what_to_install(monkeypatc
     embedder = AnoPatchEmbedder("vit_tiny", fine_tuning=FineTuning(distributed=True))
     with pytest.raises(ImportError, match=r"pip install skanopatch\[distributed\]"):
         embedder.fit(patches, labels=[0, 1, 0, 1])
+
+
+def test_a_batch_that_processes_cannot_share_equally_is_an_error(monkeypatch):
+    fake = SimpleNamespace(
+        Accelerator=lambda **kwargs: SimpleNamespace(num_processes=3),
+        DataLoaderConfiguration=dict,
+        DistributedDataParallelKwargs=dict,
+    )
+    monkeypatch.setitem(sys.modules, "accelerate", fake)
+    with pytest.raises(ValueError, match=r"multiple of the 3 processes .* Got 16 instead"):
+        make_accelerator(16, torch.device("cpu"))
+
+
+def test_processes_take_one_order_and_draw_other_masks():
+    clips, orders, draws = list(range(50)), [], []
+    with torch.random.fork_rng():
+        for process in (0, 1):
+            torch.manual_seed(0)
+            orders.append(list(SharedOrder(clips, process)))
+            draws.append(float(torch.rand(())))
+        torch.manual_seed(0)
+        assert orders == [list(RandomSampler(clips))] * 2
+    assert draws[0] != draws[1]
 
 
 def test_a_grid_on_statistics_computed_once_scores_as_one_on_clips():

@@ -158,6 +158,11 @@ def prepare_trend(names):
             sink.write(window)
 
 
+def prepare_training_free(names):
+    names["machines"] = names["units"]
+    names["attributes"] = [None] * len(names["units"])
+
+
 PREPARE = {
     "README.md": prepare_quickstart,
     "alarms_to_tickets.rst": prepare_alarms,
@@ -166,6 +171,7 @@ PREPARE = {
     "metrics.rst": prepare_metrics,
     "model_selection.rst": prepare_model_selection,
     "quickstart.rst": prepare_quickstart,
+    "training_free.rst": prepare_training_free,
     "trend.rst": prepare_trend,
 }
 
