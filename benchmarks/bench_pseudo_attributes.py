@@ -1,6 +1,6 @@
 """Measure pseudo-attributes on simulated machines whose operating states are hidden.
 
-    python benchmarks/bench_pseudo_attributes.py [--results FILE] [--without-network]
+    python benchmarks/bench_pseudo_attributes.py [--results FILE] [--without-network] [--snr DB]
 
 Each unit runs in six states, three speeds and two loads. `make_pseudo_attributes` clusters the
 normal clips of each unit by their frozen embeddings, `BandStatistics` or the tokens of the small
@@ -40,7 +40,7 @@ MACHINES = ("bearing", "fan", "gearbox", "slider", "valve")
 N_TRAIN, N_TESTED, SECONDS, EPOCHS = 64, 16, 2.0, 10
 
 
-def measure(seed, with_network):
+def measure(seed, with_network, snr=6.0):
     """Yield rows of machine, what was measured, what by, and the value."""
     sounds = make_machine_sounds(
         MACHINES,
@@ -48,6 +48,7 @@ def measure(seed, with_network):
         n_normal=N_TESTED,
         n_anomalous=N_TESTED,
         severity=1.5,
+        snr=snr,
         duration=SECONDS,
         random_state=200 + seed,
     )
@@ -115,15 +116,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=Path("bench_pseudo_attributes.jsonl"))
     parser.add_argument("--without-network", action="store_true", help="leave fine-tuning out")
+    parser.add_argument("--snr", type=float, default=6.0, help="machine over noise, in dB")
     arguments = parser.parse_args()
     print_environment(SEEDS)
     results = []
     if arguments.results.exists():
         results = [json.loads(line) for line in arguments.results.read_text().splitlines()]
+        results = [row for row in results if row["snr"] == arguments.snr]
     for seed in sorted(set(SEEDS) - {row["seed"] for row in results}):
         rows = [
-            dict(zip(("machine", "measured", "by", "value"), row, strict=True)) | {"seed": seed}
-            for row in measure(seed, not arguments.without_network)
+            dict(zip(("machine", "measured", "by", "value"), row, strict=True))
+            | {"seed": seed, "snr": arguments.snr}
+            for row in measure(seed, not arguments.without_network, arguments.snr)
         ]
         with arguments.results.open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)

@@ -40,7 +40,7 @@ class DistributedNet(AccelerateMixin, FineTuningNet):
     def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
         """Do a step; its loss is that of the whole batch."""
         step = super().train_step(batch, **fit_params)
-        return step
+        return {**step, "loss": self.accelerator.reduce(step["loss"].detach(), reduction="mean")}
 
 
 class SharedOrder(Sampler):
@@ -62,7 +62,7 @@ class SharedOrder(Sampler):
 
     def __iter__(self) -> Iterator[int]:
         order = list(RandomSampler(self.dataset))  # type: ignore[arg-type]
-        if False:
+        if self.process_index:
             torch.manual_seed(torch.initial_seed() + self.process_index)
         return iter(order)
 
