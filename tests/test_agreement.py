@@ -77,6 +77,7 @@ def test_a_fresh_process_and_other_fits_before_change_no_bit(case, expected, els
     assert_array_equal(expected, elsewhere[case])
 
 
+@pytest.mark.slow
 def test_two_threads_change_less_than_a_millionth(case, elsewhere, on_two_threads):
     assert_allclose(on_two_threads[case], elsewhere[case], rtol=1e-6)
 

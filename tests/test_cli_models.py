@@ -179,7 +179,7 @@ def test_a_model_keeps_the_names_and_statistics_of_normal_clips(model, workspace
 
 def test_clips_are_files_folders_patterns_and_lists(model, workspace):
     everything = scores_of(run("score", model, "recordings", "--json", "-"))
-    assert len(everything) == 16
+    assert len(everything) == 18
     pattern = scores_of(run("score", model, "recordings/normal/*/0[01].wav", "--json", "-"))
     assert list(pattern) == [f"recordings/normal/monday/0{i}.wav" for i in (0, 1)]
     listed = "recordings/new/d.wav\r\n\nrecordings/normal/tuesday\nrecordings/new/d.wav\n"

@@ -43,7 +43,7 @@ _LEAST_MEAN, _LARGEST_MEAN = -3.0, 1.5
 
 
 def _has_columns(embedder: AnoPatchEmbedder) -> bool:
-    if getattr(embedder, "_fitted_output", embedder.output) == "patches":
+    if getattr(embedder, "fitted_output_", embedder.output) == "patches":
         raise AttributeError(
             "get_feature_names_out needs output='clip': the tokens of output='patches' are no "
             "table with named columns."
