@@ -22,6 +22,8 @@ from interruption import EVALUATE, REPORT, RESULT, UPDATE, WATCH, finish, start
 from skanopatch import load_model
 from skanopatch.streaming.history import History
 
+pytestmark = pytest.mark.slow  # processes of their own
+
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):

@@ -12,6 +12,8 @@ import skanopatch
 from skanopatch import AnomalousSoundDetector, MelPatcher, save_model
 from skanopatch.embedding.pooling import POOLINGS
 
+pytestmark = pytest.mark.slow  # processes of their own
+
 NETWORK = {"torch", "torchaudio", "torchvision", "timm", "skorch", "transformers", "safetensors"}
 DRAWING = {"matplotlib"}
 ESTIMATORS = {"numpy", "scipy", "sklearn", "pandas"}

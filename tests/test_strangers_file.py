@@ -11,6 +11,8 @@ from sklearn.pipeline import make_pipeline
 
 from skanopatch import AnoPatchEmbedder, KNNDetector, MelPatcher, save_model
 
+pytestmark = pytest.mark.slow  # processes of their own
+
 # Forbids network, processes and what writes outside a folder; the process ends with 9 at once.
 GUARDED = """
 import os, sys

@@ -6,6 +6,8 @@ from fuzz import makers
 from fuzz.runner import Worker, run
 from fuzz.targets import TARGETS
 
+pytestmark = pytest.mark.slow  # processes of their own
+
 SHORT = {"audio": 200, "model": 60, "network": 15, "table": 80}
 
 
