@@ -12,6 +12,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -49,8 +50,9 @@ def measure(arguments):
 
 
 def main():
-    print(f"{platform.machine()} {platform.system()}, Python {platform.python_version()}, ", end="")
-    print(f"seed {SEED}, {REPEATS} repeats")
+    print(f"{platform.machine()} {platform.system()}, {REPEATS} repeats")
+    own = f"skanopatch {version('skanopatch')}, scikit-learn {version('scikit-learn')}"
+    print(f"Python {platform.python_version()}, {own}, seed {SEED}")
     rows = {code: ["-c", code] for code in IMPORTS}
     rows |= {f"skanopatch {line}": ["-m", "skanopatch", *line.split()] for line in COMMANDS}
     here = os.getcwd()
