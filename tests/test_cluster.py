@@ -17,8 +17,12 @@ from skanopatch import AnomalousSoundDetector
 EXAMPLES = Path(__file__).parents[1] / "examples"
 N_NORMAL, N_NEW, N_SAMPLES, RATE = 40, 110, 16000, 16000
 
-needs_dask = pytest.mark.skipif(find_spec("distributed") is None, reason="needs distributed")
-needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs ray")
+needs_dask = pytest.mark.skipif(
+    find_spec("distributed") is None, reason="Dask is an extra: pip install 'skanopatch[dask]'"
+)
+needs_ray = pytest.mark.skipif(
+    find_spec("ray") is None, reason="Ray is an extra: pip install 'skanopatch[ray]'"
+)
 
 # The worker that starts the first task ends there as if its machine had lost power.
 KILL = """

@@ -195,7 +195,7 @@ def test_a_pseudo_anomaly_has_the_form_of_its_clip(tmp_path):
 
 
 def sources_of(pseudo, X, row):
-    """Which clips are heard in the clip of a row: exact for kinds at full strength."""
+    """Return the clips that a row is mixed of: exact for kinds at full strength."""
     return [i for i, clip in enumerate(X) if abs(likeness(pseudo.clips[row], clip)) > 0.5]
 
 

@@ -69,7 +69,7 @@ class Explanation:
     parts : list of Part
         ``typical + sum(part.distance for part in parts)`` is ``-score``.
     events : list of Event
-        What is heard in the clip and not in normal ones, the strongest first.
+        What the clip has and normal clips have not, the strongest first.
     notes : list of str
         How the recording differs from those of `fit`, such as "6 dB quieter than any normal clip".
     start, stop : float
@@ -119,10 +119,10 @@ class Explanation:
         """Return the explanation in words: the verdict, the events, and what the distance is."""
         if math.isnan(self.score):
             return [f"{self.name} cannot be read."]
-        heard = [describe_event(event, self.unit) for event in self.events] + self.notes
-        if not heard:
-            heard = ["No single tone, band or moment is out of the range of the normal clips."]
-        return [self._verdict(), *map(_capital, heard), self._sum()]
+        phrases = [describe_event(event, self.unit) for event in self.events] + self.notes
+        if not phrases:
+            phrases = ["No single tone, band or moment is out of the range of the normal clips."]
+        return [self._verdict(), *map(_capital, phrases), self._sum()]
 
     def __str__(self) -> str:
         return "\n".join(self.sentences())

@@ -1,4 +1,4 @@
-"""Sound events: what is heard in a clip that is not in normal ones, with times and frequencies."""
+"""Sound events: what a clip has and normal clips have not, with times and frequencies."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _LEAST_CLIPPED = 10  # samples
 
 @dataclass
 class Event:
-    """One thing that is heard in a clip.
+    """One event of a clip, such as a tone or a knock.
 
     Attributes
     ----------
@@ -173,7 +173,7 @@ def learn_reference(patches: Any, *, log_unit: float = 1.0) -> Reference:
 
 
 def find_events(log_mel: NDArray, reference: Reference, axes: Axes) -> list[Event]:
-    """Return what is heard in a clip and not in normal ones, the strongest first.
+    """Return what a clip has and normal clips have not, the strongest first.
 
     Parameters
     ----------
