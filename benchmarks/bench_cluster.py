@@ -10,8 +10,8 @@ take turns. Started clusters are not in the times. The bytes are those of pickle
 
 machines: ``AnomalousSoundDetector(map_detector="drop").fit(clips, groups=...)`` of 100 clips a
 machine, which are stretches of 1 s of one long file. They are read and their spectrograms computed;
-clips of 10 s take longer by the difference that "scores" tells. One process for each number of
-machines.
+clips of 10 s take longer by the difference that "scores" tells. Then all machines are written to
+one file by `save_models`, and one is read from it. One process for each number of machines.
 
 groups: fits of the detectors of 100 machines on statistics, one after the other and by
 `joblib` on two processes and two threads, in turns.
@@ -118,17 +118,22 @@ def compare_backends():
 
 def fit_machines(path, n_machines):
     """Fit and score in this process; print seconds and memory as JSON."""
-    from skanopatch import AnomalousSoundDetector, MelPatcher, Segment
+    from skanopatch import AnomalousSoundDetector, MelPatcher, Segment, load_model, save_models
 
     n_clips = n_machines * CLIPS_A_MACHINE
     clips = [Segment(path, i * HOP, i * HOP + STRETCH) for i in range(n_clips)]
-    groups = np.repeat(np.arange(n_machines), CLIPS_A_MACHINE).tolist()
+    groups = np.repeat([f"machine {i}" for i in range(n_machines)], CLIPS_A_MACHINE).tolist()
     model = AnomalousSoundDetector(MelPatcher(duration=STRETCH), map_detector="drop")
     model.fit(clips[:20])  # imports
     result = {"machines": n_machines}
     result["fit"] = seconds_of(lambda: model.fit(clips, groups=groups))
     result["score"] = seconds_of(lambda: model.score_samples(clips[:1000], groups=groups[:1000]))
     result["peak"] = peak_mebibytes()
+    file = Path(path).with_suffix(".skano")
+    parts = ((name, model.select_group(name)) for name in model.groups_)
+    result["save"] = seconds_of(lambda: save_models(file, parts))
+    result["load"] = seconds_of(lambda: load_model(file, model.groups_[-1]))
+    result["file"] = file.stat().st_size / 1e6
     result["statistics"] = seconds_of(
         lambda: model.statistics_.transform(model.patcher_.transform(clips[:2000]))
     )
@@ -150,8 +155,11 @@ def time_machines(numbers):
         "\nSeconds of the clock, and of the processor in brackets:\n\n| machines | fit, min |",
         end="",
     )
-    print(" a machine, s | statistics of 100 clips, s | 1,000 clips scored, s | peak, MiB |")
-    print("|--:|--:|--:|--:|--:|--:|")
+    print(
+        " a machine, s | statistics of 100 clips, s | 1,000 clips scored, s | all saved, s"
+        " | one loaded, s | file, MB | peak, MiB |"
+    )
+    print("|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "noise.wav"
         rng = np.random.default_rng(SEED)
@@ -173,9 +181,14 @@ def time_machines(numbers):
                     ("fit", n_machines),
                     ("statistics", 20),
                     ("score", 1),
+                    ("save", 1),
+                    ("load", 1),
                 )
             ]
-            print(f"| {n_machines} | {' | '.join(cells)} | {row['peak']:.0f} |", flush=True)
+            print(
+                f"| {n_machines} | {' | '.join(cells)} | {row['file']:.0f} | {row['peak']:.0f} |",
+                flush=True,
+            )
 
 
 def fit_group(X):

@@ -26,7 +26,7 @@ from .metrics import make_anomaly_scorer
 from .model_selection.dcase_evaluation import evaluate_dcase
 from .model_selection.fit_on_normal import FitOnNormal
 from .model_selection.pseudo_anomalies import make_pseudo_anomalies
-from .persistence.model_files import load_model, save_model
+from .persistence.model_files import load_model, save_model, save_models
 from .persistence.onnx_export import export_onnx
 from .persistence.onnx_scorer import OnnxScorer
 from .recipes.pipelines import anomaly_map, make_anopatch_pipeline, make_map_pipeline
@@ -83,6 +83,7 @@ __all__ = [
     "metrics",
     "patchify",
     "save_model",
+    "save_models",
     "score_stream",
     "split_recording",
     "unpatchify",

@@ -158,6 +158,10 @@ def prepare_trend(names):
             sink.write(window)
 
 
+def prepare_scale(names):
+    names["machines"] = [f"fan {unit}" for unit in names["units"]]
+
+
 def prepare_training_free(names):
     names["machines"] = names["units"]
     names["attributes"] = [None] * len(names["units"])
@@ -171,6 +175,7 @@ PREPARE = {
     "metrics.rst": prepare_metrics,
     "model_selection.rst": prepare_model_selection,
     "quickstart.rst": prepare_quickstart,
+    "scale.rst": prepare_scale,
     "training_free.rst": prepare_training_free,
     "trend.rst": prepare_trend,
 }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from skanopatch.cli import options
+from skanopatch.cli.models import load
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,10 +36,10 @@ def export(model: str, onnx: str, precision: str, maps: bool, group: str | None)
     It takes samples and gives scores, decisions, p-values and maps, in any runtime of ONNX.
     `skanopatch score` takes it in place of a model file.
     """
-    from skanopatch.persistence.model_files import load_model
     from skanopatch.persistence.onnx_export import export_onnx
 
-    export_onnx(load_model(model), onnx, precision=precision, maps=maps, group=group)
+    loaded, group = load(model, group)
+    export_onnx(loaded, onnx, precision=precision, maps=maps, group=group)
     size = Path(onnx).stat().st_size / 1e6
     click.echo(f"Wrote {onnx} ({size:.3g} MB).", err=True)
 

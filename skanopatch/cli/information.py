@@ -14,12 +14,13 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON in plac
 
 @click.command(epilog=example("skanopatch info fan.skano"))
 @MODEL
+@click.option("--group", metavar="NAME", help="Of a file of several models, the one that is meant.")
 @_JSON
-def info(model: str, as_json: bool) -> None:
+def info(model: str, group: str | None, as_json: bool) -> None:
     """List the facts of a MODEL file."""
     from skanopatch.persistence.header import read_header
 
-    header = read_header(model)
+    header = read_header(model, group)
     facts = {
         "file": model,
         "written by": f"skanopatch {header['skanopatch']}",
@@ -30,7 +31,8 @@ def info(model: str, as_json: bool) -> None:
         from skanopatch.persistence.facts import clips_of
         from skanopatch.persistence.model_files import load_model
 
-        facts["clips"] = clips_of(load_model(model))
+        if "models" not in header:
+            facts["clips"] = clips_of(load_model(model, group))
         click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
         return
     for name, value in facts.items():

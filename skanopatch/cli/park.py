@@ -130,7 +130,7 @@ def _explain(summaries: dict[str, pd.DataFrame], false_alarm_rate: float) -> str
         f"share of normal clips called anomalous, for which {false_alarm_rate:.2f} was asked. Half "
         "of the test clips are of another hall and other speeds, which are rare in training.",
         f"The default has the higher AUC on {(default > baseline).sum()} of {len(default)} "
-        "machines. Mel statistics are what five lines without it would do. Given labels as well, "
-        "it fine-tunes a network, which takes minutes: docs/recipes.rst says where that pays.",
+        "machines. Mel statistics are a simple baseline. With labels it also trains a network, "
+        "which takes minutes: the page Recipes of the documentation says when that helps.",
     )
     return "\n" + "\n".join(textwrap.fill(paragraph, _WIDTH) for paragraph in paragraphs)

@@ -10,8 +10,9 @@ from typing import Any
 import click
 
 from skanopatch.cli.clips import find_clips, folder_label, read_column
+from skanopatch.cli.models import load
 from skanopatch.cli.options import CLIPS, GROUP, MODEL, NEW_FILE, TABLE, example, write_text
-from skanopatch.cli.scoring import load, say_what_is_used
+from skanopatch.cli.scoring import say_what_is_used
 
 # What a label of a table is beside the name of what is wrong.
 _NORMAL_OR_NOT = {"normal": 1, "1": 1, "+1": 1, "-1": -1}
@@ -74,7 +75,7 @@ def report(
     from skanopatch.inspection.decisions import decider
     from skanopatch.report import make_report
 
-    loaded = load(model, group)
+    loaded, group = load(model, group)
     say_what_is_used(sounds, loaded)
     if getattr(decider(loaded), "map_pipeline_", None) is None:
         click.echo(

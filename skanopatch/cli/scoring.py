@@ -12,6 +12,7 @@ import click
 from skanopatch.cli import options
 from skanopatch.cli.clips import describe_lengths, find_clips
 from skanopatch.cli.exporting import is_onnx, onnx_table, open_onnx
+from skanopatch.cli.models import load
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,7 +88,7 @@ def score(
     if is_onnx(model):
         loaded = open_onnx(model, group=group, false_alarm_rate=false_alarm_rate)
     else:
-        loaded = load(model, group)
+        loaded, group = load(model, group)
     if each_window:
         sounds = _cut(sounds, loaded)
     else:
@@ -113,21 +114,6 @@ def score(
         click.get_current_context().exit(EXIT_ANOMALY)
     if (table.decision == "unreadable").any():
         click.get_current_context().exit(EXIT_UNREADABLE)
-
-
-def load(model: str, group: str | None) -> Any:
-    """Read a model, and refuse a group that it does not know."""
-    from skanopatch.inspection.decisions import known_groups
-    from skanopatch.persistence.model_files import load_model
-
-    loaded = load_model(model)
-    groups = known_groups(loaded)
-    if group is not None and group not in groups:
-        known = ", ".join(map(repr, groups)) or "none"
-        raise ValueError(
-            f"--group must be a machine that the model knows ({known}). Got {group!r}."
-        )
-    return loaded
 
 
 def say_what_is_used(clips: list[Clip], model: Any) -> None:

@@ -104,7 +104,13 @@ def forget(model: str, files: tuple[str, ...], output: str | None, before: str |
 
 def _load(path: str) -> AnomalousSoundDetector:
     from skanopatch import AnomalousSoundDetector, load_model
+    from skanopatch.persistence.header import read_header
 
+    if (names := read_header(path).get("models")) is not None:
+        raise ValueError(
+            f"'{path}' holds {len(names)} models. Only a file of one model can be changed; "
+            "save_models writes several anew."
+        )
     model = load_model(path)
     if not isinstance(model, AnomalousSoundDetector):
         raise ValueError(

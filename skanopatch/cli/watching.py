@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from skanopatch.cli import options
-from skanopatch.cli.scoring import load
+from skanopatch.cli.models import load
 
 if TYPE_CHECKING:
     from skanopatch.streaming.live import Stop
@@ -118,7 +118,8 @@ def watch(
     Ctrl-C and SIGTERM finish the window in work and write all results; the next start goes on
     there. A second Ctrl-C ends at once.
 
-    Exit codes: 0 stopped, or the source ended; 1 an error; 2 wrong usage; 130 a second Ctrl-C.
+    Exit codes: 0 stopped, or the source ended; 1 an error, or results were lost; 2 wrong usage; 130
+    a second Ctrl-C.
     """
     if alarms_per_hour is not None and (false_alarm_rate is not None or on != 1):
         raise click.UsageError("--alarms-per-hour excludes --false-alarm-rate and --on.")
@@ -136,7 +137,7 @@ def watch(
         from skanopatch.streaming.sinks import open_sink
         from skanopatch.streaming.watching import Watch
 
-        loaded = load(model, group)
+        loaded, group = load(model, group)
         _place_threshold(loaded, false_alarm_rate, alarms_per_hour, hop, persistence)
         alarm = make_alarm(loaded, on=on, off=off, persistence=persistence)
         scorer = WindowScorer(loaded, alarm=alarm, group=group)
@@ -159,6 +160,11 @@ def watch(
         f"{ending}: {watcher.n_windows} windows, {watcher.n_alarms} alarms, "
         f"{watcher.n_unscored} without a score."
     )
+    n_lost = sum(sink.n_lost for sink in opened)
+    if n_lost:
+        raise click.ClickException(
+            f"{n_lost} results could not be delivered and are lost. The warnings say where."
+        )
 
 
 def _run(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
+from copy import copy
 from typing import Any, Self
 
 import numpy as np
@@ -12,7 +13,14 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 
 from skanopatch.audio.labels import encode_labels
-from skanopatch.detectors.metadata import call_with_groups, fit_with, last_step, list_metadata
+from skanopatch.detectors.base import rows_by_label
+from skanopatch.detectors.metadata import (
+    call_with_groups,
+    fit_with,
+    last_step,
+    list_metadata,
+    select_group,
+)
 from skanopatch.detectors.thresholds import ThresholdMixin
 
 _DECIBEL = math.log(10) / 10  # as a natural logarithm of power
@@ -41,6 +49,8 @@ class GainTolerantDetector(ThresholdMixin, BaseEstimator):
         Fitted.
     locations_ : ndarray of shape (n_classes, n_features)
         The mean of each pair of group and domain.
+    location_groups_ : list of length n_classes
+        The group of each; None without groups.
     gain_deviation_ : float
         Of the gains of normal clips about those of their class, in dB; NaN where no class has two
         clips.
@@ -71,9 +81,11 @@ class GainTolerantDetector(ThresholdMixin, BaseEstimator):
         self.detector_ = fit_with(clone(self.detector), X, metadata)
         self._take_threshold()
         usable = np.flatnonzero(~np.isnan(X).any(axis=1))
-        known = [metadata[name] for name in ("groups", "domains") if name in metadata]
+        nothing = [None] * len(X)
+        known = [metadata.get(name, nothing) for name in ("groups", "domains")]
         pairs = [tuple(values[row] for values in known) for row in usable]
         classes, target = encode_labels(pairs, len(usable))
+        self.location_groups_ = [group for group, _ in classes]
         rows = X[usable].astype(np.float64)
         self.locations_ = np.stack([rows[target == c].mean(axis=0) for c in range(len(classes))])
         gains = self._spectrum(rows - self.locations_[target])
@@ -94,23 +106,50 @@ class GainTolerantDetector(ThresholdMixin, BaseEstimator):
         last_step(self.detector_).set_false_alarm_rate(rate)
         self._take_threshold()
 
-    def reduce_gain(self, X: NDArray) -> NDArray | None:
+    def reduce_gain(self, X: NDArray, groups: Iterable | None = None) -> NDArray | None:
         """Return statistics with a reduced gain; None if `fit` found that none is to be reduced.
 
-        The class of a new clip is not known. It is taken to be the one to whose spectrum that of
-        the clip is nearest when the gain is set aside.
+        The class of a new clip is unknown. Among those of its group, it is taken to be the one to
+        whose spectrum that of the clip is nearest when the gain is set aside.
         """
         kept = self.gain_deviation_ / self.gain_tolerance if self.gain_tolerance else 1.0
-        if not kept < 1:  # NaN, where it cannot be known
+        if not kept < 1:  # NaN, where no class has two clips
             return None
-        deviations = X[:, np.newaxis] - self.locations_
+        reduced = X.copy()
+        for group, own in rows_by_label(groups, len(X), "groups").items():
+            locations = self.locations_of(group)
+            if len(locations):  # else the detector refuses the group
+                gain = self._gains(X[own], locations)[:, np.newaxis]
+                reduced[own, : self.n_level] -= ((1 - kept) * gain).astype(X.dtype)
+        return reduced
+
+    def locations_of(self, group: Hashable) -> NDArray[np.float64]:
+        """Return the locations of a group, of all groups with None."""
+        if group is None:
+            return self.locations_
+        return self.locations_[[owner == group for owner in self.location_groups_]]
+
+    def _gains(self, X: NDArray, locations: NDArray) -> NDArray:
+        """Return the gain of each clip over the location whose spectrum has its shape."""
+        deviations = X[:, np.newaxis] - locations
         gains = self._spectrum(deviations)
         shapes = np.abs(deviations[..., : self.n_mels] - gains[..., np.newaxis]).mean(axis=2)
         nearest = np.where(np.isnan(shapes), np.inf, shapes).argmin(axis=1)
-        gain = gains[np.arange(len(X)), nearest, np.newaxis]
-        reduced = X.copy()
-        reduced[:, : self.n_level] -= ((1 - kept) * gain).astype(X.dtype)
-        return reduced
+        return gains[np.arange(len(X)), nearest]
+
+    @property
+    def group_rows_(self) -> dict[Hashable, NDArray[np.intp]]:
+        """The training clips of each group."""
+        return last_step(self.detector_).group_rows_
+
+    def select_group(self, group: Hashable) -> Self:
+        """Return the detector of one group alone, see `GroupedDetector.select_group`."""
+        selected = copy(self)
+        selected.detector_ = select_group(self.detector_, group)
+        selected.locations_ = self.locations_of(group)
+        selected.location_groups_ = [group] * len(selected.locations_)
+        selected._take_threshold()
+        return selected
 
     def best_statistics(self, X: NDArray, groups: Iterable | None = None) -> NDArray:
         """Return for each clip those of its statistics that score higher: given, or reduced."""
@@ -124,7 +163,7 @@ class GainTolerantDetector(ThresholdMixin, BaseEstimator):
         check_is_fitted(self)
         groups = list_metadata(len(X), groups=groups).get("groups")
         values = call_with_groups(self.detector_, method, X, groups)
-        reduced = self.reduce_gain(X)
+        reduced = self.reduce_gain(X, groups)
         if reduced is None:
             return X, values, values
         return reduced, values, call_with_groups(self.detector_, method, reduced, groups)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
+from copy import copy
 from typing import Any, Self
 
 import numpy as np
@@ -32,7 +33,7 @@ class GroupedDetector(RoutedGroupsMixin, ThresholdMixin, MetaEstimatorMixin, Bas
     """Fit one detector per group of clips, such as one per machine.
 
     The distances of a group are divided by its threshold, so that 1 is the threshold of each
-    group, and raised to a power that gives all groups the same spread.
+    group. They are also raised to a power, so that all groups have the same spread.
 
     Parameters
     ----------
@@ -40,10 +41,10 @@ class GroupedDetector(RoutedGroupsMixin, ThresholdMixin, MetaEstimatorMixin, Bas
         Cloned and fitted for each group; also a pipeline that ends in a detector. None is
         `MahalanobisDetector()`. A detector without a threshold is put into a `CalibratedDetector`.
     pooled : bool or "auto", default=False
-        Whether one detector is fitted on the clips of all groups, as its domains, and a clip is
-        compared with the domains of its group. Groups that are alike, such as units of one type,
-        then share what they have in common. "auto" does so if `fit` gets domains and the detector
-        compares clips with single domains.
+        Whether one detector is fitted on the clips of all groups, with the groups as its domains.
+        Similar groups, such as units of one type, then share a covariance. A clip is compared with
+        the domains of its group. "auto" pools if `fit` gets domains and the detector compares clips
+        with single domains.
 
     Attributes
     ----------
@@ -199,6 +200,45 @@ class GroupedDetector(RoutedGroupsMixin, ThresholdMixin, MetaEstimatorMixin, Bas
         threshold = scale.standardize(np.array(self.thresholds_[group]))
         return exp(self.unit_ * (scale.standardize(distances) - threshold))
 
+    def select_group(self, group: Hashable) -> Self:
+        """Return the detector of one group alone, with the same scores for its clips.
+
+        Parameters
+        ----------
+        group : hashable
+            One of the groups of `fit`.
+
+        Returns
+        -------
+        selected : GroupedDetector
+            Fitted. It shares its arrays with this one.
+
+        Raises
+        ------
+        ValueError
+            If `fit` was not given this group, or if groups are pooled: they share a detector.
+        """
+        check_is_fitted(self)
+        self._check_group(group)
+        if self.pooled_:
+            raise ValueError(
+                "The groups share one detector, since fit was given domains or labels "
+                "(pooled=True), and none can be taken out. Fit without them."
+            )
+        selected, own = copy(self), self.group_rows_[group]
+        selected.detectors_ = {group: self.detectors_[group]}
+        selected.thresholds_ = {group: self.thresholds_[group]}
+        selected.scales_ = {group: self.scales_[group]}
+        selected.group_rows_ = {group: np.arange(len(own))}
+        selected.training_scores_ = self.training_scores_[own]
+        selected.session_weights_ = self.session_weights_[own]
+        return selected
+
+    def _check_group(self, group: Hashable) -> None:
+        if group not in self.group_rows_:
+            known = ", ".join(map(repr, self.group_rows_))
+            raise ValueError(f"Group {group!r} was not seen in fit. The groups are: {known}.")
+
     def _set_rate(self, rate: float) -> None:
         for detector in self.detectors_.values():
             last_step(detector).set_false_alarm_rate(rate)
@@ -276,9 +316,7 @@ class GroupedDetector(RoutedGroupsMixin, ThresholdMixin, MetaEstimatorMixin, Bas
             return np.max([method(inputs, group) for group in self.group_rows_], axis=0)
         values: Any = None
         for group, own in rows_by_label(groups, len(inputs), "groups").items():
-            if group not in self.group_rows_:
-                known = ", ".join(map(repr, self.group_rows_))
-                raise ValueError(f"Group {group!r} was not seen in fit. The groups are: {known}.")
+            self._check_group(group)
             part = method(inputs[own], group)
             values = np.empty((len(inputs), *part.shape[1:])) if values is None else values
             values[own] = part

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from typing import Any, Self
 
 import numpy as np
@@ -24,6 +25,7 @@ from skanopatch.detectors.metadata import (
     fit_with,
     last_step,
     list_metadata,
+    select_group,
 )
 from skanopatch.detectors.thresholds import JointDistance, ThresholdMixin
 
@@ -31,18 +33,19 @@ from skanopatch.detectors.thresholds import JointDistance, ThresholdMixin
 class JoinedDetector(RoutedGroupsMixin, ThresholdMixin, _BaseComposition):
     """Join the scores of several detectors, as `VotingClassifier` joins classifiers.
 
-    Each member is a detector, or a pipeline that ends in one. The logarithms of its distances are
-    standardized by those of left-out training clips. The joint distance is their weighted geometric
-    mean, or follows from the least of them. The last step of a member is put into a
-    `CalibratedDetector` if it leaves no clips out by itself; the steps before it are fitted once.
+    Each member is a detector, or a pipeline that ends in one. Members have different scales, so the
+    logarithms of their distances are standardized by left-out training clips. The joint distance
+    is the weighted geometric mean, or follows from the smallest one. If the last step of a member
+    leaves no clips out by itself, it is put into a `CalibratedDetector`. The steps before it are
+    fitted once.
 
     Parameters
     ----------
     detectors : list of (str, estimator)
         Names and members. All are fitted on the same `X`.
     joining : {"mean", "min"}, default="mean"
-        What becomes of the standardized logarithms: their mean, or their minimum, with which a
-        clip is as normal as the member says that finds it most normal [1]_.
+        The mean of the standardized logarithms, or their minimum. With the minimum, the member for
+        which a clip is most normal decides [1]_.
     false_alarm_rate : float, default=0.1
         The share of new normal clips that may be called anomalies, in (0, 0.5].
     threshold : {"lognormal", "quantile", "gamma"}, default="lognormal"
@@ -217,6 +220,18 @@ class JoinedDetector(RoutedGroupsMixin, ThresholdMixin, _BaseComposition):
             call_with_groups(member, "score_samples", X, listed) for member in self.detectors_
         ]
         return -self.joint_(-np.stack(scores, axis=1))
+
+    def select_group(self, group: Hashable) -> Self:
+        """Return the detector of one group alone, see `GroupedDetector.select_group`."""
+        check_is_fitted(self)
+        rows = last_step(self.detectors_[0]).group_rows_[group]
+        selected = copy(self)
+        selected.detectors_ = [select_group(member, group) for member in self.detectors_]
+        names = self._member_names()
+        selected.named_detectors_ = Bunch(**dict(zip(names, selected.detectors_, strict=True)))
+        selected.training_scores_ = self.training_scores_[rows]
+        selected.session_weights_ = self.session_weights_[rows]
+        return selected
 
     @property
     def n_features_in_(self) -> int:

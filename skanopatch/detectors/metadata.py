@@ -75,3 +75,11 @@ def call_with_groups(estimator: Any, method: str, X: Any, groups: Iterable | Non
     estimator, X = at_the_end(estimator, X)
     takes_groups = groups is not None and has_fit_parameter(estimator, "groups")
     return getattr(estimator, method)(X, **({"groups": groups} if takes_groups else {}))
+
+
+def select_group(estimator: Any, group: Hashable) -> Any:
+    """Return what scores the clips of one group, of a fitted detector or a pipeline of groups."""
+    if isinstance(estimator, Pipeline):
+        name, end = estimator.steps[-1]
+        return Pipeline([*estimator.steps[:-1], (name, select_group(end, group))])
+    return estimator.select_group(group)

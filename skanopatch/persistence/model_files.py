@@ -1,7 +1,8 @@
 """Model files: a fitted estimator as JSON and arrays in a zip, which execute nothing when read.
 
 A file holds ``skanopatch.json``, which `read_header` returns; ``model.json``, which `encoding`
-writes and reads; and the arrays and bytes to which that refers.
+writes and reads; and the arrays and bytes to which that refers. A file of several models holds a
+header and such a file for each, ``0.skano``, ``1.skano`` and so on.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import io
 import json
 import os
 import zipfile
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -60,21 +62,70 @@ def save_model(path: str | os.PathLike[str], model: BaseEstimator) -> None:
     >>> bool((load_model(file).score_samples(clips) == pipe.score_samples(clips)).all())
     True
     """
+    content = _model_bytes(model)
+    with atomic_write(path) as file:
+        file.write(content)
+
+
+def save_models(
+    path: str | os.PathLike[str],
+    models: Mapping[str, BaseEstimator] | Iterable[tuple[str, BaseEstimator]],
+) -> None:
+    """Write several fitted estimators to one file, of which `load_model` reads one by its name.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file. It replaces another one of that name when it is complete.
+
+    models : mapping or iterable of (str, estimator)
+        The estimators by name, such as one a machine. They are taken one after the other: a
+        generator holds only one of them in memory.
+
+    Raises
+    ------
+    ValueError
+        If there is no model, a name is given twice, or as `save_model`. `TypeError` if a name is
+        no str.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
+    >>> import numpy as np
+    >>> from skanopatch import AnomalousSoundDetector, MelPatcher, load_model, save_models
+    >>> clips = np.random.default_rng(0).normal(size=(12, 16000))
+    >>> machines = ["fan"] * 6 + ["pump"] * 6
+    >>> park = AnomalousSoundDetector(MelPatcher(duration=1.0)).fit(clips, groups=machines)
+    >>> file = Path(mkdtemp()) / "park.skano"
+    >>> save_models(file, ((name, park.select_group(name)) for name in park.groups_))
+    >>> load_model(file, "pump").groups_
+    ['pump']
+    """
+    names: dict[str, None] = {}
+    pairs = models.items() if isinstance(models, Mapping) else models
+    with atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, model in pairs:
+            if not isinstance(name, str):
+                raise TypeError(f"The name of a model must be a str. Got {name!r}.")
+            if name in names:
+                raise ValueError(f"Two models have the name {name!r}.")
+            archive.writestr(f"{len(names)}.skano", _model_bytes(model))
+            names[name] = None
+        if not names:
+            raise ValueError("models must have at least one model. Got none.")
+        facts = {"estimator": f"{len(names)} models", "machines": list(names)}
+        archive.writestr(HEADER, _header(facts, models=list(names)))
+
+
+def _model_bytes(model: BaseEstimator) -> memoryview:
+    """Return the content of the file of one model."""
     check_is_fitted(model)
     encoder = Encoder()
     try:
         members: dict[str, str | bytes] = {
             MODEL: json.dumps(encoder.encode(model)),
-            HEADER: json.dumps(
-                {
-                    "format": FORMAT,
-                    "version": VERSION,
-                    "skanopatch": skanopatch.__version__,
-                    "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                    "facts": facts_of(model),
-                },
-                default=str,
-            ),
+            HEADER: _header(facts_of(model)),
         }
     except Exception as error:  # an object that is not made to be copied can raise anything
         raise ValueError(f"This {type(model).__name__} cannot be saved: {error}") from error
@@ -82,12 +133,23 @@ def save_model(path: str | os.PathLike[str], model: BaseEstimator) -> None:
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in {**members, **encoder.members}.items():
             archive.writestr(name, content)
-    with atomic_write(path) as file:
-        file.write(buffer.getbuffer())
+    return buffer.getbuffer()
 
 
-def load_model(path: str | os.PathLike[str]) -> Any:
-    """Read the estimator that `save_model` wrote; its scores equal the saved one's to the bit.
+def _header(facts: dict[str, Any], **more: Any) -> str:
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "skanopatch": skanopatch.__version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "facts": facts,
+        **more,
+    }
+    return json.dumps(header, default=str)
+
+
+def load_model(path: str | os.PathLike[str], name: str | None = None) -> Any:
+    """Read an estimator that `save_model` wrote; its scores equal the saved one's to the bit.
 
     You need not trust the file: nothing in it is executed or unpickled, no other file is read and
     nothing is downloaded.
@@ -96,6 +158,8 @@ def load_model(path: str | os.PathLike[str]) -> Any:
     ----------
     path : str or Path
         The file.
+    name : str, default=None
+        Of a file of `save_models`, the model to read. The others are not read.
 
     Returns
     -------
@@ -106,15 +170,15 @@ def load_model(path: str | os.PathLike[str]) -> Any:
     ------
     ValueError
         If the file is damaged, is no model file of this version, or holds a type that is not
-        allowed. `OSError` if it is not there.
+        allowed, or if the file has no model of that name. `OSError` if it is not there.
 
     Examples
     --------
     See `save_model`.
     """
-    with open_model_file(path) as archive:
+    with open_model_file(path, name) as archive:
         decoder = Decoder(archive.read)
-        model = decoder.decode(json.loads(archive.read(MODEL)))
+        model = decoder.decode(json.loads(archive.read(MODEL).decode()))
         for estimator in decoder.estimators:
             if hasattr(estimator, "_parameter_constraints"):  # FeatureUnion has none
                 estimator._validate_params()

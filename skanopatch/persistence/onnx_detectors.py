@@ -155,13 +155,14 @@ class DetectorGraph:
             return features, None
         if key not in self._made:
             n_mels, n_level = detector.n_mels, detector.n_level
-            deviations = X.expand_dims(1) - detector.locations_
+            locations = detector.locations_of(self.group)
+            deviations = X.expand_dims(1) - locations
             spectra = deviations.cut(0, n_mels, 2)
             ordered, _ = spectra.smallest(n_mels // 2 + 1)
             middle = ordered.cut((n_mels - 1) // 2, n_mels // 2 + 1, 2)
             gains = middle.mean(2)
             shapes = (spectra - gains.expand_dims(2)).abs().mean(2)
-            is_nearest = shapes.argmin(1).is_index(len(detector.locations_)).cast(np.float64)
+            is_nearest = shapes.argmin(1).is_index(len(locations)).cast(np.float64)
             gain = (gains * is_nearest).sum(1, keepdims=True)
             shifted = (np.arange(features.shape[0]) < n_level) * (1 - kept)
             self._made[key] = X - gain * shifted

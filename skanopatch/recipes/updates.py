@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from skanopatch.audio import Clip, Segment, file_names
-from skanopatch.detectors.metadata import list_metadata, rows_of
+from skanopatch.detectors.metadata import list_metadata, rows_of, select_group
 from skanopatch.recipes.conditions import Conditions, warn_of_conditions
 from skanopatch.recipes.sound_events import Reference, learn_reference, reference_rows
 from skanopatch.recipes.windows import Windows
@@ -33,6 +33,7 @@ class UpdatesMixin:
 
     patcher_: Any
     detector_: Any
+    map_pipeline_: Any
     statistics_: Any
     conditions_: Conditions
     reference_: Reference
@@ -54,21 +55,21 @@ class UpdatesMixin:
         groups: Iterable | None = None,
         replace_before: Date | None = None,
     ) -> Self:
-        """Add normal clips, and place the threshold anew. No network is trained again.
+        """Add normal clips, and place the threshold again. No network is trained again.
 
-        Scores, p-values and the threshold become those of a `fit` on all clips, where no network
-        or embedder was trained. Maps and explanations do so too if the files of the earlier clips
-        can still be read; else they compare with the same clips as before.
+        Scores, p-values and the threshold become those of a `fit` on all clips, unless there is a
+        trained network or embedder. Maps and explanations do so too if the files of the earlier
+        clips can still be read. Else they use the same clips as before.
 
         Parameters
         ----------
         X : sequence of clips, or array-like of shape (n_clips, n_samples)
-            Normal clips, as for `fit`. Those that are in the model already are passed over.
+            Normal clips, as for `fit`. Those that are already in the model are skipped.
         labels, domains, sessions, groups : iterable of hashables of length n_clips, default=None
-            As for `fit`. Those that `fit` was given are needed, and no others.
+            As for `fit`. Give the same ones that `fit` got, and no others.
         replace_before : datetime or str, default=None
-            Takes out the clips that joined the model before this time, such as that of a repair.
-            A str is in the ISO format. A time without a zone is local.
+            Takes out the clips that were added before this time, such as the time of a repair. A
+            str is in the ISO format. A time without a zone is local.
 
         Returns
         -------
@@ -83,8 +84,8 @@ class UpdatesMixin:
         Warns
         -----
         UserWarning
-            If clips are in the model already, were recorded in another way than those of `fit`, or
-            maps cannot be learnt anew.
+            If clips are already in the model or were recorded in another way than those of `fit`,
+            or if maps cannot be made again.
         """
         check_is_fitted(self)
         windows, patches = self._windows_and_patches(X)  # type: ignore[attr-defined]
@@ -128,14 +129,14 @@ class UpdatesMixin:
     def forget(
         self, files: Iterable[str | os.PathLike] = (), *, before: Date | None = None
     ) -> Self:
-        """Take normal clips out of the model, and place the threshold anew.
+        """Take normal clips out of the model, and place the threshold again.
 
         Parameters
         ----------
         files : iterable of str or Path
-            The files of the clips, as in `clip_names_`; they need not exist any more.
+            The files of the clips, as in `clip_names_`. They need not exist any more.
         before : datetime or str, default=None
-            Takes out all clips that joined the model before this time, as in `update`.
+            Takes out all clips that were added before this time, as in `update`.
 
         Returns
         -------
@@ -144,7 +145,7 @@ class UpdatesMixin:
         Raises
         ------
         ValueError
-            If a file is none of the model's, or too few clips remain. The model then stays as it
+            If a file is not in the model, or too few clips remain. The model then stays as it
             was.
         """
         check_is_fitted(self)
@@ -167,6 +168,53 @@ class UpdatesMixin:
         updated._fit_again(len(kept), None)
         self.__dict__.update(updated.__dict__)
         return self
+
+    def select_group(self, group: Hashable) -> Self:
+        """Return the model of one machine, without the data of the others.
+
+        Parameters
+        ----------
+        group : hashable
+            One of `groups_`.
+
+        Returns
+        -------
+        selected : AnomalousSoundDetector
+            Fitted. Clips of one window have the same scores as with ``groups=``. Scores of longer
+            clips, and `notes`, compare with the windows of this machine only.
+
+        Raises
+        ------
+        ValueError
+            If `fit` was not given this group, or if the groups share one detector, since `fit` was
+            given labels or domains.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skanopatch import AnomalousSoundDetector, MelPatcher
+        >>> clips = np.random.default_rng(0).normal(size=(12, 16000))
+        >>> machines = ["fan"] * 6 + ["pump"] * 6
+        >>> park = AnomalousSoundDetector(MelPatcher(duration=1.0)).fit(clips, groups=machines)
+        >>> fan = park.select_group("fan")
+        >>> fan.groups_, len(fan.normal_statistics_)
+        (['fan'], 6)
+        """
+        check_is_fitted(self)
+        if group not in self.groups_:
+            raise ValueError(
+                f"group must be one of those of fit: {', '.join(map(repr, self.groups_)) or 'none'}"
+                f". Got {group!r}."
+            )
+        rows = np.flatnonzero([owner == group for owner in self.metadata_["groups"]])
+        selected = copy(self)
+        selected.detector_ = select_group(self.detector_, group)
+        if self.map_pipeline_ is not None:
+            selected.map_pipeline_ = select_group(self.map_pipeline_, group)
+        selected._keep(rows)
+        selected._summarize()
+        selected._take_threshold()  # type: ignore[attr-defined]
+        return selected
 
     def _all_metadata(self) -> dict[str, list]:
         """Return the metadata of the normal windows, with the sessions that windows are of."""
@@ -200,6 +248,11 @@ class UpdatesMixin:
         self.conditions_ = deepcopy(self.conditions_)
         self.conditions_.keep(rows)
 
+    def _summarize(self) -> None:
+        """Learn anew which groups there are, and what the recordings are like."""
+        self.groups_ = list(dict.fromkeys(self.metadata_.get("groups", [])))
+        self.conditions_.summarize(self.normal_statistics_[:, : self.statistics_.n_mels_])
+
     def _add(
         self, windows: Windows, patches: Any, statistics: NDArray, metadata: dict[str, list]
     ) -> None:
@@ -231,8 +284,7 @@ class UpdatesMixin:
             Of those that were added.
         """
         self._check_numbers(self.metadata_.get("groups"))  # type: ignore[attr-defined]
-        self.groups_ = list(dict.fromkeys(self.metadata_.get("groups", [])))
-        self.conditions_.summarize(self.normal_statistics_[:, : self.statistics_.n_mels_])
+        self._summarize()
         self._fit_detector(self._features())  # type: ignore[attr-defined]
         map_rows = self._map_rows()  # type: ignore[attr-defined]
         of_reference = reference_rows(len(self.windows_))
