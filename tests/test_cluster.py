@@ -1,8 +1,10 @@
 """The scripts of examples/ for clusters score as one process does, with Dask and with Ray."""
 
 import os
+import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from skanopatch import AnomalousSoundDetector
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 N_NORMAL, N_NEW, N_SAMPLES, RATE = 40, 110, 16000, 16000
+SUBNET = "10.77.0"
 
 needs_dask = pytest.mark.skipif(
     find_spec("distributed") is None, reason="Dask is an extra: pip install 'skanopatch[dask]'"
@@ -65,6 +68,21 @@ if __name__ == "__main__":
     print(len(sent), sum(sent))
 """
 
+# The hosts of the workers are printed, once there are as many as asked for.
+WAIT = """
+import sys
+import cluster_dask
+from distributed import Client
+
+if __name__ == "__main__":
+    *arguments, n_workers = sys.argv[1:]
+    with Client(arguments[-1]) as client:
+        client.wait_for_workers(int(n_workers), timeout=120)
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        print(*(worker["host"] for worker in workers))
+    cluster_dask.main(*arguments)
+"""
+
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
@@ -92,17 +110,21 @@ def folders(tmp_path_factory):
     return root / "normal", root / "new", expect
 
 
+def environment_of(home):
+    """Return the environment of a process that imports the package and the examples."""
+    paths = os.pathsep.join([str(EXAMPLES), str(EXAMPLES.parent)])
+    # Ray keeps a token in HOME.
+    return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "HOME": str(home)}
+
+
 def run(script, *arguments, home):
     """Run a script that other processes import the package for; return what it prints."""
-    paths = [str(EXAMPLES), str(EXAMPLES.parent)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    environment |= {"HOME": str(home)}  # where Ray keeps a token
     process = subprocess.run(
         [sys.executable, str(script), *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=300,
-        env=environment,
+        env=environment_of(home),
     )
     assert process.returncode == 0, process.stderr
     return process.stdout
@@ -131,6 +153,70 @@ def test_scores_of_ray_equal_those_of_one_process(folders, tmp_path):
     *given, expect = folders
     output = run(EXAMPLES / "cluster_ray.py", *given, tmp_path / "scores.csv", home=tmp_path)
     assert f"{N_NEW} clips scored" in output
+    assert_equals(tmp_path / "scores.csv", expect(50))
+
+
+def ip(*arguments):
+    return subprocess.run(["ip", *arguments], capture_output=True, text=True)
+
+
+@pytest.fixture
+def hosts():
+    """Two hosts, each a network namespace, on a bridge to this one; return their names."""
+    prefix = f"sk{os.getpid() % 10000}"
+    bridge, names = f"{prefix}b", [f"{prefix}h1", f"{prefix}h2"]
+    with ExitStack() as stack:
+        if shutil.which("ip") is None or ip("link", "add", bridge, "type", "bridge").returncode:
+            pytest.skip("network namespaces need Linux, the program ip, and root")
+        stack.callback(ip, "link", "del", bridge)
+        ip("addr", "add", f"{SUBNET}.1/24", "dev", bridge)
+        ip("link", "set", bridge, "up")
+        for number, name in enumerate(names, 2):
+            stack.callback(ip, "netns", "del", name)
+            lines = (
+                f"netns add {name}",
+                f"link add {name} type veth peer name eth0 netns {name}",
+                f"link set {name} master {bridge} up",
+                f"-n {name} addr add {SUBNET}.{number}/24 dev eth0",
+                f"-n {name} link set eth0 up",
+                f"-n {name} link set lo up",
+            )
+            for line in lines:
+                if (done := ip(*line.split())).returncode:
+                    pytest.skip(f"ip {line}: {done.stderr}")
+        yield names
+
+
+@pytest.mark.slow
+@needs_dask
+def test_workers_on_hosts_of_their_own_give_the_same_scores(folders, hosts, tmp_path):
+    *given, expect = folders
+    address = f"{SUBNET}.1:18786"
+    cli = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--no-dashboard"]
+    worker = [sys.executable, "-m", "distributed.cli.dask_worker", f"tcp://{address}"]
+    worker += ["--no-nanny", "--no-dashboard", "--nthreads", "1"]
+    commands = [[*cli, "--host", address.split(":")[0], "--port", address.split(":")[1]]]
+    commands += [["ip", "netns", "exec", host, *worker, "--name", host] for host in hosts]
+    logs = [tmp_path / f"{i}.log" for i in range(len(commands))]
+    with ExitStack() as stack:
+        for command, log in zip(commands, logs, strict=True):
+            file = stack.enter_context(log.open("w"))
+            process = subprocess.Popen(
+                command,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=environment_of(tmp_path),
+                cwd=tmp_path,
+            )
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+        script = tmp_path / "wait.py"
+        script.write_text(WAIT)
+        output = run(
+            script, *given, tmp_path / "scores.csv", f"tcp://{address}", len(hosts), home=tmp_path
+        )
+    assert f"{N_NEW} clips scored" in output
+    assert {f"{SUBNET}.2", f"{SUBNET}.3"} <= set(output.splitlines()[0].split())
     assert_equals(tmp_path / "scores.csv", expect(50))
 
 
