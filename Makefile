@@ -16,10 +16,11 @@ test: $(VENV)/.installed-test  ## run the test suite; SLOW=1 runs the slow tests
 test-oldest: .venv-oldest/.installed  ## run the quick tests with the oldest versions that pyproject.toml admits
 	.venv-oldest/bin/python -m pytest -m "not slow" -o filterwarnings=
 
-fuzz: $(VENV)/.installed-test  ## read 20,000 damaged recordings, 2,000 model files and others
+fuzz: $(VENV)/.installed-test  ## read 20,000 damaged recordings, 2,000 model files, ONNX files and others
 	cd tests && $(CURDIR)/$(BIN)/python -m fuzz.runner audio 20000
 	cd tests && $(CURDIR)/$(BIN)/python -m fuzz.runner model 2000
 	cd tests && $(CURDIR)/$(BIN)/python -m fuzz.runner network 2000
+	cd tests && $(CURDIR)/$(BIN)/python -m fuzz.runner onnx 2000
 	cd tests && $(CURDIR)/$(BIN)/python -m fuzz.runner table 2000
 
 lint: $(VENV)/.installed-lint  ## format check, lint, types
@@ -49,8 +50,9 @@ $(VENV)/.installed-%: pyproject.toml | $(VENV)/.installed
 	$(BIN)/pip install --quiet --editable ".[$*]"
 	touch $@
 
-.venv-oldest/.installed: pyproject.toml tests/oldest.py
+.venv-oldest/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv-oldest
-	$(PYTHON) tests/oldest.py > .venv-oldest/constraints.txt
-	.venv-oldest/bin/pip install --quiet --constraint .venv-oldest/constraints.txt --editable ".[test]"
+	.venv-oldest/bin/pip install --quiet uv
+	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest/bin/python \
+		--resolution lowest-direct --editable ".[test,microphone,mqtt,onnx,smote]"
 	touch $@

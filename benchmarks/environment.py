@@ -8,7 +8,7 @@ from time import perf_counter
 
 import torch
 
-PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchaudio", "timm", "skorch")
+PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "timm", "skorch")
 
 
 def print_environment(seed):

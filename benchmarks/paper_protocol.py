@@ -19,6 +19,11 @@ of 8, 25 epochs, and mixup of half of the clips. ``--loss arcface`` has a margin
 (``--margin 0.5`` is in use too), ``--loss adacos`` is sub-cluster AdaCos with 16 centres that are
 trained. Here the rate falls along a cosine after the warm-up, and mixup mixes log-mel spectra.
 
+From 2025 on there are clips of a machine alone or of noise alone. ``--supplemental classes`` trains
+on them too, as classes of their own. ``--supplemental noise`` mixes noise into a copy of each
+training clip of its machine, 0 to 10 dB below the clip, and trains on copies and clips alike.
+Detectors get none of these.
+
 ``--quick`` trains for one epoch on clips of a second, to see that everything is there.
 """
 
@@ -27,6 +32,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import soundfile
 import torch
 from bench_finetuning import CPU_ATTENTION
 from environment import print_environment
@@ -36,11 +42,13 @@ from skanopatch import FineTuning, KNNDetector, evaluate_dcase, make_anopatch_pi
 from skanopatch.datasets import load_dcase
 from skanopatch.embedding.arcface import ArcFace
 from skanopatch.embedding.module import EmbeddingNetwork
+from skanopatch.files import atomic_write
 from skanopatch.spectra.patches import PatchGrid
 
 SECONDS, EPOCHS, WARMUP, BATCH_SIZE = 10.0, 25, 5000, 8
 N_DIMS, LORA_RANK = 256, 64
 LEARNING_RATE = 1e-4
+NOISE_BELOW = 0.0, 10.0  # dB below the training clip that it is mixed into
 
 GPU, GPU_RATE = "A100 at 40 % of its 312 TFLOP/s in bfloat16", 0.4 * 312e12
 
@@ -58,7 +66,8 @@ PUBLISHED = {
 def main(arguments=None):
     options = parse(arguments)
     print_environment(options.seeds)
-    print(describe_cost(options), flush=True)
+    extra_clips, extra_labels = supplemental_clips(options)
+    print(describe_cost(options, len(extra_clips)), flush=True)
     scores = []
     for seed in options.seeds:
         evaluation = evaluate_dcase(
@@ -68,11 +77,14 @@ def main(arguments=None):
             subset=options.subset,
             ground_truth=options.ground_truth,
             domains=False,
+            extra_clips=extra_clips,
+            extra_labels=extra_labels,
             cache=options.work / "cache",
             verbose=1,
         )
         loss = options.loss if options.loss == "adacos" else f"arcface{options.margin}"
-        name = f"{options.year}_{options.subset}_{options.tuning}_{loss}_seed{seed}"
+        kind = "" if options.supplemental == "none" else f"_{options.supplemental}"
+        name = f"{options.year}_{options.subset}_{options.tuning}_{loss}{kind}_seed{seed}"
         evaluation.write(options.work / name)
         print(f"\nseed {seed}\n{evaluation}")
         if evaluation.scores is not None:
@@ -83,6 +95,50 @@ def main(arguments=None):
     published = PUBLISHED.get((options.year, options.subset), {})
     listed = ", ".join(f"{value} ({source})" for source, value in published.items())
     print(f"published: {listed or 'none that we know'}")
+
+
+def supplemental_clips(options):
+    """Return further files to train on, and their labels."""
+    if options.supplemental == "none":
+        return [], []
+    clips = load_dcase(options.data, year=options.year, subset=options.subset)
+    is_further = clips.split == "supplemental"
+    if options.supplemental == "classes":
+        paths, labels = clips.paths[is_further].tolist(), clips.label[is_further].tolist()
+    else:
+        paths, labels = mix_noise(clips, options.work / "noise")
+    if not paths:
+        raise ValueError(
+            f"{str(options.data)!r} has no supplemental clips of {options.year} for "
+            f"supplemental={options.supplemental!r}."
+        )
+    return paths, labels
+
+
+def mix_noise(clips, folder):
+    """Write a copy with noise of each training clip whose section has noise; return the copies."""
+    is_noise = (clips.split == "supplemental") & (clips.attributes.get("sound") == "noise")
+    paths, labels = [], []
+    for row in np.flatnonzero(clips.split == "train"):
+        same = (clips.machine == clips.machine[row]) & (clips.section == clips.section[row])
+        noises = clips.paths[is_noise & same]
+        if not len(noises):
+            continue
+        path = folder / clips.machine[row] / Path(clips.paths[row]).name
+        paths.append(str(path))
+        labels.append(clips.label[row])
+        if path.exists():  # from a run that was stopped
+            continue
+        rng = np.random.default_rng(row)
+        sound, rate = soundfile.read(clips.paths[row], always_2d=True)
+        noise, _ = soundfile.read(rng.choice(noises), always_2d=True)
+        noise = noise[(rng.integers(len(noise)) + np.arange(len(sound))) % len(noise)]
+        loudness = np.sqrt(np.mean(sound**2) / max(np.mean(noise**2), 1e-12))
+        mixed = sound + loudness * 10 ** (-rng.uniform(*NOISE_BELOW) / 20) * noise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            soundfile.write(file, mixed, rate, subtype="FLOAT", format="WAV")
+    return paths, labels
 
 
 def make_pipeline(options, seed):
@@ -119,12 +175,13 @@ def make_pipeline(options, seed):
     )
 
 
-def describe_cost(options):
+def describe_cost(options, n_extra):
     """Say what the training and embedding of a seed cost, by the operations of one step."""
     clips = load_dcase(
         options.data, year=options.year, subset=options.subset, ground_truth=options.ground_truth
     )
     n_train, n_test = (int((clips.split == split).sum()) for split in ("train", "test"))
+    n_fit = n_train + n_extra
     patcher = make_pipeline(options, 0)[0]
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(1, round(options.seconds * patcher.sample_rate)))
@@ -142,11 +199,11 @@ def describe_cost(options):
         module.eval()(log_mel)
     with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as step:
         ArcFace(N_DIMS, 2)(module.train()(log_mel), torch.zeros(1, dtype=torch.long)).backward()
-    training = options.epochs * n_train * step.get_total_flops()
+    training = options.epochs * n_fit * step.get_total_flops()
     embedding = (n_train + n_test) * forward.get_total_flops()
-    n_steps = options.epochs * math.ceil(n_train / BATCH_SIZE)
+    n_steps = options.epochs * math.ceil(n_fit / BATCH_SIZE)
     return (
-        f"cost of a seed: {n_train} clips to train on, {n_steps} steps, "
+        f"cost of a seed: {n_fit} clips to train on, {n_steps} steps, "
         f"{step.get_total_flops() / 1e9:.3g} GFLOP a clip; with embedding "
         f"{(training + embedding) / 1e15:.3g} PFLOP, {(training + embedding) / GPU_RATE / 3600:.3g}"
         f" h on an {GPU}"
@@ -164,6 +221,7 @@ def parse(arguments):
     parser.add_argument("--tuning", choices=["lora", "full", "head"], default="lora")
     parser.add_argument("--loss", choices=["arcface", "adacos"], default="arcface")
     parser.add_argument("--margin", type=float, default=0.2, help="of ArcFace, in radians")
+    parser.add_argument("--supplemental", choices=["none", "classes", "noise"], default="none")
     parser.add_argument("--epochs", type=int, help=f"{EPOCHS} if not given")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--device", default="auto")

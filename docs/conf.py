@@ -43,6 +43,7 @@ plot_html_show_formats = False
 plot_html_show_source_link = False
 
 autosummary_generate = True
+toc_object_entries_show_parents = "hide"  # methods by their own names at the right of a page
 autodoc_typehints = "none"  # numpydoc's sections say the types
 numpydoc_show_class_members = False  # the template lists the methods
 numpydoc_class_members_toctree = False
@@ -66,7 +67,15 @@ html_title = "skanopatch"
 html_static_path = ["_static"]
 html_css_files = ["doors.css"]
 html_show_sourcelink = False
-html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False}
+html_theme_options = {
+    "show_toc_level": 2,
+    "navigation_with_keys": False,
+    "header_links_before_dropdown": 4,  # so that the search stays in their line
+}
+# Pages of their own have nothing below them to show at the left.
+html_sidebars = {
+    page: [] for page in ("index", "quickstart", "faq", "extending", "peers", "glossary")
+}
 
 
 def public_names() -> set[str]:

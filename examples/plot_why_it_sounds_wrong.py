@@ -31,19 +31,21 @@ whine = 10 ** (-13 / 20) * loudness * np.sqrt(2) * np.sin(2 * np.pi * 2500 * sec
 # %%
 # In words
 # --------
-# The first sentence is the verdict, the next ones say what the clip has and normal clips have not,
-# and the last one takes the score apart.
+# The first sentence is the decision. The next ones name what the clip has and normal clips do not
+# have. The last one names the parts of the score.
+
+import textwrap
 
 for sentence in model.explain([normal_clip + whine])[0].sentences():
-    print(sentence)
+    print(textwrap.fill(sentence, 76))
 
 # %%
 # In a picture
 # ------------
 # Left: the spectrum of the clip over the range of all normal clips. A dotted line marks the whine.
-# It is within that range, but 12 dB above the normal clips that are most similar to it. Right:
-# what the score is made of. The bars start with the distance of a typical normal clip, and each
-# cause adds to it.
+# It is within that range, but 12 dB above the most similar normal clips. Right: the parts of the
+# score. The first bar is the distance of a typical normal clip, and each cause adds to it. Together
+# they are beyond the dashed line, the threshold.
 
 import matplotlib.pyplot as plt
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+_ABANDONED = 3600.0  # seconds without a change
 
 
 @contextmanager
@@ -14,7 +18,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a file that takes the place of `path` when the block ends without an exception.
 
     Until then it is written beside `path`, under a hidden name; an exception, KeyboardInterrupt
-    included, removes it and leaves what was at `path` as it was.
+    included, removes it and leaves what was at `path` as it was. A process that is killed leaves
+    the hidden file ``.NAME.PID.part``. The next write of the same file removes it, if no process
+    here has that number and the file has not changed for an hour: until then a process on another
+    machine may be at work on it.
 
     Parameters
     ----------
@@ -36,6 +43,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with path.open("wb") as file:
             yield file
         return
+    _remove_abandoned(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with partial.open("wb") as file:
@@ -47,3 +55,21 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what killed processes left when they wrote a file."""
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        number = partial.name.removeprefix(f".{path.name}.").removesuffix(".part")
+        try:
+            is_old = time.time() - partial.stat().st_mtime > _ABANDONED
+            if number.isdecimal() and is_old and not _is_running(int(number)):
+                partial.unlink()
+        except OSError:  # another process removed it, or only others may
+            continue
+
+
+def _is_running(number: int) -> bool:
+    import psutil
+
+    return psutil.pid_exists(number)

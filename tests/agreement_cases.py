@@ -12,13 +12,13 @@ from sklearn.pipeline import make_pipeline
 
 import skanopatch as s
 
-SECONDS = 0.5
+RATE, SECONDS = 16000, 0.5
 
 
 def clips(n_clips: int, seed: int = 0) -> np.ndarray:
     """Return noise with a hum that differs from clip to clip."""
     rng = np.random.default_rng(seed)
-    time = np.arange(round(16000 * SECONDS)) / 16000
+    time = np.arange(round(RATE * SECONDS)) / RATE
     hum = 0.1 * np.sin(2 * np.pi * np.outer(rng.uniform(200, 400, n_clips), time))
     return (hum + 0.05 * rng.normal(size=hum.shape)).astype(np.float32)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
-from agreement_cases import CASES, NEW, fit
+from agreement_cases import CASES, NEW, RATE, SECONDS, fit
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import BaseEstimator
 
@@ -101,3 +101,32 @@ def test_copies_and_files_change_no_bit(model, expected, tmp_path):
     ):
         assert_array_equal(copy.score_samples(NEW), expected)
         assert_array_equal(copy.predict(NEW), model.predict(NEW))
+
+
+@pytest.mark.parametrize("hop", [SECONDS, 0.2])
+def test_a_stream_scores_its_windows_to_the_bit_as_clips_do(model, hop):
+    sound = np.concatenate(NEW)
+    blocks = np.split(sound, [1, 4000, 4001, 17777, 30000])  # whose bounds no window knows
+    results = list(skanopatch.score_stream(model, blocks, RATE, hop=hop))
+    starts = [min(i * hop, 2.0) for i in range(round(2.0 / hop) + 1)]
+    assert_allclose([result.start for result in results], starts, atol=1e-9)
+    windows = [sound[round(RATE * a) : round(RATE * (a + SECONDS))] for a in starts]
+    alone = [model.score_samples([(window, RATE)])[0] for window in windows]
+    assert_array_equal([result.score for result in results], alone)
+    assert len({*alone}) == len(starts)
+
+
+# torch takes ten seconds to export a network.
+_EXPORTED = [
+    pytest.param(name, marks=pytest.mark.slow) if "Embedder" in name else name for name in CASES
+]
+
+
+@pytest.mark.parametrize("case", _EXPORTED, indirect=True)
+def test_a_file_of_onnx_comes_within_its_bound(model, expected, tmp_path):
+    skanopatch.export_onnx(model, tmp_path / "m.onnx")
+    scorer = skanopatch.OnnxScorer(tmp_path / "m.onnx", n_threads=1)
+    assert_allclose(scorer.score_samples(NEW), expected, rtol=1e-4)
+    far = np.abs(model.decision_function(NEW)) > 1e-3 * np.abs(expected)
+    assert far.sum() >= 3
+    assert_array_equal(scorer.predict(NEW)[far], model.predict(NEW)[far])

@@ -131,6 +131,41 @@ def test_recipes(run):
     assert 0.6 < min(auc, pauc) <= max(auc, pauc) <= 1
 
 
+@pytest.mark.slow
+def test_training_free(run):
+    output = run("bench_training_free", "--on", "siblings fan", SEEDS=(0,))
+    script = sys.modules["bench_training_free"]
+    choices = [*script.CHOICES, *script.ALONE.values()]
+    areas = {name: cells(output, rf"siblings +\| training-free +\| {name}") for name in choices}
+    assert all(len(both) == 2 and 0 < min(both) <= max(both) <= 1 for both in areas.values())
+    assert len({tuple(both) for both in areas.values()}) > 5  # choices change something
+    (auc, _) = cells(output, r"siblings +\| AnomalousSoundDetector +\| no labels")
+    assert auc > 0.6
+    again = run("bench_training_free", "--on", "siblings fan", SEEDS=(0,))
+    assert again[again.index("|") :] == output[output.index("|") :]  # from what is there
+
+
+@pytest.mark.slow
+def test_pseudo_attributes(run):
+    constants = {"SEEDS": (0,), "MACHINES": ("fan",), "N_TRAIN": 16, "N_TESTED": 4}
+    constants |= {"SECONDS": 1.0, "EPOCHS": 1}
+    output = run("bench_pseudo_attributes", **constants)
+    for labels in ("unit", "clusters of statistics", "clusters of network", "true states"):
+        for measured in ("AUC, domains", "AUC, fine-tuning"):
+            of_machine, mean = cells(output, rf"{measured} +\| {labels}")
+            assert 0.3 < of_machine == mean <= 1
+    for by in ("statistics", "network"):
+        (n_clusters, _) = cells(output, rf"clusters +\| {by}")
+        assert 1 <= n_clusters <= 16
+    results = Path("bench_pseudo_attributes.jsonl")
+    rows = [json.loads(line) for line in results.read_text().splitlines()]
+    indices = [row["value"] for row in rows if row["measured"].startswith("Rand index")]
+    assert len(indices) == 2 * 2 * 4  # units, names, and what by
+    assert all(-0.5 <= index <= 1 for index in indices)
+    run("bench_pseudo_attributes", "--without-network", **constants)
+    assert len(results.read_text().splitlines()) == len(rows)  # from what is there
+
+
 def test_labels(run, tmp_path):
     """On bearings that whistle late in their lives."""
     rng, time = np.random.default_rng(0), np.arange(2560) / 16000

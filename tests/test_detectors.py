@@ -896,6 +896,16 @@ def test_a_mixture_has_at_most_half_as_many_gaussians_as_its_domain_has_clips():
     assert [mixture.n_components for mixture in detector.mixtures_] == [4, 2, 1]
 
 
+def test_a_constant_feature_keeps_its_unit_in_a_mixture():
+    X = np.column_stack([clips(30), np.full(30, 7.0)])
+    detector = GMMDetector(1, covariance_type="diag").fit(X)
+    assert_allclose(detector.scale_, [*X[:, :-1].std(axis=0), 1])
+    off = X[:1].copy()
+    off[0, -1] += 3  # its variance in the mixture is the regularization alone
+    squares = detector._terms(np.concatenate([X[:1], off]))[:, 0] ** 2
+    assert squares[1] - squares[0] == pytest.approx(9 / detector.reg_covar_)
+
+
 # --- GroupedDetector -----------------------------------------------------------------------------
 
 

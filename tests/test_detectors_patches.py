@@ -357,6 +357,17 @@ def test_training_scores_are_those_of_refits():
         assert detector.offset_ == pytest.approx(-place_threshold(-expected, 0.1))
 
 
+@pytest.mark.parametrize("metric", ["mahalanobis", "euclidean", "cosine"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_distance_of_rounding_errors_is_none(metric, dtype):
+    X = np.repeat(clips(10), 2, axis=0).astype(dtype)
+    detector = PatchKNNDetector(metric).fit(X)
+    (rounded,) = detector._terms(np.nextafter(X, dtype(np.inf)))
+    assert_array_equal(rounded, 0)
+    (moved,) = detector._terms(X + np.array([0.1, 0, 0, 0, 0], dtype))
+    assert (moved > 0).all()
+
+
 @pytest.mark.parametrize("detector", [SubbandKNNDetector(), PatchKNNDetector()], ids=str)
 def test_features_that_are_one_in_fit_and_differ_in_a_new_cell_are_an_anomaly(detector):
     X = np.repeat(np.random.default_rng(0).choice([-1.0, 1.0], size=(20, 4, 2, 1)), 2, axis=3)

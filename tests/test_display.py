@@ -183,6 +183,36 @@ def test_tone_and_click_are_drawn_where_they_sound(front_end):
     assert len(loud) <= 3
 
 
+@pytest.mark.parametrize(
+    ("filterbank", "click"), [("kaldi", 0.6025), ("decibels", 0.6)], ids=["kaldi", "centred"]
+)
+def test_a_click_is_drawn_at_its_time(filterbank, click):
+    """It lies in the middle of one frame, which is the loudest and is drawn around it."""
+    params = {"frame_length": 0.032, "n_mels": 64, "preemphasis": 0.0}
+    params = {"filterbank": filterbank, **(params if filterbank == "decibels" else {})}
+    patcher = MelPatcher(duration=1.0, **params)
+    samples = 1e-3 * np.random.default_rng(0).normal(size=RATE)
+    samples[round(click * RATE)] += 0.5
+    log_mel = unpatchify(patcher.fit_transform([samples]))[0]
+    n_cells = len(log_mel) // 16, patcher.n_mels // 16
+    mesh = AnomalyMapDisplay.from_predictions(
+        log_mel, np.ones(n_cells), front_end=patcher.front_end
+    ).spectrogram_
+    frame = mesh.get_array().data.mean(axis=0).argmax()
+    edges = mesh.get_coordinates()[0, :, 0]
+    np.testing.assert_allclose(edges[frame : frame + 2], [click - 0.005, click + 0.005])
+
+
+def test_levels_that_are_decibels_stay_as_they_are():
+    front_end = MelPatcher(filterbank="decibels", n_mels=64, preemphasis=0.0).front_end
+    log_mel = np.full((96, 64), -30.0)
+    log_mel[0, 0] = 0.0
+    mesh = AnomalyMapDisplay.from_predictions(
+        log_mel, np.ones((6, 4)), front_end=front_end
+    ).spectrogram_
+    assert mesh.get_array()[5, 5] == pytest.approx(-30)
+
+
 def test_level_is_in_decibels(front_end):
     log_mel = np.full((96, 128), np.log(1.0))
     log_mel[0, 0] = np.log(1000.0)

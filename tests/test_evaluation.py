@@ -202,6 +202,28 @@ def test_a_detector_that_is_no_pipeline_is_fitted_for_each_section(root, detecto
 
 
 @pytest.mark.filterwarnings("ignore:.* lacks:UserWarning")
+def test_extra_clips_train_the_embedder_and_no_detector(root, tmp_path):
+    clips = load_dcase(root, year=2023, subset="development")
+    train = clips.paths[clips.split == "train"]
+    extra, labels = clips.paths[clips.split == "test"][:3].tolist(), ["a", "a", "b"]
+    spied = pipe(SpyDetector())
+    options = {"year": 2023, "cache": tmp_path}
+    evaluate_dcase(spied, root, **options, extra_clips=extra, extra_labels=labels)
+    ((paths, told),) = BandLevels.fits
+    assert paths == [*train, *extra]
+    assert told == [*clips.label[clips.split == "train"], *labels]
+    assert sum(n_clips for n_clips, _ in SpyDetector.fits) == len(train)
+    evaluate_dcase(spied, root, **options, extra_clips=extra, extra_labels=["a", "b", "b"])
+    evaluate_dcase(spied, root, **options)
+    assert len(BandLevels.fits) == 3  # other labels, and no extra clips, are other embedders
+    evaluate_dcase(spied, root, **options, extra_clips=extra, extra_labels=labels)
+    assert len(BandLevels.fits) == 3
+    with pytest.raises(ValueError, match=r"one label per extra clip\. Got 1 labels for 3 clips"):
+        evaluate_dcase(spied, root, year=2023, extra_clips=extra, extra_labels=["a"])
+    with pytest.raises(ValueError, match=r"extra_clips need a Pipeline.* Got SpyDetector\(\) inst"):
+        evaluate_dcase(SpyDetector(), root, year=2023, extra_clips=extra, extra_labels=labels)
+
+
 def test_a_detector_that_takes_groups_is_fitted_once(root):
     arguments = {"year": 2023, "machine": ["fan", "valve"]}
     once = evaluate_dcase(LevelDetectorOfGroups(), root, domains=False, **arguments)

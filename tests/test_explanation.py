@@ -1,5 +1,7 @@
 """Explanations: parts that add up to scores, events with their times and frequencies, words."""
 
+from dataclasses import asdict
+
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from skanopatch import (
     MelStatistics,
     patchify,
 )
+from skanopatch.backbones.front_ends import DECIBELS
 from skanopatch.detectors.contributions import contributions
 from skanopatch.inspection.explanation import ExplanationDisplay
 from skanopatch.recipes.explanation import describe_event
@@ -463,3 +466,18 @@ def test_the_display_draws_spectrum_range_events_and_parts(detector):
     assert_allclose(sum(widths[:-1]), widths[-1])
     assert widths[-1] == pytest.approx(explanation.score / detector.offset_)
     assert "A tone at 0.79 kHz" in display.figure_.get_suptitle()
+
+
+def test_a_knock_is_named_at_its_time_where_frames_are_centred():
+    """Levels are decibels already: statistics, causes and times are in their right units."""
+    rng = np.random.default_rng(0)
+    clips = 0.01 * rng.normal(size=(24, 2 * 16000))
+    patcher = MelPatcher(**asdict(DECIBELS), duration=2.0)
+    model = AnomalousSoundDetector(patcher, embedder="drop").fit(clips)
+    assert model.statistics_.log_unit == pytest.approx(np.log(10) / 10)
+    knocked = 0.01 * rng.normal(size=2 * 16000)
+    knocked[16000:16080] += 2.0
+    (explanation,) = model.explain([knocked])
+    assert explanation.score < model.offset_
+    times = [np.mean(time) for event in explanation.events for time in event.times]
+    assert min(abs(np.array(times) - 1.0025)) < 0.006  # half a frame

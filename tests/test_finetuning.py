@@ -8,6 +8,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
+from torchaudio.functional import mask_along_axis_iid
 
 from skanopatch.backbones.base import Backbone
 from skanopatch.backbones.vit import TINY_GRID
@@ -111,7 +112,7 @@ def test_poolings_take_any_length_and_ignore_order(name, n_tokens):
 
 def test_rdp_pooling_weighs_tokens_by_their_deviation():
     clip = torch.tensor([[0.0], [0.0], [0.0], [4.0]])  # mean 1, deviations 1, 1, 1, 3
-    weights = torch.tensor([(1 + 1 / 3) ** 3] * 3 + [8.0])
+    weights = torch.tensor([(1 + 1 / 3) ** 10] * 3 + [2.0**10])
     expected = 4.0 * weights[3] / weights.sum()
     torch.testing.assert_close(RDPPooling(1)(clip[None])[0, 0], expected)
 
@@ -132,6 +133,18 @@ def test_spec_augment_masks_one_band_of_each_axis():
     assert_allclose(time_widths.float().mean(), 14.5, atol=2)
     outside = masked & ~masked.all(dim=2, keepdim=True) & ~masked.all(dim=1, keepdim=True)
     assert not outside.any()
+
+
+@pytest.mark.parametrize(("n_frames", "n_mels"), [(100, 64), (20, 128), (1, 1)])
+@pytest.mark.parametrize(("time_mask", "frequency_mask"), [(40, 60), (0, 3), (3, 0)])
+def test_spec_augment_equals_torchaudio(n_frames, n_mels, time_mask, frequency_mask):
+    log_mel = torch.randn(30, n_frames, n_mels)
+    torch.manual_seed(0)
+    ours = spec_augment(log_mel, time_mask=time_mask, frequency_mask=frequency_mask)
+    torch.manual_seed(0)
+    theirs = mask_along_axis_iid(log_mel, time_mask, 0.0, axis=1, p=0.5)
+    theirs = mask_along_axis_iid(theirs, frequency_mask, 0.0, axis=2, p=0.5)
+    assert torch.equal(ours, theirs)
 
 
 def test_spec_augment_leaves_half_of_a_short_clip():

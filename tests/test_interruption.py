@@ -269,9 +269,10 @@ def test_a_watch_whose_disk_was_full_goes_on_where_its_history_ends(workspace, f
     half = words.replace("days", "days/0.wav")
     assert command(half, workspace).returncode == 0
     filler = fill(disk)
-    said = command(words, workspace).stderr
-    assert f"'{disk}/history.db'" in said
-    assert re.search("disk is full|disk I/O error", said)
+    full = command(words, workspace)
+    assert full.returncode == 1
+    assert f"'{disk}/history.db'" in full.stderr
+    assert re.search("disk is full|disk I/O error", full.stderr)
     filler.unlink()
     assert command(words, workspace).returncode == 0
     with History(disk / "history.db") as opened:

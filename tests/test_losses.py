@@ -53,6 +53,49 @@ def test_adacos_adapts_its_scale_to_the_batch():
     assert "scale" in loss.state_dict()  # a resumed training goes on with it
 
 
+@pytest.mark.parametrize(
+    ("n_centers", "expected"),
+    [
+        (
+            4,
+            [
+                (3.9685781528157937, 1.4505297584002665),
+                (4.258203107298588, 1.5065341838914894),
+                (4.422310259996045, 1.539702979993029),
+            ],
+        ),
+        (
+            1,
+            [
+                (1.666735447391005, 0.502343919316778),
+                (2.139367386296362, 0.3991566380985361),
+                (2.49917552093536, 0.3371015982148146),
+            ],
+        ),
+    ],
+)
+def test_adacos_of_mixed_clips_has_scale_and_loss_of_its_authors_equations(n_centers, expected):
+    """Numbers of the equations in the author's code, computed in NumPy on 28 November 2026.
+
+    The code is that of https://github.com/wilkinghoff/sub-cluster-AdaCos, of 7 June 2022, commit
+    260d509. Of one centre, clips are near it, and the median is below pi / 4.
+    """
+    rng = np.random.RandomState(0)
+    x, centers = rng.normal(size=(5, 6)), rng.normal(size=(3, n_centers, 6))
+    first, second = np.array([0, 1, 2, 0, 1]), np.array([1, 1, 0, 2, 0])
+    weight = np.array([0.3, 0.6, 1.0, 0.9, 0.5])
+    if n_centers == 1:
+        weight = np.array([0.95, 1.0, 1.0, 1.0, 0.9])
+        x = 0.1 * rng.normal(size=(5, 6)) + centers[first, 0]
+    loss = SubClusterAdaCos(6, 3, n_centers=n_centers).train()
+    loss.centers.data = torch.from_numpy(centers).float()
+    target = (torch.from_numpy(first), torch.from_numpy(second), torch.from_numpy(weight).float())
+    for scale, value in expected:
+        found = loss(torch.from_numpy(x).float(), target).item()
+        assert loss.scale.item() == pytest.approx(scale, rel=2e-6)
+        assert found == pytest.approx(value, rel=2e-6)
+
+
 def test_adacos_trains_its_centres():
     loss = SubClusterAdaCos(8, 5)
     assert loss.centers.shape == (5, 16, 8)

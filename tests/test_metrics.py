@@ -80,6 +80,14 @@ def test_a_scorer_is_its_metric_of_the_anomaly_score():
         assert scorer(_Detector(), X, y) == function(y, X, pos_label=1, **kwargs)
 
 
+def test_anomalies_are_minus_one_and_the_metric_is_auc_unless_said_otherwise():
+    y, scores = [1, 1, -1, 1, -1], [0.1, 0.2, 0.3, 0.4, 0.5]
+    assert auc_score(y, scores) == pytest.approx(5 / 6)
+    assert pauc_score(y, scores) == pauc_score(y, scores, pos_label=-1, max_fpr=0.1)
+    assert make_anomaly_scorer()(_Detector(), scores, y) == pytest.approx(5 / 6)
+    assert repr(make_anomaly_scorer()) == "make_anomaly_scorer('auc', pos_label=-1)"
+
+
 def test_an_unknown_metric_is_named():
     with pytest.raises(
         ValueError, match=r"^metric must be one of \['auc', 'pauc'\]. Got 'f1' inst"

@@ -2,14 +2,17 @@
 
 import subprocess
 import sys
+from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from mini_beats import save_mini_beats
 from numpy.testing import assert_allclose, assert_array_equal
-from onnx_models import CLIPS, NEW, NORMAL, RATE, assert_equal_to, export, patcher
+from onnx_models import CLIPS, DURATION, NEW, NORMAL, RATE, assert_equal_to, export, patcher
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
 from sklearn.exceptions import NotFittedError
@@ -25,12 +28,16 @@ from sklearn.preprocessing import (
     RobustScaler,
     StandardScaler,
 )
+from test_backbones import make_ast
+from test_backbones_ced import write as write_ced
+from test_backbones_eat import write_folder as write_eat
 
 from skanopatch import (
     AnomalousSoundDetector,
     AnoPatchEmbedder,
     BandStatistics,
     CalibratedDetector,
+    FineTuning,
     FitOnNormal,
     GMMDetector,
     GroupedDetector,
@@ -45,6 +52,9 @@ from skanopatch import (
     export_onnx,
     patchify,
 )
+from skanopatch.backbones import create_backbone, make_patcher
+from skanopatch.backbones.front_ends import DECIBELS
+from skanopatch.spectra.patches import PatchGrid
 
 GROUPS, DOMAINS = ["fan"] * 12 + ["pump"] * 12, ["source", "target"] * 12
 
@@ -177,6 +187,40 @@ def test_every_front_end_is_computed_alike(params, tmp_path):
     assert_equal_to(pipe, export(pipe, tmp_path / "m.onnx"), [(clip, RATE) for clip in CLIPS])
 
 
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"level": "normalized"},
+        {"frame_length": 0.02507, "frame_shift": 0.0101, "window": "hamming", "scale": 100.0},
+        {"sample_rate": 8000, "f_max": 3000.0},
+    ],
+    ids=["ced", "level", "odd frames", "rate"],
+)
+def test_decibels_are_computed_alike(params, tmp_path):
+    decibels = patcher(**{**asdict(DECIBELS), **params})
+    statistics = BandStatistics(log_unit=decibels.front_end.log_unit)
+    pipe = make_pipeline(decibels, statistics, MahalanobisDetector())
+    pipe.fit([(clip, RATE) for clip in NORMAL])
+    assert_equal_to(pipe, export(pipe, tmp_path / "m.onnx"), [(clip, RATE) for clip in CLIPS])
+
+
+def test_the_range_of_decibels_counts_from_the_loudest_of_all_frames(tmp_path):
+    """A click in the last frame, which fills no patch, lifts the floor of all others."""
+    clips = [clip.copy() for clip in NORMAL]
+    for i, clip in enumerate(clips):
+        clip[:8000] *= 1e-6
+        clip[-1] = 0.1 * (1 + i % 3)
+    statistics = MelStatistics()
+    pipe = make_pipeline(patcher(**asdict(DECIBELS)), statistics, KNNDetector(metric="euclidean"))
+    pipe.fit(clips)
+    scorer = export(pipe, tmp_path / "m.onnx")
+    assert_equal_to(pipe, scorer, [*clips[:2], 3 * clips[2], NEW[0]])
+    tail = np.concatenate([clips[0][:-1], [50.0]]).astype(np.float32)
+    quiet, loud = scorer.score_samples([clips[0], tail])
+    assert abs(loud - quiet) > 0.1 * abs(quiet)
+
+
 def test_fit_on_normal_is_exported_as_what_it_holds(tmp_path):
     pipe = make_pipeline(patcher(), BandStatistics(), MahalanobisDetector())
     fitted = FitOnNormal(pipe).fit(NORMAL)
@@ -227,6 +271,50 @@ def test_tokens_of_beats_score_the_same(tmp_path):
     assert_equal_to(pipe, export(pipe, tmp_path / "m.onnx"))
     # The exporter leaves nothing behind that a network keeps from call to call.
     assert np.isfinite(pipe.score_samples(NEW)).all()
+
+
+def write_ast(folder):
+    model, _ = make_ast()
+    model.save_pretrained(folder)
+    return f"ast:{folder}"
+
+
+WRITERS = {
+    "ast": write_ast,
+    "ced": partial(write_ced, "ced"),
+    "dasheng": partial(write_ced, "dasheng"),
+    "eat": write_eat,
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "output"),
+    [("ast", "clips"), ("ced", "clips"), ("dasheng", "patches"), ("eat", "patches")],
+)
+def test_ast_ced_dasheng_and_eat_score_the_same(family, output, tmp_path):
+    name = WRITERS[family](tmp_path)
+    if output == "clips":
+        embedder = AnoPatchEmbedder(name, statistics=False, pooling="rdp_gem")
+        steps = embedder, KNNDetector()
+    else:
+        embedder = AnoPatchEmbedder(name, output="patches", layers="all")
+        steps = embedder, SubbandKNNDetector("cosine")
+    pipe = make_pipeline(make_patcher(name, duration=DURATION), *steps).fit(NORMAL)
+    assert_equal_to(pipe, export(pipe, tmp_path / "m.onnx"))
+
+
+@pytest.mark.parametrize("family", ["ced", pytest.param("eat", marks=pytest.mark.slow)])
+def test_a_network_that_lora_tuned_scores_the_same(family, tmp_path):
+    name = WRITERS[family](tmp_path)
+    tuning = FineTuning("lora", lora_rank=2, max_epochs=2, lr=0.01, warmup=0.0, n_dims=8)
+    embedder = AnoPatchEmbedder(name, statistics=False, fine_tuning=tuning, random_state=0)
+    pipe = make_pipeline(make_patcher(name, duration=DURATION), embedder, KNNDetector())
+    pipe.fit(NORMAL, anopatchembedder__labels=GROUPS)
+    frozen = create_backbone(name, PatchGrid(6, pipe[0].n_mels // 16, 16, 16)).state_dict()
+    tuned = pipe[1].module_.backbone.state_dict()
+    changed = {weight for weight in frozen if not torch.equal(frozen[weight], tuned[weight])}
+    assert changed == {weight for weight in frozen if weight.endswith(".attn.qkv.weight")}
+    assert_equal_to(pipe, export(pipe, tmp_path / "m.onnx"))
 
 
 def test_a_plain_vit_with_bands_scores_the_same(tmp_path):

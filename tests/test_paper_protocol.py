@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from mini_beats import save_mini_beats
 
 from skanopatch.datasets import load_dcase, make_miniature_dcase, read_challenge_files
@@ -123,6 +124,56 @@ def test_the_settings_are_those_of_the_protocol(protocol):
         ["data", "--year=2024", "--backbone=vit_tiny", "--work=run", "--loss=adacos"]
     )
     assert protocol.make_pipeline(options, 0)[1].fine_tuning.scale == "adaptive"
+
+
+@pytest.mark.parametrize("year", [2025, 2026])
+def test_supplemental_clips_are_further_classes_or_noise(
+    run, protocol, year, tmp_path, monkeypatch
+):
+    given, evaluate = [], protocol.evaluate_dcase
+
+    def watch(*arguments, **options):
+        given.append((options["extra_clips"], options["extra_labels"]))
+        return evaluate(*arguments, **options)
+
+    monkeypatch.setattr(protocol, "evaluate_dcase", watch)
+    outputs = [run(year, supplemental=kind) for kind in ("none", "classes", "noise")]
+    clips = load_dcase(tmp_path / str(year), year=year, subset="development")
+    sound = clips.attributes["sound"].fillna("")
+    further, train = clips.split == "supplemental", clips.split == "train"
+    noisy = clips.machine[sound == "noise"][0]  # one machine has noise, the other itself alone
+    assert set(sound[further]) == {"machine", "noise"}
+    none, (class_paths, class_labels), (noise_paths, noise_labels) = given
+
+    assert none == ([], [])
+    assert class_paths == clips.paths[further].tolist()
+    assert not set(class_labels) & set(clips.label[train])
+    rows = np.flatnonzero(train & (clips.machine == noisy))
+    assert noise_labels == clips.label[rows].tolist()
+    of_noise = clips.paths[further & (sound == "noise").to_numpy()]
+    noises = [soundfile.read(path, always_2d=True)[0] for path in of_noise]
+    for path, row in zip(noise_paths, rows, strict=True):
+        mixed, _ = soundfile.read(path, always_2d=True)
+        clip, _ = soundfile.read(clips.paths[row], always_2d=True)
+        added = mixed - clip
+        below = 10 * np.log10(np.mean(clip**2) / np.mean(added**2))
+        assert -0.1 < below < 10.1
+        spectra = [np.abs(np.fft.rfft(sound[:, 0])) for sound in (added, *noises)]
+        assert np.corrcoef(spectra)[0, 1:].max() > 0.99  # one of them, moved in time
+
+    counts = [int(re.search(r"(\d+) clips to train on", output).group(1)) for output in outputs]
+    assert counts == [train.sum() + n for n in (0, further.sum(), len(rows))]
+    written = {path: Path(path).stat().st_mtime_ns for path in noise_paths}
+    assert run(year, supplemental="noise") == outputs[2]
+    assert {path: Path(path).stat().st_mtime_ns for path in noise_paths} == written
+    folders = {path.name for path in (tmp_path / "run").glob(f"{year}_*")}
+    name = f"{year}_development_lora_arcface0.2"
+    assert folders == {f"{name}{kind}_seed0" for kind in ("", "_classes", "_noise")}
+
+
+def test_years_without_supplemental_clips_say_so(run):
+    with pytest.raises(ValueError, match=r"no supplemental clips of 2023 .*'noise'"):
+        run(2023, supplemental="noise")
 
 
 def test_the_cost_counts_the_operations_of_every_epoch(run):

@@ -374,6 +374,33 @@ def test_settings_that_cannot_be_met_are_refused(params, message):
         MelPatcher(**params).fit([NOISE])
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "reach"),
+    [
+        ("sample_rate", [0], "an int in the range [1, inf)"),
+        ("frame_length", [0.0, -0.5], "a float in the range (0.0, inf)"),
+        ("frame_shift", [0.0, -0.5], "a float in the range (0.0, inf)"),
+        ("f_min", [-0.5], "a float in the range [0.0, inf)"),
+        ("f_max", [0.0, -0.5], "a float in the range (0.0, inf) or None"),
+        ("preemphasis", [-0.1, 1.5], "a float in the range [0.0, 1.0]"),
+        ("scale", [0.0, -0.5], "a float in the range (0.0, inf)"),
+        ("patch_size", [0], "an int in the range [1, inf)"),
+        ("duration", [0.0, -0.5], "a float in the range (0.0, inf) or None"),
+    ],
+)
+def test_settings_out_of_their_range_are_refused(name, values, reach):
+    for value in values:
+        message = f"The '{name}' parameter of MelPatcher must be {reach}. Got {value} instead."
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            MelPatcher(**{name: value}).fit([NOISE])
+
+
+def test_the_least_patch_is_one_cell():
+    patches = MelPatcher(patch_size=1).fit_transform([NOISE])
+    whole = unpatchify(MelPatcher().fit_transform([NOISE]))[0]
+    assert_array_equal(patches[0, : len(whole), :, 0], whole)
+
+
 def test_no_clips_at_all():
     with pytest.raises(ValueError, match=r"^Found array with 0 sample\(s\) while a minimum of 1"):
         MelPatcher().fit([])

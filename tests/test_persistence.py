@@ -10,6 +10,7 @@ import random
 import stat
 import subprocess
 import sys
+import time
 import warnings
 import zipfile
 from importlib import import_module
@@ -352,6 +353,20 @@ def test_reading_opens_the_file_alone_and_runs_nothing(clips, file):
     assert all(event[1].co_filename.startswith("<") for event in events if event[0] == "exec")
 
 
+@pytest.mark.parametrize("member", ["skanopatch.json", "model.json"])
+def test_a_file_does_not_choose_how_its_json_is_decoded(clips, file, member):
+    """`json.loads` of bytes guesses UTF-16 and UTF-32, and imports their codecs."""
+    save_model(file, fit(clips, MelStatistics(), KNNDetector()))
+    with zipfile.ZipFile(file) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members[member] = members[member].decode().encode("utf-32")
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(ValueError, match=r"is damaged, .*'utf-8' codec can't decode"):
+        load_model(file)
+
+
 class Bomb:
     """Makes a folder when it is unpickled."""
 
@@ -640,6 +655,27 @@ def test_an_interrupt_around_writing_leaves_no_temporary_file(tmp_path, monkeypa
         file.write(b"whole")
     expected = {"open": [], "replace": ["a.csv"]}[moment]
     assert [path.name for path in tmp_path.iterdir()] == expected
+
+
+def test_what_killed_processes_left_is_removed_after_an_hour(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for name, age in {
+        f".a.csv.{gone.pid}.part": 3601,
+        f".a.csv.{gone.pid}0.part": 3500,  # perhaps of a process on another machine
+        f".a.csv.{os.getpid()}.part": 3601,  # of a process that runs: overwritten below
+        f".a.csv.{os.getppid()}.part": 3601,
+        f".b.csv.{gone.pid}.part": 3601,  # of another file
+        ".a.csv.backup.part": 3601,
+    }.items():
+        (tmp_path / name).write_text("partial")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    with atomic_write(tmp_path / "a.csv") as file:
+        file.write(b"whole")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("a.csv", f".a.csv.{gone.pid}0.part", f".a.csv.{os.getppid()}.part"),
+        *(f".b.csv.{gone.pid}.part", ".a.csv.backup.part"),
+    }
 
 
 def test_a_written_file_has_the_rights_of_any_new_file(tmp_path):

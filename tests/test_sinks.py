@@ -196,6 +196,7 @@ def test_results_wait_for_space_on_the_disk(tmp_path, monkeypatch):
         assert path.read_text().endswith("\n")  # nothing of a line
     with pytest.warns(UserWarning, match="delivered again"):
         sink.close()
+    assert sink.n_lost == 0
     assert [json.loads(line)["start"] for line in path.read_text().splitlines()] == [0, 1, 2]
 
 
@@ -248,6 +249,7 @@ def test_a_full_outbox_drops_the_oldest_and_counts():
     with pytest.warns(UserWarning, match="2 results were lost"):
         sink.close()
     assert [r.start for r in sink.delivered] == [2, 3, 4]
+    assert sink.n_lost == 2
 
 
 def test_a_close_gives_up_after_its_patience_and_says_what_is_lost():
@@ -262,6 +264,7 @@ def test_a_close_gives_up_after_its_patience_and_says_what_is_lost():
     assert "flaky: 4 results could not be delivered and are lost." in [
         str(w.message) for w in caught
     ]
+    assert sink.n_lost == 4
 
 
 # --- Webhook ---------------------------------------------------------------------------------
@@ -369,6 +372,7 @@ def test_a_refused_result_is_dropped_with_a_warning_and_the_next_one_is_sent(ser
         sink.write(result(8))
     sink.close()
     assert [body["start"] for body in server.bodies] == [8]
+    assert sink.n_lost == 1
 
 
 def test_no_result_is_lost_while_the_server_is_down_and_no_secret_is_said():

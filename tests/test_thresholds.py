@@ -256,6 +256,12 @@ def test_a_distance_that_does_not_vary_has_no_weight():
     assert_allclose(joint(np.array([[2.0, 1e9]])), 2 / stats.gmean(d[:, 0]))
 
 
+def test_a_distance_that_varies_by_rounding_has_no_weight():
+    noise = 1e-14 * np.random.default_rng(0).normal(size=30)
+    joint = JointDistance(np.column_stack([distances(30), 150 + 150 * noise]), np.ones(30))
+    assert_array_equal(joint.weights, [1, 0])
+
+
 def test_if_no_distance_varies_all_count():
     joint = JointDistance(np.ones((5, 2)), np.ones(5))
     near, far = joint(np.array([[1.0, 1.0], [1.0, 9.0]]))
@@ -401,6 +407,23 @@ def test_one_session_is_said_to_be_one_and_clips_are_left_out():
             detector.fit(X, sessions=["monday"] * 30)
         assert_array_equal(detector.training_scores_, plain)
         assert_array_equal(detector.session_weights_, 1)
+
+
+def test_fewer_than_five_sessions_are_few():
+    X = np.random.default_rng(0).normal(size=(60, 4))
+    for n_sessions, least in ((2, "0.33"), (4, "0.2")):
+        message = (
+            f"{n_sessions} sessions are few to place a threshold by: how new sessions differ is "
+            f"hardly known, and faults may be missed. The least p-value is {least}. Give 5 "
+            "sessions or more."
+        )
+        detector = KNNDetector(metric="euclidean")
+        with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
+            detector.fit(X, sessions=np.arange(60) % n_sessions)
+        assert f"{detector.p_values(X + 100).max():.2g}" == least
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        KNNDetector().fit(X, sessions=np.arange(60) % 5)
 
 
 @pytest.mark.filterwarnings("ignore:Clips of one session", "ignore:2 sessions are few")

@@ -59,17 +59,17 @@ def generalised_mean(tokens, weights):
     return np.sign(cube) * np.abs(cube) ** (1 / 3)
 
 
-def rdp_weights(tokens):
+def rdp_weights(tokens, gamma):
     deviation = np.linalg.norm(tokens - tokens.mean(axis=0), axis=1, keepdims=True)
-    weights = (1 + deviation / deviation.max()) ** 3
+    weights = (1 + deviation / deviation.max()) ** gamma
     return weights / weights.sum()
 
 
 POOLED = {
     "mean": lambda tokens: tokens.mean(axis=0),
     "gem": lambda tokens: generalised_mean(tokens, 1 / len(tokens)),
-    "rdp": lambda tokens: np.sum(rdp_weights(tokens) * tokens, axis=0),
-    "rdp_gem": lambda tokens: generalised_mean(tokens, rdp_weights(tokens)),
+    "rdp": lambda tokens: np.sum(rdp_weights(tokens, 10) * tokens, axis=0),
+    "rdp_gem": lambda tokens: generalised_mean(tokens, rdp_weights(tokens, 9)),
 }
 
 

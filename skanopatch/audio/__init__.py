@@ -21,7 +21,7 @@ from skanopatch.audio.reading import (
     read_clip,
     split_recording,
 )
-from skanopatch.audio.samples import fit_length, pcm_to_float
+from skanopatch.audio.samples import fit_length, masked_to_nan, pcm_to_float, refuse_masked
 
 __all__ = [
     "Clip",
@@ -39,8 +39,10 @@ __all__ = [
     "is_pair",
     "is_path",
     "load_clip",
+    "masked_to_nan",
     "pcm_to_float",
     "printable_path",
     "read_clip",
+    "refuse_masked",
     "split_recording",
 ]

@@ -15,7 +15,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of a recording, as a clip: only this stretch of the file is read.
+    """A part of a recording, as a clip. Only this part of the file is read.
 
     Parameters
     ----------

@@ -161,23 +161,22 @@ def clip_format(clip: Clip) -> tuple[int, int] | None:
 def split_recording(
     path: str | PathLike[str], duration: float, hop: float | None = None
 ) -> list[Segment]:
-    """Cut a recording into windows, as clips that are read when they are used.
+    """Cut a recording into windows. Each is a clip that is read when it is used.
 
     Parameters
     ----------
     path : str or Path
         A file; only its header is read.
     duration : float
-        Seconds a window.
+        Seconds per window.
     hop : float, default=None
         Seconds from one window to the next, at most `duration`. None is `duration`.
 
     Returns
     -------
     segments : list of Segment
-        They cover the whole file: the last one ends where the file does, and overlaps the one
-        before it more than the others do. A file that is shorter than `duration` is one segment
-        of its own length.
+        They cover the whole file. The last one ends with the file, so it may overlap the one before
+        it more than the others do. A file that is shorter than `duration` is one segment.
 
     Raises
     ------

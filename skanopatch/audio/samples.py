@@ -44,6 +44,22 @@ def pcm_to_float(samples: np.ndarray) -> np.ndarray:
     return floats
 
 
+def masked_to_nan(samples: Any) -> Any:
+    """Return samples with NaN where a masked array has none; others as they are."""
+    if not np.ma.is_masked(samples):
+        return samples
+    return samples.astype(np.result_type(samples.dtype, np.float32)).filled(np.nan)
+
+
+def refuse_masked(X: Any) -> None:
+    """Raise ValueError if a masked array lacks values, which `numpy.asarray` would not say."""
+    if np.ma.is_masked(X):
+        raise ValueError(
+            f"X has {np.ma.count_masked(X)} masked values of {X.size}. Fill them, or leave out "
+            "their rows."
+        )
+
+
 class Samples(NamedTuple):
     """A clip in memory, with what `soundfile.SoundFile` says of a file."""
 
@@ -57,7 +73,7 @@ def samples_of(clip: Any, sample_rate: int) -> Samples:
     """Return the samples of a clip that is no file."""
     samples, rate = split_pair(clip) if is_pair(clip) else (clip, sample_rate)
     try:
-        samples = np.asarray(samples)
+        samples = np.asarray(masked_to_nan(samples))
     except (RuntimeError, TypeError, ValueError):  # a list of unlike things, a tensor elsewhere
         samples = np.asarray(None)
     if samples.dtype.kind not in "iuf":

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors import safe_open
 
 _REPOSITORY = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(/(?P<file>.+))?")
@@ -119,7 +120,8 @@ class Source(NamedTuple):
         try:
             path = hf_hub_download(repository, name, revision=self.revision, endpoint=endpoint)
         except Exception as error:  # of the hub's client, or of the HTTP library below it
-            if type(error).__name__ == "RemoteEntryNotFoundError":
+            is_local = isinstance(error, LocalEntryNotFoundError)  # the hub could not be asked
+            if isinstance(error, EntryNotFoundError) and not is_local:
                 return None
             raise OSError(
                 f"There is no file or folder {self.place!r}, and {url} could not be downloaded "

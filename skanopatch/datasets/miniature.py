@@ -15,6 +15,7 @@ import soundfile
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
+from skanopatch.datasets.acoustics import noise
 from skanopatch.datasets.layout import SUBSETS, challenge_of, check_machines
 from skanopatch.datasets.machine_sounds import make_machine_sounds
 from skanopatch.datasets.machines import MACHINES
@@ -22,6 +23,7 @@ from skanopatch.datasets.machines import MACHINES
 SAMPLE_RATE = 16000
 SNR_NEAR, SNR_FAR = 6.0, -6.0  # dB, of the channels of 2026
 SEVERITY = 2.0
+_NOISE_RMS = 0.05
 
 Tables = dict[Path, list[Sequence[Any]]]  # the rows of each CSV file
 
@@ -38,7 +40,8 @@ def make_miniature_dcase(
 ) -> Path:
     """Write a small simulated data set in the layout of a year of DCASE Challenge Task 2.
 
-    Folders, names, attributes, number of channels and ground truth are those of the year; the
+    Folders, names, attributes, number of channels and ground truth are those of the year. Of 2025
+    on, a supplemental clip is of the machine alone or of noise alone, by the machine type. The
     sounds are of the machines of `make_machine_sounds`, whatever the name. For tests and examples
     that need no download, not for measuring systems.
 
@@ -87,7 +90,8 @@ def make_miniature_dcase(
             for number in getattr(challenge, subset).get(machine, ())
         ]
         model = machine if machine in MACHINES else list(MACHINES)[index % len(MACHINES)]
-        clips = _simulate(model, len(sections), year, n_train, n_test, duration, seed)
+        sound = ("machine", "noise")[index % 2]
+        clips = _simulate(model, len(sections), year, n_train, n_test, duration, sound, seed)
         for unit, clip in sorted(clips, key=lambda pair: pair[0]):
             sections[unit].write(clip)
     for path, rows in tables.items():
@@ -103,10 +107,18 @@ class _Clip(NamedTuple):
     y: int
     domain: str
     attributes: str
+    sound: str = ""  # of a supplemental clip, "machine" or "noise"
 
 
 def _simulate(
-    model: str, n_units: int, year: int, n_train: int, n_test: int, duration: float, seed: int
+    model: str,
+    n_units: int,
+    year: int,
+    n_train: int,
+    n_test: int,
+    duration: float,
+    supplemental: str,
+    seed: int,
 ) -> Iterator[tuple[int, _Clip]]:
     """Yield the unit of each clip and the clip, in an order that does not reveal the labels."""
     channels = [
@@ -124,8 +136,8 @@ def _simulate(
         )
         for snr in ((SNR_NEAR, SNR_FAR) if year == 2026 else (SNR_NEAR,))
     ]
-    sounds = channels[0]
-    for row in np.random.default_rng(seed).permutation(len(sounds.y)):
+    sounds, rng = channels[0], np.random.default_rng(seed)
+    for row in rng.permutation(len(sounds.y)):
         samples = np.stack([channel.clips[row] for channel in channels], axis=1)
         split, y, domain = (sounds[name][row] for name in ("split", "y", "domain"))
         speed, load = sounds.attributes.iloc[row]
@@ -133,7 +145,16 @@ def _simulate(
         if year > 2020 or domain == "source":
             yield sounds.section[row], clip
         if year >= 2025 and split == "train" and domain == "target":
-            yield sounds.section[row], clip._replace(split="supplemental")
+            alone = clip._replace(split="supplemental")
+            if supplemental == "noise":
+                sound = _NOISE_RMS * noise(len(samples), SAMPLE_RATE, _pink, rng)
+                alone = alone._replace(samples=np.repeat(sound[:, np.newaxis], len(channels), 1))
+            yield sounds.section[row], alone._replace(sound=supplemental)
+
+
+def _pink(frequencies: NDArray) -> NDArray:
+    """Return amplitudes that fall by 3 dB an octave above 50 Hz."""
+    return 1 / np.sqrt(np.maximum(frequencies, 50.0))
 
 
 @dataclass
@@ -173,7 +194,7 @@ class _Section:
         if self.year == 2020:
             kind = f"id_{self.number:02d}" if is_hidden else f"{label}_id_{self.number:02d}"
         elif clip.split == "supplemental":
-            kind += "_machine"
+            kind += "_machine" if clip.sound == "machine" else "_noise_supplemental_normal"
         elif not is_hidden:
             kind += f"_{clip.domain}_{clip.split}_{label}"
         elif self.year == 2021:
@@ -181,7 +202,8 @@ class _Section:
         number = self.counts[clip.split, kind] + (1 if self.year == 2024 else 0)
         self.counts[clip.split, kind] += 1
         stem = f"{kind}_{number:0{8 if self.year == 2020 else 4}d}"
-        if is_hidden or self.year == 2020 or (self.year == 2021 and clip.split == "test"):
+        is_plain = is_hidden or self.year == 2020 or clip.sound == "noise"
+        if is_plain or (self.year == 2021 and clip.split == "test"):
             return stem
         return f"{stem}_{clip.attributes if self.has_attributes else 'noAttribute'}"
 

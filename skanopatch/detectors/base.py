@@ -18,6 +18,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skanopatch.audio.labels import label_list, warn_of_anomalies
+from skanopatch.audio.samples import refuse_masked
 from skanopatch.detectors.folds import MAX_FOLDS, cross_fit, plan_folds
 from skanopatch.detectors.thresholds import ThresholdMixin
 
@@ -287,6 +288,7 @@ def validate_rows(estimator: BaseEstimator, X: Any, *, reset: bool) -> NDArray:
     """Return `X` as an array of floats with a clip a row, which may have more axes and NaN."""
     checks: dict[str, Any] = {"dtype": FLOATS, "ensure_all_finite": "allow-nan"}
     checks["ensure_min_samples"] = 2 if reset else 1
+    refuse_masked(X)
     try:
         rows = np.asarray(X) if isinstance(X, (list, tuple)) else X
         if getattr(rows, "ndim", 2) <= 2:

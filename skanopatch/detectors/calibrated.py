@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from skanopatch.audio.labels import warn_of_anomalies
+from skanopatch.audio.samples import refuse_masked
 from skanopatch.detectors.base import THRESHOLD_CONSTRAINTS, expand, warn_of_equal_clips
 from skanopatch.detectors.folds import MAX_FOLDS, cross_fit, plan_folds
 from skanopatch.detectors.metadata import accepted, fit_with, last_step, list_metadata, rows_of
@@ -155,7 +156,7 @@ class CalibratedDetector(ThresholdMixin, MetaEstimatorMixin, BaseEstimator):
         """
         check_is_fitted(self)
         readable = _are_readable(X)
-        if not readable.any():
+        if len(readable) and not readable.any():
             return np.full(len(readable), np.nan)
         rows = X if readable.all() else _safe_indexing(X, np.flatnonzero(readable))
         return expand(self.detector_.score_samples(rows), readable)
@@ -186,6 +187,7 @@ def _numbers(X: Any) -> NDArray[np.floating] | None:
 
 def _are_readable(X: Any) -> NDArray[np.bool_]:
     """Return which rows are not NaN throughout."""
+    refuse_masked(X)
     numbers = _numbers(X)
     if numbers is None:
         return np.ones(_num_samples(X), dtype=bool)

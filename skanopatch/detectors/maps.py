@@ -23,7 +23,7 @@ from skanopatch.detectors.base import (
     spreads_of,
 )
 from skanopatch.detectors.folds import cross_fit
-from skanopatch.detectors.search import find_nearest, prepare
+from skanopatch.detectors.search import as_distance, find_nearest, prepare, rounding_of
 
 _QUARTILES = (0.25, 0.5, 0.75)
 _ROUNDING = 8 * np.finfo(np.float64).eps  # of a product, relative to the sum of absolute products
@@ -193,7 +193,10 @@ class MapDetector(BaseDetector):
         distances, _ = find_nearest(
             queries, bank, 1, metric=metric, skip_self=True, tolerance=space[2]
         )
-        return distances[:, 0]
+        # A distance of rounding errors is none. Bands are divided by the spread of their distances.
+        rounding = np.square(space[2] + rounding_of(bank)).sum(keepdims=True)
+        least = as_distance(rounding, metric)
+        return np.where(distances[:, 0] > least, distances[:, 0], 0.0)
 
     def _validate_rows(self, X: ArrayLike, *, reset: bool) -> NDArray:
         """Return the tokens of `X`, of shape (n_clips, n_time, n_freq, n_dims)."""

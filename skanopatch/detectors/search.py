@@ -66,8 +66,7 @@ def find_nearest(
     n_rows = max(1, int(get_config()["working_memory"] * 2**20 // row_bytes))
     every, every_query = np.arange(len(bank)), np.arange(len(queries))
     # A tolerance for each feature: a large one does not hide differences in others.
-    largest_each = np.maximum(highest + center, -(lowest + center))
-    rounding = tolerance + _ROUNDING * np.finfo(queries.dtype).eps * largest_each
+    rounding = tolerance + rounding_of(bank)
 
     def squared_to(rows: slice | NDArray, references: Any) -> NDArray[np.float64]:
         differences = np.subtract(bank[references], queries[rows, np.newaxis], dtype=np.float64)
@@ -122,6 +121,12 @@ def find_nearest(
             neighbors[row] = nearest
             distances[row] = as_distance(exact[nearest], metric)
     return distances, neighbors
+
+
+def rounding_of(bank: NDArray) -> NDArray[np.float64]:
+    """Return by how much a row may differ from itself in another batch, in each feature."""
+    largest = np.maximum(bank.max(axis=0), -bank.min(axis=0)).astype(np.float64)
+    return _ROUNDING * np.finfo(bank.dtype).eps * largest
 
 
 def prepare(X: NDArray, metric: str) -> NDArray:

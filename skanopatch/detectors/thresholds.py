@@ -230,7 +230,7 @@ class ThresholdMixin(OutlierMixin):
         self._place_offset()
 
     def fit_predict(self, X: Any, y: Any = None, **metadata: Any) -> NDArray[np.int_]:
-        """Fit, and predict the same clips as if they were new ones.
+        """Fit, and predict the same clips as if they were new.
 
         Parameters
         ----------

@@ -79,12 +79,15 @@ class ArcFace(AngularLoss):
 class SubClusterAdaCos(AngularLoss):
     """Cross-entropy on scaled cosines with several centres a class, and a scale that adapts.
 
-    Wilkinghoff 2021 (IJCNN), here with centres that are trained: the probability of a class is the
-    sum of those of its centres. The scale is that of Zhang et al. 2019 (CVPR), eq. 12: it starts at
-    ``sqrt(2) * log(n_centers - 1)``, and each training batch sets it to
-    ``log(B) / cos(min(pi / 4, median))``. B is the mean over clips of ``sum(exp(scale * cosine))``
-    over the centres of other classes. The median is that of the angles between clips and the
-    nearest centre of their class.
+    Wilkinghoff 2021 (IJCNN), with centres that are trained: the probability of a class is the sum
+    of those of its centres. The scale starts at ``sqrt(2) * log(n_classes * n_centers - 1)``, and
+    each training batch sets it to ``log(B) / cos(min(pi / 4, median))``.
+
+    With mixup, B and median are those of the author's code: B is the mean over clips of
+    ``sum(exp(scale * cosine))`` over all centres, and the median is that of the angles between a
+    clip and the centres of its classes, added up. Without mixup that scale grows without bound;
+    then they are those of Zhang et al. 2019 (CVPR), eq. 12: over the centres of other classes, and
+    of the angles to the nearest centre of the clip's class.
 
     Parameters
     ----------
@@ -108,11 +111,7 @@ class SubClusterAdaCos(AngularLoss):
     def forward(self, embeddings: torch.Tensor, target: Target) -> torch.Tensor:
         """Adapt the scale in training mode, and return the mean loss; see `AngularLoss`."""
         if self.training:
-            own = target
-            if not isinstance(own, torch.Tensor):
-                first, second, weight = own
-                own = torch.where(weight >= 0.5, first, second)
-            self._adapt(embeddings.detach(), own)
+            self._adapt(embeddings.detach(), target)
         return super().forward(embeddings, target)
 
     def cosines(self, embeddings: torch.Tensor) -> torch.Tensor:
@@ -126,10 +125,18 @@ class SubClusterAdaCos(AngularLoss):
         return F.cross_entropy(logits, target, reduction="none")
 
     @torch.no_grad()
-    def _adapt(self, embeddings: torch.Tensor, target: torch.Tensor) -> None:
-        cosines = self.cosines(embeddings)
-        is_own = F.one_hot(target, cosines.shape[1]).bool()
-        nearest = cosines[is_own].amax(dim=1).clamp(-1, 1)
-        median = torch.acos(nearest).quantile(0.5).clamp_max(math.pi / 4)
-        others = (self.scale * cosines[~is_own]).logsumexp(dim=(0, 1)) - math.log(len(embeddings))
-        self.scale.copy_(others / median.cos())
+    def _adapt(self, embeddings: torch.Tensor, target: Target) -> None:
+        cosines = self.cosines(embeddings).clamp(-1, 1)
+        counted = torch.ones_like(cosines, dtype=torch.bool)
+        if isinstance(target, torch.Tensor):
+            is_own = F.one_hot(target, cosines.shape[1]).bool()
+            counted[is_own] = False
+            angles = torch.acos(cosines[is_own].amax(dim=1))
+        else:
+            first, second, weight = target
+            of_class = torch.acos(cosines).sum(dim=2)
+            angles = weight * of_class.gather(1, first[:, None])[:, 0]
+            angles += (1 - weight) * of_class.gather(1, second[:, None])[:, 0]
+            angles *= 1 + (first != second) * (weight < 1)  # the number of classes of a clip
+        log_sum = (self.scale * cosines[counted]).logsumexp(dim=0) - math.log(len(embeddings))
+        self.scale.copy_(log_sum / angles.quantile(0.5).clamp_max(math.pi / 4).cos())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torchaudio.functional import mask_along_axis_iid
 
 # A mask covers at most this share of its axis, so that short clips are not masked as a whole.
 _MAX_MASKED = 0.5
@@ -32,7 +31,15 @@ def spec_augment(log_mel: torch.Tensor, *, time_mask: int, frequency_mask: int) 
         Largest width in mel bins.
     """
     for axis, width in ((1, time_mask), (2, frequency_mask)):
-        log_mel = mask_along_axis_iid(log_mel, width, 0.0, axis=axis, p=_MAX_MASKED)
+        length = log_mel.shape[axis]
+        width = min(width, int(_MAX_MASKED * length))
+        if width:
+            widths = width * torch.rand_like(log_mel[:, :1, :1])
+            starts = ((length - widths) * torch.rand_like(widths)).long()
+            position = torch.arange(length, device=log_mel.device)
+            position = position[:, None] if axis == 1 else position
+            masked = (position >= starts) & (position < starts + widths.long())
+            log_mel = log_mel.masked_fill(masked, 0.0)
     return log_mel
 
 

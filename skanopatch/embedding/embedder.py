@@ -54,12 +54,12 @@ def _has_columns(embedder: AnoPatchEmbedder) -> bool:
 class AnoPatchEmbedder(
     ClipFeaturesMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 ):
-    """Embed clips with a Vision Transformer, fine-tuned where labels are given.
+    """Turn each clip into one vector, by statistics or by a fine-tuned Vision Transformer.
 
-    With `labels`, which name the class of each clip (machine, unit, operating state; not normal
-    or anomalous), the backbone is fine-tuned with ArcFace to separate the classes, and the
-    embedding is the output of its head [1]_: what changes in a sound when a machine breaks is much
-    like what differs between machines.
+    With `labels`, the backbone is fine-tuned with ArcFace to separate the labels, and the embedding
+    is the output of its head [1]_. Labels name the machine, the unit or the operating state of a
+    clip, not whether it is normal. This helps because a fault changes a sound in ways in which
+    machines differ anyway.
 
     Without `labels`, the embedding depends on the backbone. For the small ViTs of this package it
     is the clip's `BandStatistics`, each divided by its deviation over the clips of `fit` (with
@@ -108,9 +108,9 @@ class AnoPatchEmbedder(
     classes_ : list or None
         The distinct labels in the order of their first appearance, if there was a fine-tuning.
     history_ : list of dict or None
-        What skorch records of each epoch of fine-tuning: its losses, and its seconds as "dur".
+        One entry per epoch of fine-tuning, by skorch: its losses, and its seconds as "dur".
     normalization_ : tuple (mean, std) or None
-        What log-mel bins are normalised by; None where statistics replace the network.
+        Mean and deviation of log-mel bins in use; None if statistics replace the network.
     n_features_in_ : int
         Patch area.
 
@@ -231,7 +231,7 @@ class AnoPatchEmbedder(
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None, *, labels=None):
-        """Build the backbone for the patches, and fine-tune it where labels are given.
+        """Build the backbone for the patches, and fine-tune it if there are labels.
 
         Parameters
         ----------
@@ -259,8 +259,8 @@ class AnoPatchEmbedder(
         Warns
         -----
         UserWarning
-            If the mean of the patches is so far from that of the backbone's normalization that
-            they seem to come from another front end.
+            If the mean of the patches is far from that of the backbone's normalization. They
+            probably come from another front end.
         """
         settings = FineTuning() if self.fine_tuning is None else self.fine_tuning
         settings._validate_params()

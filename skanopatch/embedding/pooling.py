@@ -22,8 +22,9 @@ class MeanPooling(nn.Module):
 class GeMPooling(nn.Module):
     """Generalised mean with the odd exponent 3, which keeps the sign of what it averages.
 
-    Radenović et al. 2019 (TPAMI 41, eq. 3) pool features that are never negative; tokens of a
-    ViT are, so the root keeps the sign too. Strong tokens count for more than in the mean.
+    Radenović et al. 2019 (TPAMI 41, eq. 3) pool features that are never negative, and Wilkinghoff
+    et al. 2026 (arXiv 2603.04605, section III-D) set negative entries to zero; here the root keeps
+    the sign. Strong tokens count for more than in the mean.
     """
 
     n_statistics = 1
@@ -39,13 +40,13 @@ class GeMPooling(nn.Module):
 class RDPPooling(nn.Module):
     """Relative-deviation pooling: tokens far from the clip's mean token weigh more.
 
-    After Wilkinghoff et al. 2026 (arXiv 2603.04605). The weight is ``(1 + d / d_max) ** gamma``
-    with d the distance of a token to the mean token of its clip and d_max the largest of them;
-    gamma is 3. Only the abstract of the paper was read: its equation may differ.
+    Wilkinghoff et al. 2026 (arXiv 2603.04605, section III-E). The weight is
+    ``(1 + d / d_max) ** gamma`` with d the distance of a token to the mean token of its clip and
+    d_max the largest of them. gamma is 10, the paper's value for all backbones (table III).
     """
 
     n_statistics = 1
-    gamma = 3.0
+    gamma = 10.0
 
     def __init__(self, n_dims: int):
         super().__init__()
@@ -65,8 +66,11 @@ class RDPPooling(nn.Module):
 class RDPGeMPooling(RDPPooling):
     """The generalised mean of `GeMPooling` with the weights of `RDPPooling`.
 
-    Wilkinghoff et al. 2026 (arXiv 2603.04605) combine the two poolings; their equation may differ.
+    Wilkinghoff et al. 2026 (arXiv 2603.04605, section III-F), with the exponent 3 and gamma 9 of
+    its table III. They set negative entries to zero, which here keep their sign.
     """
+
+    gamma = 9.0
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Pool tokens (n_clips, n_tokens, n_dims) to (n_clips, n_dims)."""

@@ -11,20 +11,20 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 
 class FineTuning(BaseEstimator):
-    """Settings of the training that `AnoPatchEmbedder.fit` does where labels are given.
+    """Settings of the training in `AnoPatchEmbedder.fit`, which needs labels.
 
     Parameters
     ----------
     tuning : {"full", "lora", "head", "frozen"}, default="full"
-        What is trained beside pooling and head: the whole backbone ("full"), low-rank updates of
-        the query and value projections of its attention ("lora" [1]_), or nothing of it ("head").
-        "frozen" trains nothing at all, as without labels.
+        The trained part of the backbone: all of it ("full"), low-rank updates of the query and
+        value projections of its attention ("lora" [1]_), or nothing ("head"). Pooling and head are
+        trained as well. "frozen" trains nothing at all, as without labels.
     lora_rank : int, default=16
         Rank of LoRA's updates; 64 is usual for backbones of 768 dimensions.
     layer_decay : float, default=1.0
-        Learning rate of a layer of the backbone over that of the layer above it.
+        Learning rate of a layer, divided by that of the layer above it.
     gradient_checkpointing : bool, default=False
-        Whether training computes the layers twice instead of keeping their activations in memory.
+        Whether training computes the layers twice, to keep fewer activations in memory.
     n_dims : int, default=192
         Dimensions of the embedding.
     scale : float or "adaptive", default=30.0
@@ -33,11 +33,11 @@ class FineTuning(BaseEstimator):
     margin : float, default=0.2
         ArcFace's angle in radians for the target class; sub-cluster AdaCos has none.
     mixup : float, default=0.0
-        Probability with which a training clip is mixed with another one of its batch.
+        Probability that a training clip is mixed with another clip of its batch.
     time_mask, frequency_mask : int, default=40 and 60
         SpecAugment's largest masks in frames and mel bins; at most half of either axis.
     patch_dropout : float, default=0.0
-        Share of the patches that are left out at random in training, which makes it faster.
+        Share of the patches that training leaves out at random, to be faster.
     optimizer : str, default="AdamW"
         Name of a class in `torch.optim`.
     lr : float, default=5e-4
@@ -45,8 +45,8 @@ class FineTuning(BaseEstimator):
     weight_decay : float, default=0.05
         Weight decay of the optimizer.
     max_epochs : int or "auto", default="auto"
-        Passes over the training clips. "auto" is 20,000 over the number of clips, but at least 5
-        and at most 100.
+        Passes over the training clips. "auto" is 20,000 divided by the number of clips, but at
+        least 5 and at most 100.
     warmup : float or int, default=0.1
         Share of the steps, below 1, or number of steps in which the learning rate rises linearly;
         then it falls along a cosine.
@@ -56,9 +56,9 @@ class FineTuning(BaseEstimator):
     n_workers : int, default=0
         Processes that compute lazy patches ahead of the training.
     distributed : bool, default=False
-        Whether the processes that ``accelerate launch`` started train together: each computes an
-        equal part of every batch. The last batch of an epoch is filled up with clips of the
-        first. A `checkpoint_dir` must be a folder that all processes see.
+        Whether the processes of ``accelerate launch`` train together. Each computes an equal part
+        of every batch. The last batch of an epoch is filled with clips of the first. All processes
+        must have access to `checkpoint_dir`.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         Precision of training; embeddings are always computed in float32. "auto" is float32 on
         every CPU, and bfloat16 on a CUDA device that multiplies it natively.

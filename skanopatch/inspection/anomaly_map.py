@@ -31,14 +31,15 @@ _MOST_OUTLINED = 0.5  # of the cells: an outline around more would look like one
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class AnomalyMapDisplay(Display):
-    """Spectrogram of a clip, with its anomaly map laid over it.
+    """Draw the spectrogram of a clip, and its anomaly map in colour over it.
 
     Make one with `from_estimator` or `from_predictions`. All parameters are stored as attributes.
 
     Parameters
     ----------
     log_mel : array-like of shape (n_frames, n_mels)
-        Natural logarithm of the power in each mel bin, as `unpatchify` gives it.
+        Power in each mel bin, as from `unpatchify`: natural logarithms, or decibels if the
+        `MelPatcher` has ``filterbank="decibels"``.
     anomaly_map : array-like of shape (n_time, n_freq)
         How anomalous each patch is; 1 is the threshold.
     front_end : FrontEnd
@@ -54,7 +55,7 @@ class AnomalyMapDisplay(Display):
         The map, transparent below the threshold. The scale is the same for all clips: logarithmic
         from 1, the threshold, to 10; what is higher has the colour of 10.
     outline_ : LineCollection
-        The border of what is above `outline_level_`.
+        The line around the cells above `outline_level_`.
     outline_level_ : float
         1, the threshold, if at most half of the cells are above it; else the value that a quarter
         of the cells exceed.
@@ -69,7 +70,8 @@ class AnomalyMapDisplay(Display):
     Notes
     -----
     A frame is drawn around its middle: the first one reaches from 7.5 to 17.5 ms where frames of
-    25 ms follow each other by 10 ms. A cell of the map covers the frames and the bins of a patch,
+    25 ms follow each other by 10 ms, and from -5 to 5 ms where frames are centred
+    (``filterbank="decibels"``). A cell of the map covers the frames and the bins of a patch,
     but a Vision Transformer sees the whole clip at each of them: an anomalous sound may also show
     in cells beside its own.
 
@@ -91,8 +93,8 @@ class AnomalyMapDisplay(Display):
     def plot(self, ax: Axes | None = None, *, colorbar: bool = True) -> Self:
         """Draw the spectrogram, the map over it and the outline of what is above the threshold.
 
-        Where nothing is above the threshold, a line of text says so. Where more than half of the
-        cells are, the outline goes around the most anomalous quarter, and the text says above what.
+        If no cell is above the threshold, a text says so. If more than half of the cells are, the
+        outline goes around the most anomalous quarter, and the text says above which value.
 
         Parameters
         ----------
@@ -115,7 +117,7 @@ class AnomalyMapDisplay(Display):
         cell_seconds, cell_hertz = seconds[: size * len(anomaly_map) + 1 : size], hertz[::size]
 
         ax = self._set_axes(ax, (8.0, 3.6))
-        level = 10 / np.log(10) * (log_mel - log_mel.max())
+        level = 10 / np.log(10) * front_end.log_unit * (log_mel - log_mel.max())
         style: dict[str, Any] = {"cmap": "gray_r", "vmin": np.quantile(level, _FAINTEST), "vmax": 0}
         self.spectrogram_ = ax.pcolormesh(seconds, hertz, level.T, rasterized=True, **style)
         style = {"cmap": EXCESS_COLORS, "norm": LogNorm(_THRESHOLD, MAP_TOP)}
@@ -220,8 +222,8 @@ class AnomalyMapDisplay(Display):
 
 def _frame_edges(front_end: FrontEnd, n_frames: int) -> NDArray[np.float64]:
     """Return the seconds halfway between the middles of the frames."""
-    first = (front_end.window_samples - front_end.shift_samples) / 2
-    return (first + front_end.shift_samples * np.arange(n_frames + 1)) / front_end.sample_rate
+    shift = front_end.shift_samples / front_end.sample_rate
+    return front_end.first_frame + shift * (np.arange(n_frames + 1, dtype=np.float64) - 0.5)
 
 
 def _outline_level(anomaly_map: NDArray[np.float64]) -> tuple[float, str]:

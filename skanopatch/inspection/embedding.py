@@ -20,7 +20,7 @@ _SIZE = 24  # of a point, in square points
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class EmbeddingDisplay(Display):
-    """Embeddings of clips in a plane, marked by label and domain.
+    """Draw embeddings of clips in a plane, marked by label and domain.
 
     Make one with `from_estimator` or `from_predictions`. All parameters are stored as attributes.
 
@@ -29,7 +29,7 @@ class EmbeddingDisplay(Display):
     coordinates : ndarray of shape (n_clips, 2)
         The embeddings in the plane; rows of NaN are not drawn, and the legend counts them.
     axis_labels : tuple of (str, str)
-        What the two coordinates are.
+        Names of the two coordinates.
     y : array-like of shape (n_clips,), default=None
         Labels of at most two kinds. None draws all clips alike.
     domain : array-like of shape (n_clips,), default=None
@@ -91,14 +91,15 @@ class EmbeddingDisplay(Display):
     def from_estimator(
         cls, estimator: Any, X: Any, y: Iterable | None = None, **params: Any
     ) -> Self:
-        """Draw what a transformer returns, or what a detector gets of clips.
+        """Draw the output of a transformer, or the input of the detector of a pipeline.
 
         Parameters
         ----------
         estimator : estimator
-            Fitted. Of a transformer the output is drawn, of a pipeline that ends in a detector what
-            the detector gets, and of an `AnomalousSoundDetector` what the last of its `members_`
-            gets: the network where it joined, else the statistics or the embedder's output.
+            Fitted. For a transformer, its output is drawn. For a pipeline that ends in a detector,
+            the input of the detector. For an `AnomalousSoundDetector`, the input of the last of its
+            `members_`: the embeddings of the network if it joined, else the statistics or the
+            output of the embedder.
         X : sequence of clips, or array-like
             What the estimator takes.
         y : array-like of shape (n_clips,), default=None
@@ -130,8 +131,8 @@ class EmbeddingDisplay(Display):
         y, domain, pos_label
             As for the class.
         reducer : transformer, default=None
-            What is cloned and fitted to all embeddings to give two coordinates or more, of which
-            the first two are drawn. None is `PCA`.
+            A clone is fitted to all embeddings. The first two of its coordinates are drawn. None is
+            `PCA`.
         ax : Axes, default=None
             Where to draw.
 

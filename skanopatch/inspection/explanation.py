@@ -16,33 +16,33 @@ from skanopatch.recipes.explanation import Explanation
 from skanopatch.recipes.sound_detector import AnomalousSoundDetector
 from skanopatch.spectra.log_mel import hertz_to_mel, mel_to_hertz
 
-_TICKS = np.array([100, 250, 500, 1000, 2000, 4000, 8000, 16000])  # Hz
+_TICKS = np.array([200, 500, 1000, 2000, 4000, 8000, 16000, 32000, 64000])  # Hz, as in reports
 _CHARACTERS = 100  # of a line above the axes
 
 
 @dataclass
 class ExplanationDisplay(Display):
-    """Spectrum of a clip over the range of the normal ones, beside the parts of its distance.
+    """Draw why a clip is an anomaly: its spectrum over that of normal clips, and its parts.
 
     Make one with `from_estimator`, or of an `Explanation`.
 
     Parameters
     ----------
     explanation : Explanation
-        Of a clip that can be read.
+        The explanation of a clip that can be read.
 
     Attributes
     ----------
     spectrum_ : Line2D
         The mean log-mel spectrum of the clip, in dB.
     range_ : PolyCollection
-        From the quietest to the loudest normal clip.
+        The range from the quietest to the loudest normal clip.
     marks_ : list of Artist
         The bands and tones of the events.
     bars_ : BarContainer
-        The distance of a typical normal clip, the parts by cause, the whole; the threshold is 1.
+        The distance of a typical normal clip, the parts by cause, and the sum. 1 is the threshold.
     ax_, bar_ax_, figure_ : Axes, Axes, Figure
-        Of the spectrum and of the bars.
+        The axes of the spectrum and of the bars.
 
     Examples
     --------

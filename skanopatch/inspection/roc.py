@@ -23,7 +23,7 @@ _LONGEST_LINE = 22  # characters of a name in the legend
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class AnomalyRocDisplay(Display):
-    """ROC curve of anomaly scores, with the region of the partial AUC.
+    """Draw the ROC curve of anomaly scores, with the region of the partial AUC.
 
     Make one with `from_estimator` or `from_predictions`. All parameters are stored as attributes.
 

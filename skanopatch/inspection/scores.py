@@ -39,7 +39,7 @@ _TICKS = np.array([0, 0.5, 1, 2, 5, 10, 20, 50, 100])
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ScoreDisplay(Display):
-    """Scores of clips beside the threshold, with a row for each machine.
+    """Draw the scores of clips and the threshold, with one row per machine.
 
     Make one with `from_estimator` or `from_predictions`. All parameters are stored as attributes.
     Where scores lie far above the threshold, the axis is linear near the threshold and logarithmic

@@ -35,7 +35,7 @@ _TICK_SPACINGS = [30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class TimelineDisplay(Display):
-    """Score of a long recording over time, with the stretches above the threshold.
+    """Draw the score of a long recording over time, with stretches above the threshold.
 
     Make one with `from_estimator` or `from_predictions`. All parameters are stored as attributes.
     A score is drawn from halfway to the one before it to halfway to the next. A tint says how far

@@ -31,11 +31,11 @@ _SECONDS = "datetime64[ms]"
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class TrendDisplay(Display):
-    """Score over hours and weeks, with the threshold, alarms, gaps and a slow rise.
+    """Draw scores over hours or weeks, with threshold, alarms, gaps and a slow rise.
 
-    Make one with `from_predictions`. All parameters are stored as attributes. Where there are more
-    windows than can be drawn apart, a line shows the median of those that lie together and a band
-    their lowest and highest.
+    Make one with `from_predictions`. All parameters are stored as attributes. If there are too many
+    windows to draw each, the line is the median of neighbouring windows, and the band goes from
+    the lowest to the highest of them.
 
     Parameters
     ----------

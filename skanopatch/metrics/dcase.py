@@ -27,7 +27,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class DCASEScores:
-    """What `dcase_scores` returns.
+    """Official scores of DCASE Task 2 with intervals, from `dcase_scores`.
 
     A column that ends in ``_ci95`` is half the width of the 95 % jackknife interval of the column
     of the same name. It is NaN where a section has a single normal or anomalous clip to leave out.
@@ -35,7 +35,7 @@ class DCASEScores:
     Attributes
     ----------
     year : int
-        Of the challenge whose rules were applied.
+        The year of the challenge whose rules were used.
     official, official_ci95 : float
         The official score, from 0 to 1, where chance is about 0.5.
     per_machine : DataFrame of shape (n_machines, 2 * (n_areas + 1))
@@ -65,16 +65,16 @@ class DCASEScores:
 
 @dataclass(frozen=True)
 class DCASEComparison:
-    """What `compare_dcase_scores` returns.
+    """Difference between two systems, from `compare_dcase_scores`.
 
     Attributes
     ----------
     difference : float
         Official score of the second system minus that of the first.
     interval : tuple of (float, float)
-        Its 95 % bootstrap interval. Systems differ by more than chance where it does not hold 0.
+        Its 95 % bootstrap interval. If it does not contain 0, the difference is more than chance.
     share_better : float
-        Share of the resamples in which the second system is better, ties counting half.
+        Share of the resamples in which the second system is better. Equal scores count half.
     per_machine : DataFrame of shape (n_machines, 4)
         The same for each machine: ``difference``, ``low``, ``high`` and ``share_better``.
     """

@@ -13,7 +13,8 @@ from sklearn.metrics import roc_auc_score
 def auc_score(y: Any, anomaly_score: Any, *, pos_label: Hashable = -1) -> float:
     """Compute the area under the ROC curve of anomaly scores.
 
-    The chance that an anomalous clip scores higher than a normal one, ties counting half.
+    It is the chance that an anomalous clip has a higher score than a normal one. Equal scores count
+    half.
 
     Parameters
     ----------
@@ -100,10 +101,11 @@ METRICS: dict[str, Callable[..., float]] = {"auc": auc_score, "pauc": pauc_score
 def make_anomaly_scorer(
     metric: str = "auc", *, pos_label: Hashable = -1, **kwargs: Any
 ) -> AnomalyScorer:
-    """Make a scorer for `GridSearchCV` or `cross_val_score` out of AUC or partial AUC.
+    """Make a scorer of AUC or partial AUC, for `GridSearchCV` or `cross_val_score`.
 
-    ``scoring="roc_auc"`` takes the larger label for the normal one, and so gives 1 - AUC for labels
-    0 and 1. Each test fold needs anomalous clips; `FitOnNormal` keeps them out of the training.
+    Use it in place of ``scoring="roc_auc"``, which takes the larger label as normal and so returns
+    1 - AUC if 0 is normal and 1 is an anomaly. Each test fold needs anomalous clips. `FitOnNormal`
+    keeps them out of the training.
 
     Parameters
     ----------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cache as cached
 from functools import partial
@@ -34,7 +34,7 @@ from skanopatch.metrics import DCASEScores, dcase_scores
 
 @dataclass(frozen=True)
 class DCASEEvaluation:
-    """What `evaluate_dcase` returns.
+    """Scores and decisions of a detector on a year of DCASE Task 2, from `evaluate_dcase`.
 
     Attributes
     ----------
@@ -98,15 +98,17 @@ def evaluate_dcase(
     subset: str = "development",
     ground_truth: str | PathLike[str] | None = None,
     domains: bool = True,
+    extra_clips: Sequence[str | PathLike[str]] | None = None,
+    extra_labels: Sequence[Hashable] | None = None,
     cache: str | PathLike[str] | None = None,
     verbose: int = 0,
 ) -> DCASEEvaluation:
     """Fit a detector on the training clips of a year of DCASE Task 2 and score its test clips.
 
-    Of a pipeline, the steps before the detector are fitted once, on the clips of all machines, and
-    the detector for each machine and section. Another detector is fitted once if its `fit` takes
-    ``groups``, else for each machine and section. What takes them gets machine, section and
-    attributes as ``labels``, and the ``domains``.
+    In a pipeline, the steps before the detector are fitted once, on the clips of all machines. The
+    detector is fitted for each machine and section. Any other model is fitted once if its `fit`
+    takes ``groups``, else for each machine and section. Steps that take ``labels`` get machine,
+    section and attributes as labels. Steps that take ``domains`` get the domains.
 
     Parameters
     ----------
@@ -124,13 +126,18 @@ def evaluate_dcase(
     ground_truth : str or Path, default=None
         The official evaluator's folder: an evaluation set has scores only with it.
     domains : bool, default=True
-        Whether detectors are fitted with the domains of their clips. They then need as many clips
-        of each as the detector asks for; target domains have 3 to 10.
+        Whether detectors are fitted with the domains of their clips. The detector may need a least
+        number of clips per domain; target domains have 3 to 10.
+    extra_clips : sequence of str or Path, default=None
+        Files that the steps before the detector are fitted on too, such as the ``supplemental``
+        clips of `load_dcase`. No detector is fitted on them.
+    extra_labels : sequence of hashable, default=None
+        The label of each extra clip.
     cache : str or Path, default=None
-        A folder that keeps the fitted steps and the embeddings of each machine, by parameters and
-        by names, sizes and times of the files: another detector takes seconds, and an interrupted
-        evaluation goes on with the machine it was at. Of a detector that is no pipeline it keeps
-        the scores. It is pickled: do not take over a cache from somebody whom you do not trust.
+        A folder for the fitted steps and the embeddings of each machine. With it, another detector
+        takes seconds, and an interrupted evaluation continues at the same machine. Changed
+        parameters or files are computed again. For a model that is no pipeline it stores the
+        scores. The files are pickles, so do not use a cache from somebody whom you do not trust.
     verbose : int, default=0
         1 shows the progress over the machines.
 
@@ -143,7 +150,8 @@ def evaluate_dcase(
     Raises
     ------
     ValueError
-        If a section that is to be tested has no clips to train on, or what `load_dcase` and
+        If a section that is to be tested has no clips to train on, extra clips and labels differ
+        in number or are given for a `detector` that is no pipeline, or what `load_dcase` and
         `dcase_scores` raise.
     TypeError
         If `detector` has no `fit`, `score_samples` and `predict`.
@@ -166,6 +174,19 @@ def evaluate_dcase(
             "Pipeline of clips to embeddings to a detector or AnomalousSoundDetector(). Got "
             f"{detector!r} instead."
         )
+    extra = [os.fspath(path) for path in extra_clips or ()]
+    labels_of_extra = list(extra_labels or ())
+    is_pipeline = isinstance(detector, Pipeline) and len(detector) > 1
+    if len(extra) != len(labels_of_extra):
+        raise ValueError(
+            f"extra_labels must have one label per extra clip. Got {len(labels_of_extra)} labels "
+            f"for {len(extra)} clips."
+        )
+    if extra and not is_pipeline:
+        raise ValueError(
+            "extra_clips need a Pipeline, whose steps before the detector are fitted on them. Got "
+            f"{detector!r} instead."
+        )
     data = load_dcase(root, year=year, machine=machine, subset=subset, ground_truth=ground_truth)
     sections = np.array(
         [f"{name}/{number:02d}" for name, number in zip(data.machine, data.section, strict=True)]
@@ -179,8 +200,8 @@ def evaluate_dcase(
     ]
 
     with config_context(enable_metadata_routing=False):
-        if isinstance(detector, Pipeline) and len(detector) > 1:
-            X = _embed(detector[:-1], data, cache, verbose)
+        if is_pipeline:
+            X = _embed(detector[:-1], data, extra, labels_of_extra, cache, verbose)
             end = clone(detector[-1])
             if not isinstance(end, GroupedDetector):
                 end = GroupedDetector(end)
@@ -230,14 +251,20 @@ def _score(
 
 
 def _embed(
-    steps: Pipeline, data: Bunch, cache: str | PathLike[str] | None, verbose: int
+    steps: Pipeline,
+    data: Bunch,
+    extra: list[str],
+    extra_labels: list[Hashable],
+    cache: str | PathLike[str] | None,
+    verbose: int,
 ) -> NDArray:
     """Fit the steps on all training clips, and embed the clips machine by machine."""
     train = np.flatnonzero(data.split == "train")
-    metadata = rows_of({"labels": data.label.tolist()}, train)
+    clips = np.append(data.paths[train], extra)
+    metadata = {"labels": [*data.label[train].tolist(), *extra_labels]}
     folder: Path | None = None
     if cache is not None:
-        trained_on = [data.state[row] for row in train]
+        trained_on = [*(data.state[row] for row in train), *map(file_state, extra)]
         key = joblib.hash([skanopatch.__version__, clone(steps), trained_on, metadata["labels"]])
         folder = Path(cache) / key
 
@@ -245,7 +272,7 @@ def _embed(
     def embedder() -> Pipeline:
         return _keep(
             folder and folder / "embedder.joblib",
-            lambda: fit_with(clone(steps), data.paths[train], metadata),
+            lambda: fit_with(clone(steps), clips, metadata),
         )
 
     def embed(paths: NDArray) -> NDArray:

@@ -38,10 +38,11 @@ def _estimator_has(method: str) -> Callable[[Any], bool]:
 
 
 class FitOnNormal(MetaEstimatorMixin, BaseEstimator):
-    """Fit an estimator on the normal clips only; everything else is handed on to it.
+    """Fit an estimator on the normal clips only.
 
-    Cross-validation of a detector needs anomalous clips to score with, and none to train on. This
-    drops them wherever `fit` is called: in each fold, and where ``refit=True`` fits on all clips.
+    Cross-validation of a detector needs anomalous clips to test on, but must not train on them.
+    `FitOnNormal` drops them in each call of `fit`: in each fold, and in the final ``refit``. All
+    other methods are those of the estimator.
 
     Parameters
     ----------
@@ -94,8 +95,8 @@ class FitOnNormal(MetaEstimatorMixin, BaseEstimator):
             Labels; clips with `anomaly_label` are dropped. None means that all are normal. The
             estimator gets +1 for each normal clip.
         **fit_params : dict
-            Metadata such as ``labels``, ``domains`` or ``groups``. What has one entry a clip is
-            cut to the normal clips; the rest is handed on as it is.
+            Metadata such as ``labels``, ``domains`` or ``groups``. Metadata with one entry per clip
+            lose those of the dropped clips. The rest is passed unchanged.
 
         Returns
         -------
@@ -110,7 +111,7 @@ class FitOnNormal(MetaEstimatorMixin, BaseEstimator):
         -----
         UserWarning
             If `y` holds several labels and none is `anomaly_label`, or a label such as "anomaly"
-            that is another one: these clips pass for normal.
+            that is not `anomaly_label`. These clips are then taken as normal.
         """
         fit_params = self._route("fit", fit_params)
         check_consistent_length(X, y)
@@ -129,7 +130,7 @@ class FitOnNormal(MetaEstimatorMixin, BaseEstimator):
         return self
 
     def fit_predict(self, X, y=None, **fit_params):
-        """Fit on the normal clips, then predict all, by their ``groups`` where they are given.
+        """Fit on the normal clips, then predict all clips, with ``groups`` if there are any.
 
         Parameters
         ----------

@@ -61,24 +61,23 @@ def make_pseudo_anomalies(
     groups: Iterable[Hashable] | None = None,
     random_state: int | np.random.RandomState | None = None,
 ) -> Bunch:
-    """Make an anomaly of each normal clip, for model selection before anything is broken.
+    """Make an anomaly from each normal clip, for model selection without recorded faults.
 
     Parameters
     ----------
     clips : sequence of clips, or array-like of shape (n_clips, n_samples)
         Normal clips. Pseudo-anomalies are held in memory: 640 kB for ten seconds at 16 kHz.
     kinds : sequence of {"mixed", "pitched", "band_stopped"}, default=("pitched", "band_stopped")
-        What the clips are changed into, in turns and in random order: mixed with another clip,
-        played faster or slower by a third, or without a random octave.
+        How clips are changed: mixed with another clip, played faster or slower by a third, or
+        without a random octave. The kinds take turns, in random order.
     strength : float, default=0.25
-        The amplitude at which the changed clip replaces the original, in (0, 1]. Lower it where
-        many models score 1.
+        The amplitude at which the changed clip replaces the original, in (0, 1]. Make it smaller if
+        many models have a score of 1.
     other_clips : sequence of clips, default=None
-        What clips are mixed with, such as those of other machines. None mixes `clips` with each
-        other.
+        Clips to mix with, such as those of other machines. None mixes `clips` with each other.
     groups : iterable of hashables of length n_clips, default=None
-        What folds must not part, such as the session of each clip. None takes each clip for itself,
-        but for two (or three) that are mixed with each other.
+        Clips that must stay in one fold, such as the session of each clip. With None, each clip is
+        a group of its own, except for clips that are mixed with each other.
     random_state : int, RandomState instance or None, default=None
         Determines the pseudo-anomalies.
 
@@ -99,8 +98,8 @@ def make_pseudo_anomalies(
 
     Notes
     -----
-    Selection is as good as pseudo-anomalies resemble the real ones. In the experiment of the user
-    guide it beats the defaults on simulated machines and does not on recordings.
+    The more pseudo-anomalies are like real ones, the better the selection. In the experiment of the
+    user guide it is better than the defaults on simulated machines, and not on recordings.
 
     Examples
     --------

@@ -21,6 +21,7 @@ from skanopatch.model_selection.fit_on_normal import FitOnNormal
 from skanopatch.persistence.onnx_bands import add_score_map
 from skanopatch.persistence.onnx_detectors import DetectorGraph
 from skanopatch.persistence.onnx_features import add_front_end, refuse, window_samples
+from skanopatch.persistence.onnx_file import seal
 from skanopatch.persistence.onnx_graph import IR_VERSION, OPSET, Graph, Tensor
 from skanopatch.recipes.sound_detector import AnomalousSoundDetector
 from skanopatch.spectra.mel_patcher import MelPatcher
@@ -125,7 +126,7 @@ def export_onnx(
     content = proto.SerializeToString()
     checker.check_model(content, full_check=True)
     with atomic_write(path) as file:
-        file.write(content)
+        file.write(content + seal(content))
 
 
 def _build(model: Any, *, int8: bool, maps: bool, group: Hashable | None) -> Any:

@@ -27,7 +27,13 @@ from sklearn.preprocessing import (
 
 from skanopatch.persistence.onnx_graph import Graph, Tensor
 from skanopatch.spectra.band_statistics import BandStatistics
-from skanopatch.spectra.log_mel import WINDOWS, FrontEnd, mel_weights
+from skanopatch.spectra.log_mel import (
+    DECIBEL_RANGE,
+    LEAST_POWER,
+    FrontEnd,
+    frame_window,
+    mel_weights,
+)
 from skanopatch.spectra.mel_patcher import MelPatcher
 from skanopatch.spectra.mel_statistics import MelStatistics
 from skanopatch.spectra.patch_statistics import PatchStatistics
@@ -84,8 +90,6 @@ class Features:
 def add_front_end(graph: Graph, waveform: Tensor, patcher: MelPatcher) -> Features:
     """Add what `MelPatcher` does: a clip of any length becomes a spectrogram of one length."""
     front_end, n_samples = patcher.front_end, window_samples(patcher)
-    if front_end.filterbank != "kaldi":
-        raise refuse(patcher, "filterbank='decibels' has no form in ONNX yet")
     samples = waveform.take(_positions(graph, waveform, n_samples), axis=1)
     if patcher.level == "normalized":
         square = (samples * samples).mean(1, keepdims=True)
@@ -93,7 +97,11 @@ def add_front_end(graph: Graph, waveform: Tensor, patcher: MelPatcher) -> Featur
         samples = samples * graph.where(square > 0, gain, 1.0)
     n_time, n_freq = front_end.grid_shape(n_samples)
     grid = PatchGrid(n_time, n_freq, front_end.patch_size, front_end.patch_size)
-    log_mel = _log_mel(graph, samples, front_end, grid.n_frames)
+    if front_end.filterbank == "kaldi":
+        log_mel = _log_mel(graph, samples, front_end, grid.n_frames)
+    else:
+        # Frames that fill no patch count too where the loudest bin is looked for.
+        log_mel = _decibels(graph, samples, front_end, n_samples).cut(0, grid.n_frames, 1)
     return Features(log_mel, (grid.n_frames, grid.n_mels), grid)
 
 
@@ -110,37 +118,54 @@ def _positions(graph: Graph, waveform: Tensor, n_samples: int) -> Tensor:
 
 
 def _log_mel(graph: Graph, samples: Tensor, front_end: FrontEnd, n_frames: int) -> Tensor:
-    """Add `FrontEnd.log_mel`, with the same operations before the Fourier transform."""
+    """Add Kaldi's filterbank, with the same operations before the Fourier transform."""
+    n_window = front_end.window_samples
+    frames = _frames(samples * np.float32(front_end.scale), front_end, n_frames)
+    centered = frames - frames.mean(2, keepdims=True)
+    before = graph.concatenate([centered.cut(0, 1, 2), centered.cut(0, n_window - 1, 2)], 2)
+    emphasised = before * np.float32(-front_end.preemphasis) + centered
+    return graph.maximum(_mel_power(graph, emphasised, front_end), _FLOOR).log()
+
+
+def _decibels(graph: Graph, samples: Tensor, front_end: FrontEnd, n_samples: int) -> Tensor:
+    """Add decibels of centred frames, at most so many below the loudest of all frames."""
+    padding = graph.constant([0, front_end.padding] * 2, np.int64)
+    padded = graph.node("Pad", samples * np.float32(front_end.scale), padding, mode="reflect")
+    frames = _frames(padded, front_end, front_end.n_frames(n_samples))
+    power = graph.maximum(_mel_power(graph, frames, front_end), LEAST_POWER)
+    decibels = power.log() * (10.0 / math.log(10.0))
+    loudest = decibels.max((1, 2), keepdims=True)
+    return graph.maximum(decibels, loudest - DECIBEL_RANGE)
+
+
+def _frames(samples: Tensor, front_end: FrontEnd, n_frames: int) -> Tensor:
+    """Add frames (n_clips, n_frames, n_window) of samples (n_clips, n_samples)."""
     n_window = front_end.window_samples
     # Frames consist of blocks that they share: an index of single samples would take megabytes.
     size = math.gcd(n_window, front_end.shift_samples)
     starts = np.arange(n_frames)[:, np.newaxis] * (front_end.shift_samples // size)
     of_frame = starts + np.arange(n_window // size)
     n_blocks = int(of_frame[-1, -1]) + 1
-    used = (samples * np.float32(front_end.scale)).cut(0, n_blocks * size, 1)
-    blocks = used.reshape(-1, n_blocks, size)
-    frames = blocks.take(of_frame, axis=1).reshape(-1, n_frames, n_window)
-    centered = frames - frames.mean(2, keepdims=True)
-    before = graph.concatenate([centered.cut(0, 1, 2), centered.cut(0, n_window - 1, 2)], 2)
-    emphasised = before * np.float32(-front_end.preemphasis) + centered
-    window = WINDOWS[front_end.window](n_window).astype(np.float32)
+    blocks = samples.cut(0, n_blocks * size, 1).reshape(-1, n_blocks, size)
+    return blocks.take(of_frame, axis=1).reshape(-1, n_frames, n_window)
+
+
+def _mel_power(graph: Graph, frames: Tensor, front_end: FrontEnd) -> Tensor:
+    """Add the power of frames in each mel bin, in float64."""
     weights = mel_weights(front_end)
     bins = np.flatnonzero(weights.any(axis=1))
-    power = _power_spectrum(
-        graph, (emphasised * window).cast(np.float64), n_window, front_end, bins
-    )
-    mel = power @ weights[bins].astype(np.float64)
-    return graph.maximum(mel, _FLOOR).log()
+    windowed = (frames * frame_window(front_end)).cast(np.float64)
+    power = _power_spectrum(graph, windowed, front_end, bins)
+    return power @ weights[bins].astype(np.float64)
 
 
-def _power_spectrum(
-    graph: Graph, frames: Tensor, n_window: int, front_end: FrontEnd, bins: np.ndarray
-) -> Tensor:
+def _power_spectrum(graph: Graph, frames: Tensor, front_end: FrontEnd, bins: np.ndarray) -> Tensor:
     """Return the power of some bins of the Fourier transform of frames (n_clips, n_frames, n).
 
     About the middle of a frame, cosines are even and sines are odd: each is multiplied with the sum
     or the difference of its two halves. The float64 keeps rounding off quiet bands.
     """
+    n_window = front_end.window_samples
     n_half = n_window // 2
     first, last = frames.cut(0, n_half, 2), frames.take(np.arange(n_window)[: -n_half - 1 : -1], 2)
     even = first + last

@@ -6,17 +6,21 @@ imported when a clip is no array of floats.
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skanopatch.persistence.onnx_file import read_file
+
 _BATCH_SIZE = 8  # windows that are scored together: maps take memory
+
+
+class _WrongGraph(ValueError):
+    """The graph of a file cannot be computed, or contradicts its properties: it was forged."""
 
 
 class OnnxScorer:
@@ -48,9 +52,21 @@ class OnnxScorer:
     metadata_ : dict
         All properties of the file.
 
+    Raises
+    ------
+    ValueError
+        If the file was not written by `export_onnx`, is damaged, was changed since, or refers to
+        other files. If scores are asked for: if the graph fails, or contradicts the properties.
+        `FileNotFoundError` if there is no file, `ImportError` if onnxruntime is missing.
+
     See Also
     --------
     export_onnx : Writes the file.
+
+    Notes
+    -----
+    You need not trust the file: no code of it runs and no other file is read. But a file that was
+    forged can give any scores, take long and ask for much memory.
 
     Examples
     --------
@@ -78,8 +94,7 @@ class OnnxScorer:
             import onnxruntime
         except ImportError as error:
             raise ImportError("OnnxScorer needs onnxruntime: pip install onnxruntime.") from error
-        if not Path(self.path).is_file():
-            raise FileNotFoundError(2, "No such file", os.fspath(self.path))
+        content, self.metadata_ = read_file(self.path)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
         if self.n_threads is not None:
@@ -87,20 +102,23 @@ class OnnxScorer:
         wrong = f"{os.fspath(self.path)!r} is no file of skanopatch.export_onnx"
         try:
             self._session = onnxruntime.InferenceSession(
-                os.fspath(self.path), options, providers=["CPUExecutionProvider"]
+                content, options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # onnxruntime has types of its own for a damaged file
+        except Exception as error:  # onnxruntime has types of its own for a wrong graph
             raise ValueError(f"{wrong}: {error}") from error
-        properties = self._session.get_modelmeta().custom_metadata_map
-        if "skanopatch" not in properties:
-            raise ValueError(f"{wrong}: it has no property 'skanopatch'.")
-        self.metadata_ = {name: _parsed(text) for name, text in properties.items()}
+        inputs = [(source.name, source.type) for source in self._session.get_inputs()]
+        self._names = [output.name for output in self._session.get_outputs()]
+        missing = {"score", "decision", "p_value"} - set(self._names)
+        if "map_of_score" in self._names:
+            missing |= {"map", "map_of_moments"} - set(self._names)
+        if missing or inputs != [("waveform", "tensor(float)")]:
+            raise ValueError(f"{wrong}: it takes {inputs} and gives {self._names}.")
         self.offset_ = float(self.metadata_["offset"])
         self.sample_rate_ = int(self.metadata_["sample_rate"])
         self.duration_ = float(self.metadata_["duration"])
         self.hop_ = self.metadata_["hop"]
         self.n_features_in_ = int(self.metadata_["window_samples"])
-        self._has_map = "map" in [output.name for output in self._session.get_outputs()]
+        self._has_map = "map" in self._names
         self._training_scores = np.array(self.metadata_["training_scores"])
         self._session_weights = np.array(self.metadata_["session_weights"])
 
@@ -272,12 +290,12 @@ class OnnxScorer:
         row: dict[str, Any] = {**dict.fromkeys(_NUMBERS, np.nan), "n_windows": 1, "map": None}
         try:
             windows, starts, length = self._windows(clip)
-            outputs: list[dict[str, NDArray]] = []
+            outputs = []
             for first in range(0, len(windows), _BATCH_SIZE):
                 batch = np.stack([self._samples(w) for w in windows[first : first + _BATCH_SIZE]])
-                values = self._session.run(None, {"waveform": batch})
-                names = [output.name for output in self._session.get_outputs()]
-                outputs.append(dict(zip(names, values, strict=True)))
+                outputs.append(self._run(batch))
+        except _WrongGraph:
+            raise
         except ValueError as error:
             return {**row, "error": str(error)}
         scores, p_values = (np.concatenate([o[n] for o in outputs]) for n in ("score", "p_value"))
@@ -296,6 +314,33 @@ class OnnxScorer:
                 of_score = own["map_of_score"] / self._ratio(number)
                 row["map"] = np.maximum(own["map_of_moments"], of_score)
         return row
+
+    def _run(self, batch: NDArray[np.float32]) -> dict[str, NDArray]:
+        """Return what the graph gives for windows; a forged one may fail, or contradict itself."""
+        try:
+            values = self._session.run(None, {"waveform": batch})
+        except Exception as error:  # onnxruntime has types of its own
+            raise _WrongGraph(f"{os.fspath(self.path)!r} gives no scores: {error}") from error
+        outputs = dict(zip(self._names, values, strict=True))
+        score, p_value = outputs["score"], outputs["p_value"]
+        shapes = {np.shape(outputs[name]) for name in ("score", "decision", "p_value")}
+        maps = {np.shape(outputs[name]) for name in self._names if name.startswith("map")}
+        is_right = all(len(shape) == 3 and shape[0] == len(batch) for shape in maps)
+        if shapes != {(len(batch),)} or len(maps) > 1 or not is_right:
+            found = {name: np.shape(value) for name, value in outputs.items()}
+            raise _WrongGraph(
+                f"{os.fspath(self.path)!r} gives outputs of the shapes {found} for {len(batch)} "
+                "windows."
+            )
+        expected = score - self.offset_
+        agrees = np.allclose(outputs["decision"], expected, rtol=1e-9, atol=1e-12, equal_nan=True)
+        if not agrees or not ((p_value > 0) & (p_value <= 1) | np.isnan(score)).all():
+            raise _WrongGraph(
+                f"{os.fspath(self.path)!r} contradicts itself: with the offset {self.offset_} it "
+                f"gives the scores {score}, the decisions {outputs['decision']} and the p-values "
+                f"{p_value}."
+            )
+        return outputs
 
     def _ratio(self, number: int) -> float:
         """Return the threshold of the worst of so many windows, over that of one."""
@@ -398,16 +443,9 @@ class OnnxScorer:
 _NUMBERS = ("score", "p_value", "start", "stop", "length", "n_windows")
 
 
-def _parsed(text: str) -> Any:
-    """Return a property of a file: JSON, or text that is none."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
 def _is_floats(clip: Any) -> bool:
-    return isinstance(clip, np.ndarray) and clip.dtype.kind == "f"
+    is_array = isinstance(clip, np.ndarray) and not np.ma.is_masked(clip)
+    return is_array and clip.dtype.kind == "f"
 
 
 def _name(clip: Any, index: int) -> str:

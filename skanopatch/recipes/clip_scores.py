@@ -45,8 +45,8 @@ class ClipScoresMixin:
         X : sequence of clips, or array-like of shape (n_clips, n_samples)
             As for `fit`.
         groups : iterable of hashables of length n_clips, default=None
-            The machine of each clip, where `fit` was given groups. None takes the one that finds
-            the clip most normal.
+            The machine of each clip, if `fit` got groups. None takes the machine for which the
+            clip is most normal.
 
         Returns
         -------
@@ -70,71 +70,71 @@ class ClipScoresMixin:
         X : sequence of clips, or array-like of shape (n_clips, n_samples)
             As for `fit`.
         groups : iterable of hashables of length n_clips, default=None
-            The machine of each clip, where `fit` was given groups.
+            The machine of each clip, if `fit` got groups.
 
         Returns
         -------
         windows : structured ndarray of shape (n_windows,)
-            Of the fields "clip", the index in `X`; "start" and "stop" in seconds; and "score", to
-            be compared with `offset_`. `pandas.DataFrame` takes it.
+            The fields are "clip", the index in `X`; "start" and "stop" in seconds; and "score",
+            which is an anomaly below `offset_`. `pandas.DataFrame` makes a table of it.
         """
         windows, scores = self._score_windows(X, groups, "score_samples")
         return windows.table(score=scores)
 
     def p_values(self, X: Any, *, groups: Iterable | None = None) -> NDArray[np.float64]:
-        """Return conformal p-values: the share of normal clips that are as anomalous.
+        """Return p-values: the share of normal clips that are at least as anomalous.
 
         Parameters
         ----------
         X : sequence of clips, or array-like of shape (n_clips, n_samples)
             As for `fit`.
         groups : iterable of hashables of length n_clips, default=None
-            The machine of each clip, where `fit` was given groups.
+            The machine of each clip, if `fit` got groups.
 
         Returns
         -------
         p_values : ndarray of shape (n_clips,)
-            Float64 in (0, 1]; NaN for clips that cannot be read. A clip of several windows counts
-            by its score, which allows for their number.
+            Float64 in (0, 1], conformal; NaN for clips that cannot be read. For a clip with several
+            windows, the score takes their number into account.
         """
         windows, scores, p_values = self._score_windows(X, groups, "score_samples", "p_values")
         return self._p_values_of_clips(windows, scores, p_values)
 
     def notes(self, X: Any, *, groups: Iterable | None = None) -> list[str]:
-        """Return what of the recording of each clip is not as in `fit`.
+        """Return how the recording of each clip differs from those of `fit`.
 
         Parameters
         ----------
         X : sequence of clips, or array-like of shape (n_clips, n_samples)
             As for `fit`.
         groups : iterable of hashables of length n_clips, default=None
-            The machine of each clip, where `fit` was given groups.
+            The machine of each clip, if `fit` got groups.
 
         Returns
         -------
         notes : list of str
-            Such as "sampled at 8 kHz, fitted at 16 kHz; 12 dB quieter than any normal clip", of
-            the worst window; "" where nothing is to be said. Looked at are rate, channels, level,
+            Such as "sampled at 8 kHz, fitted at 16 kHz; 12 dB quieter than any normal clip", for
+            the worst window; "" if there is no difference. It compares rate, channels, level,
             bandwidth, clipping and constant parts.
         """
         return self.examine(X, groups=groups).notes
 
     def examine(self, X: Any, *, groups: Iterable | None = None) -> Bunch:
-        """Return all that can be said about clips, computing their spectrograms once.
+        """Return scores, p-values, worst windows and notes; spectrograms are computed once.
 
         Parameters
         ----------
         X : sequence of clips, or array-like of shape (n_clips, n_samples)
             As for `fit`.
         groups : iterable of hashables of length n_clips, default=None
-            The machine of each clip, where `fit` was given groups.
+            The machine of each clip, if `fit` got groups.
 
         Returns
         -------
         clips : Bunch
-            Of arrays of shape (n_clips,): `scores` and `p_values`; `starts` and `stops` of the
-            worst window in seconds; the `lengths` of clips in seconds and their numbers of windows,
-            `n_windows`. And the list `notes`, see there.
+            Arrays of shape (n_clips,): `scores`; `p_values`; `starts` and `stops` of the worst
+            window and `lengths` of the clip, in seconds; and `n_windows`, the number of windows.
+            Also `notes`, the list that the method of this name returns.
         """
         windows, spectra, (scores, p_values) = self._measure(
             X, groups, ("score_samples", "p_values")
@@ -154,35 +154,35 @@ class ClipScoresMixin:
         )
 
     def explain(self, X: Any, *, groups: Iterable | None = None) -> list[Explanation]:
-        """Explain the score of each clip, in parts that add up to it and in words.
+        """Explain each score in words, and by parts that add up to it.
 
         Parameters
         ----------
         X : sequence of clips, or array-like of shape (n_clips, n_samples)
-            As for `fit`. Of clips with several windows, the worst is explained.
+            As for `fit`. For a clip with several windows, the worst one is explained.
         groups : iterable of hashables of length n_clips, default=None
-            The machine of each clip, where `fit` was given groups.
+            The machine of each clip, if `fit` got groups.
 
         Returns
         -------
         explanations : list of Explanation
-            One a clip. ``print(explanation)`` says it in words, `ExplanationDisplay` draws it.
+            One per clip. ``print(explanation)`` prints the words, `ExplanationDisplay` draws it.
         """
         return explain_clips(self, X, groups=groups)
 
     def anomaly_map(self, X: Any, *, groups: Iterable | None = None) -> NDArray[np.float64]:
         """Return where in time and frequency clips are anomalous.
 
-        A cell has the larger of two values: that of `map_pipeline_`, which compares the moment with
-        normal moments, and its share in the clip's score, which a steady fault raises. A clip that
-        is an anomaly so has a cell above 1.
+        A cell has the larger of two values. One is from `map_pipeline_`, which compares the moment
+        with normal moments. The other is the cell's share of the clip's score, which a steady fault
+        raises. So a clip that is an anomaly has a cell above 1.
 
         Parameters
         ----------
         X : sequence of clips, or array-like of shape (n_clips, n_samples)
-            As for `fit`. Of clips with several windows, the worst is mapped.
+            As for `fit`. For a clip with several windows, the worst one is mapped.
         groups : iterable of hashables of length n_clips, default=None
-            The machine of each clip, where `fit` was given groups.
+            The machine of each clip, if `fit` got groups.
 
         Returns
         -------

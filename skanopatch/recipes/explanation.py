@@ -40,9 +40,9 @@ class Part:
         "steady spectrum", "loud moments", "fluctuation" or "level over time", the properties that
         `BandStatistics` measures; "network" or "embedder".
     low, high : float or None
-        The band, in Hz; None where the part belongs to no band.
+        The band in Hz; None if the part belongs to no band.
     distance : float
-        Beyond that of a typical normal clip; below 0 where the clip deviates less.
+        What it adds to the distance of a typical normal clip; below 0 if the clip deviates less.
     """
 
     cause: str
@@ -55,33 +55,34 @@ class Part:
 class Explanation:
     """Why a clip has its score.
 
-    ``str(explanation)`` says it in words. `ExplanationDisplay` draws it.
+    ``print(explanation)`` prints it in words. `ExplanationDisplay` draws it.
 
     Attributes
     ----------
     name : str
-        The clip: its index in `X`, and its path where it has one.
+        The clip: its index in `X`, and its path if it is a file.
     score, offset : float
-        What `score_samples` gives, and the score below which a clip is an anomaly. A clip that
-        cannot be read has a score of NaN, and nothing else is known of it.
+        The score of `score_samples`, and the score below which a clip is an anomaly. A clip that
+        cannot be read has a score of NaN, no parts and no events.
     typical : float
         The distance of a typical normal clip.
     parts : list of Part
         ``typical + sum(part.distance for part in parts)`` is ``-score``.
     events : list of Event
-        What the clip has and normal clips have not, the strongest first.
+        Events that normal clips do not have, the strongest first.
     notes : list of str
         How the recording differs from those of `fit`, such as "6 dB quieter than any normal clip".
     start, stop : float
-        The window of a long clip that is explained, its worst, in seconds; NaN where not known.
+        The explained window in seconds, the worst one of a long clip; NaN if unknown.
     spectrum : ndarray of shape (n_mels,)
         The mean log-mel spectrum in dB.
     normal_spectra : ndarray of shape (n_normal, n_mels)
-        The same of normal clips, at most 100.
+        The spectra of at most 100 normal clips.
     edges : ndarray of shape (n_mels + 1,)
-        Between the mel bins.
+        The edges of the mel bins.
     unit : {"Hz", "bin"}
-        Of frequencies. Of patches that were made elsewhere, bins and frames are counted.
+        The unit of frequencies. It is "bin" for patches without a `MelPatcher`; times are then in
+        frames.
     """
 
     name: str
@@ -266,7 +267,12 @@ def _explain_window(
     n_mels, to_decibels = detector.statistics_.n_mels_, detector.statistics_.log_unit * DECIBELS
     axes = Axes(np.arange(n_mels + 1.0), 1.0, 1.0)
     if front_end is not None:
-        axes = Axes(front_end.bin_edges(), front_end.frame_length, front_end.frame_shift)
+        axes = Axes(
+            front_end.bin_edges(),
+            front_end.frame_length,
+            front_end.frame_shift,
+            first_frame=front_end.first_frame,
+        )
     spectrum = mean_spectra(patches)[0]
     explanation = Explanation(
         name="",

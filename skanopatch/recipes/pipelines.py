@@ -14,7 +14,7 @@ _BATCH_SIZE = 64  # clips whose tokens are held at a time
 
 
 def make_anopatch_pipeline(backbone="anopatch-tiny", *, detector=None, memory=None, **params):
-    """Make the pipeline from clips to scores around a backbone.
+    """Make a pipeline from clips to scores with a backbone of your choice.
 
     `MelPatcher` takes the mel settings that the backbone was trained with.
 
@@ -23,9 +23,9 @@ def make_anopatch_pipeline(backbone="anopatch-tiny", *, detector=None, memory=No
     backbone : str, default="anopatch-tiny"
         Name of a Vision Transformer, see `skanopatch.backbones.list_backbones`.
     detector : estimator, default=None
-        What scores the embeddings. None is `MahalanobisDetector`, which minds no scales.
+        Scores the embeddings. None is `MahalanobisDetector`.
     memory : str or object with the joblib.Memory interface, default=None
-        Where `Pipeline` keeps what its transformers computed.
+        Where `Pipeline` stores the output of its transformers.
     **params : dict
         Parameters of the steps, as for `set_params`: ``melpatcher__duration=4.0``,
         ``anopatchembedder__batch_size=8``.
@@ -68,16 +68,16 @@ def make_anopatch_pipeline(backbone="anopatch-tiny", *, detector=None, memory=No
 
 
 def make_map_pipeline(backbone="anopatch-tiny", *, detector=None, memory=None, **params):
-    """Make the pipeline from clips to maps of where in time and frequency they are odd.
+    """Make a pipeline from clips to anomaly maps: where in time and frequency a clip is anomalous.
 
     Parameters
     ----------
     backbone : str, default="anopatch-tiny"
         Name of a Vision Transformer, see `skanopatch.backbones.list_backbones`.
     detector : estimator with `anomaly_map`, default=None
-        What compares the tokens. None is `SubbandKNNDetector`.
+        Compares the tokens. None is `SubbandKNNDetector`.
     memory : str or object with the joblib.Memory interface, default=None
-        Where `Pipeline` keeps what its transformers computed.
+        Where `Pipeline` stores the output of its transformers.
     **params : dict
         Parameters of the steps, as for `set_params`: ``melpatcher__duration=4.0``.
 
@@ -114,19 +114,19 @@ def make_map_pipeline(backbone="anopatch-tiny", *, detector=None, memory=None, *
 
 
 def anomaly_map(pipeline, X):
-    """Tell where in time and frequency clips are odd, by a pipeline that ends in a detector.
+    """Return where in time and frequency clips are anomalous.
 
     Parameters
     ----------
     pipeline : Pipeline or AnomalousSoundDetector
-        A fitted one, whose last step has `anomaly_map`, such as that of `make_map_pipeline`.
+        Fitted. Its last step has `anomaly_map`, as in a pipeline of `make_map_pipeline`.
     X : sequence of clips
         What `pipeline.predict` takes.
 
     Returns
     -------
     maps : ndarray of shape (n_clips, n_time, n_freq)
-        Float64, higher = more odd, 1 is the threshold; NaN for clips that cannot be read.
+        Float64, higher = more anomalous, 1 is the threshold; NaN for clips that cannot be read.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def anomaly_map(pipeline, X):
 
     Notes
     -----
-    Tokens are made and compared in batches: memory does not grow with the clips but for the maps.
+    Tokens are computed and compared in batches, so only the maps need memory for each clip.
 
     See Also
     --------

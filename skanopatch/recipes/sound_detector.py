@@ -58,35 +58,32 @@ _MOST_FOR_MAPS = 100  # windows: 0.3 s and 0.1 MB for each of 10 s
 class AnomalousSoundDetector(  # type: ignore[misc]  # scores take groups, not any metadata
     RoutedGroupsMixin, ClipScoresMixin, UpdatesMixin, ThresholdMixin, BaseEstimator
 ):
-    """Detect recordings that sound wrong, having been fitted on normal ones.
+    """Learn how normal recordings sound, and find recordings that sound wrong.
 
-    Clips that are longer than the patcher's `duration` are taken apart into windows, and the worst
-    window decides. The statistics of a window's spectrum go to a detector. With `labels`, a
-    network that is fine-tuned to separate them joins, if it separates clips that it was not
-    trained on better than the statistics do. A second detector maps where in time and frequency a
-    clip is anomalous.
+    A detector scores the statistics of a clip's spectrum. With `labels`, a network is fine-tuned to
+    separate the labels. It joins the statistics if it separates new clips better than they do. A
+    second detector maps where in time and frequency a clip is anomalous. Clips that are longer
+    than the patcher's `duration` are cut into windows, and the worst window decides.
 
     Parameters
     ----------
     patcher : MelPatcher, "passthrough" or None, default=None
-        What makes patches of clips. None is ``MelPatcher()``, with the mel settings of the
-        embedder's backbone. "passthrough" takes patches made elsewhere, see `patchify`.
+        Computes patches from clips. None is ``MelPatcher()`` with the mel settings of the
+        embedder's backbone. With "passthrough", `X` holds patches already, see `patchify`.
     embedder : transformer, "drop" or None, default=None
-        What embeds patches. None is ``AnoPatchEmbedder()``. An `AnoPatchEmbedder` of a small ViT of
-        this package is the network that may join the statistics; any other embedder stands alone.
-        "drop" leaves the statistics alone.
+        The network. None is ``AnoPatchEmbedder()``. A small ViT of this package may join the
+        statistics. Any other embedder replaces them. With "drop" there are only statistics.
     detector : outlier detector or None, default=None
-        What scores statistics and embeddings. None is ``MahalanobisDetector()``. It is cloned; its
-        `false_alarm_rate` and `threshold` become those below, and a `KNNDetector` divides
-        statistics by their spread.
+        Scores statistics and embeddings. None is ``MahalanobisDetector()``. It gets the
+        `false_alarm_rate` and `threshold` below. A `KNNDetector` also standardizes statistics.
     map_detector : detector with `anomaly_map`, "drop" or None, default=None
-        What maps patches. None is ``SubbandKNNDetector()``; "drop" leaves out maps.
+        Computes maps. None is ``SubbandKNNDetector()``. With "drop" there are no maps.
     hop : float or None, default=None
-        Seconds from one window of a long clip to the next. None is the length of a window, so that
-        they do not overlap. The last window ends with the clip.
+        Seconds from the start of one window to the start of the next. None is the length of a
+        window, without overlap. The last window ends with the clip.
     gain_tolerance : float, default=1.5
-        Deviation in dB that the gain of a recording is taken to have at least, see
-        `skanopatch.detectors.gain_tolerance.GainTolerantDetector`. It applies to the statistics.
+        Standard deviation in dB by which the gain may differ between recordings, at least. Such
+        differences are not anomalies. It applies to the statistics. 0 switches it off.
     false_alarm_rate : float, default=0.1
         The share of new normal clips that may be called anomalies, in (0, 0.5].
     threshold : {"lognormal", "quantile", "gamma"}, default="lognormal"
@@ -102,62 +99,62 @@ class AnomalousSoundDetector(  # type: ignore[misc]  # scores take groups, not a
     patcher_ : MelPatcher or None
         Fitted; None with "passthrough".
     detector_ : Pipeline or JoinedDetector
-        From patches to scores.
+        Computes scores from patches.
     map_pipeline_ : Pipeline or None
-        From patches to maps.
+        Computes maps from patches.
     members_ : list of str
         What scores a clip: "statistics", "network" or "embedder".
     separation_ : dict or None
-        Where a network was trained: how many deviations clips that it was not trained on lie
-        nearer to their own class than to others, by the "network" and by the "statistics".
+        If a network was trained: by how many deviations held-out clips are nearer to their own
+        class than to others, for the "network" and for the "statistics".
     clip_names_ : list of str
-        The file of each normal window; "" for clips that are no files.
+        The file of each normal window; "" for arrays.
     windows_ : structured ndarray of shape (n_windows,)
-        Of the normal windows: "clip", which clip each is of; "start" and "stop" in it, "file_start"
-        and "file_stop" in its file, in seconds, NaN where that is not known or all of it; "added",
-        when it joined the model, as Unix time.
+        The normal windows: the number of its "clip"; "start" and "stop" in the clip, "file_start"
+        and "file_stop" in the file, in seconds, NaN if unknown or if it is the whole; "added", the
+        Unix time at which it was added to the model.
     metadata_ : dict
-        The labels, domains, sessions and groups of the normal windows, as far as given.
+        The labels, domains, sessions and groups of the normal windows, if given.
     updates_ : list of dict
-        What changed the model and when: "action", "time" and "n_clips".
+        The changes of the model: "action", "time" and "n_clips" of each.
     normal_statistics_ : ndarray of shape (n_windows, n_statistics), float32
         The `BandStatistics` of the normal windows.
     embeddings_ : ndarray of shape (n_windows, n_dims) or None
-        The embeddings of the normal windows, where there is a network or an embedder.
+        The embeddings of the normal windows, if there is a network or an embedder.
     statistics_ : BandStatistics
-        What computed them, fitted.
+        The fitted step that computes the statistics.
     groups_ : list of hashables
         The groups of `fit`, in the order of first appearance.
     offset_ : float
         The score below which a clip is an anomaly. Scores are minus distances: the distance of a
         clip over that of the threshold is ``score / offset_``.
     conditions_ : Conditions
-        What the recordings of `fit` are like: their rates, levels and spectra.
+        Rates, levels and spectra of the recordings of `fit`, for `notes`.
     reference_ : dict of ndarray
-        The spectra and the moments of the normal windows, with which `explain` compares clips.
+        Spectra and moments of the normal windows, for `explain`.
     training_scores_ : ndarray of shape (n_windows,)
         The score of each training window when it is left out; NaN for one that could not be read.
     session_weights_ : ndarray of shape (n_windows,)
-        What each training window counts: 1, or 1 over the windows of its session.
+        The weight of each training window: 1, or with sessions 1 over the windows of its session.
     n_features_in_ : int
-        Samples a clip, when `fit` saw a 2-D array; patch area with "passthrough".
+        Samples per clip, if `fit` got a 2-D array; patch area with "passthrough".
 
     Notes
     -----
-    A network is trained on labels from 64 clips on, if a linear classifier of the statistics finds
-    the labels of clips that it was not trained on: it would learn other labels by heart. A tenth
-    of the clips is held out of its training. It joins if the held-out clips are further from other
-    classes than from their own, in deviations, than by the statistics.
+    **Network.** It is trained if there are labels and at least 64 clips, and if a linear classifier
+    of the statistics predicts the labels of new clips. Other labels would only be memorized. A
+    tenth of the clips is held out of the training. The network joins if it separates the held-out
+    clips better than the statistics do.
 
-    Labels also serve as domains where no `domains` are given, if there are 2 clips of each. With
-    labels or domains, the groups share a covariance (`GroupedDetector` with ``pooled=True``); else
+    **Labels and groups.** Without `domains`, labels are used as domains if each has 2 clips. With
+    labels or domains, the groups share a covariance (`GroupedDetector` with ``pooled=True``). Else
     each group has a detector of its own.
 
-    Windows of one clip are one session, where no `sessions` are given; those of a group's only
-    clip are ten, which are stretches of it. The worst of n windows of a normal clip lies further
-    out than any one of them, so a clip's score is that of its worst window times the ratio of two
-    thresholds: of one window at the false-alarm rate r, and at the rate ``1 - (1 - r) ** (1 / n)``.
-    That rate holds for independent windows; alike ones give fewer false alarms.
+    **Windows.** Without `sessions`, the windows of one clip are one session. If a group has only
+    one clip, it is divided into ten sessions. A clip with more windows has a worse worst window.
+    So the score of the worst of n windows is multiplied by a ratio of two thresholds: that of one
+    window at the false-alarm rate r, and that at ``1 - (1 - r) ** (1 / n)``. With this, the rate of
+    clips is r for independent windows, and lower for similar ones.
 
     Examples
     --------
@@ -263,7 +260,7 @@ class AnomalousSoundDetector(  # type: ignore[misc]  # scores take groups, not a
         sessions: Iterable | None = None,
         groups: Iterable | None = None,
     ) -> Self:
-        """Learn what normal clips are like, and where to put the threshold.
+        """Learn from normal clips, and place the threshold.
 
         Parameters
         ----------
@@ -274,14 +271,15 @@ class AnomalousSoundDetector(  # type: ignore[misc]  # scores take groups, not a
         y : None
             Ignored; drop anomalous clips with `FitOnNormal`.
         labels : iterable of hashables of length n_clips, default=None
-            What a network is fine-tuned to separate: the unit, the operating state.
+            What sounds different, such as the unit or the operating state. A network is fine-tuned
+            to separate it.
         domains : iterable of hashables of length n_clips, default=None
-            Classes of clips, of which a new clip's is unknown, such as source and target.
+            The kind of normal, such as source and target. That of a new clip is unknown.
         sessions : iterable of hashables of length n_clips, default=None
-            Which recording, shift or day each clip is from: whole sessions are left out to place
+            The recording, shift or day of each clip. Whole sessions are left out together to place
             the threshold.
         groups : iterable of hashables of length n_clips, default=None
-            The machine of each clip, where that of a new clip is known too.
+            The machine of each clip, if that of a new clip is known too.
 
         Returns
         -------
@@ -319,7 +317,7 @@ class AnomalousSoundDetector(  # type: ignore[misc]  # scores take groups, not a
         has_none = isinstance(self.embedder, str) or (self.embedder is None and labels is None)
         embedder = None if has_none else self._embedder(seed)
         self.separation_: dict[str, float] | None = None
-        statistics = BandStatistics()
+        statistics = BandStatistics(self._log_unit())
         statistics.set_output(transform="default")
         self.normal_statistics_ = statistics.fit_transform(patches)
         self.statistics_ = statistics
@@ -428,6 +426,10 @@ class AnomalousSoundDetector(  # type: ignore[misc]  # scores take groups, not a
             ).fit_ends(rows, metadata)
         self._take_threshold()
 
+    def _log_unit(self) -> float:
+        front_end = getattr(self.patcher_, "front_end", None)
+        return 1.0 if front_end is None else front_end.log_unit
+
     def _fit_maps(self, patches: Any) -> None:
         """Learn maps from the patches of the rows that `_map_rows` names."""
         self.map_pipeline_ = None
@@ -440,7 +442,7 @@ class AnomalousSoundDetector(  # type: ignore[misc]  # scores take groups, not a
         metadata.pop("domains", None)
         if "groups" in metadata:
             detector = GroupedDetector(detector)
-        tokens = PatchStatistics()
+        tokens = PatchStatistics(self._log_unit())
         self.map_pipeline_ = Pipeline([("patchstatistics", tokens), ("detector", detector)])
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Clips of one session")  # said before

@@ -53,12 +53,12 @@ class Event:
     times : list of (float, float)
         Beginnings and ends in seconds; empty means all the time.
     decibels : float or None
-        For what is steady, the level above that of the most similar normal clips; for moments,
-        above the clip's own median; for a step, from before to after.
+        For a tone or band, the level above that of the most similar normal clips; for a knock,
+        burst or dropout, the level relative to the clip's own median; for a step, its size.
     strength : float
-        How far beyond normal: 1 is the limit.
+        1 is the limit of what normal clips have; higher is more unusual.
     share : float or None
-        Of clipping, the share of the samples.
+        For clipping, the share of clipped samples.
     """
 
     kind: str
@@ -82,17 +82,21 @@ class Axes:
         In seconds.
     frames : ndarray or None
         Which frames of the clip the rows are; None is all.
+    first_frame : float or None
+        Seconds to the middle of the first frame of a clip; None is half the frame.
     """
 
     edges: NDArray[np.float64]
     frame_length: float
     frame_shift: float
     frames: NDArray | None = None
+    first_frame: float | None = None
 
     def time(self, row: float) -> float:
         """Return the time of the middle of a frame."""
         frame = row if self.frames is None else float(self.frames[int(row)])
-        return frame * self.frame_shift + self.frame_length / 2
+        first = self.frame_length / 2 if self.first_frame is None else self.first_frame
+        return first + frame * self.frame_shift
 
     def stretch(self, start: int, stop: int) -> tuple[float, float]:
         """Return where frames begin and end, each drawn around its middle."""

@@ -35,7 +35,7 @@ def make_training_free_pipeline(
     joining : {"min", "mean"}, default="min"
         The minimum of the standardized scores, or their mean, as for `JoinedDetector`.
     memory : str or object with the joblib.Memory interface, default=None
-        Where `Pipeline` keeps what its transformers computed.
+        Where `Pipeline` stores the output of its transformers.
     **params : dict
         Parameters of the steps, as for `set_params`: ``melpatcher__duration=4.0``,
         ``joineddetector__density__n_density_neighbors=16``.

@@ -75,7 +75,7 @@ def make_report(
     title : str, default=None
         The heading. None is "Anomaly report".
     max_players : int, default=500
-        How many clips, the most anomalous ones, are drawn and can be played. All are ranked.
+        Number of clips that can be opened and played, the most anomalous ones. All are ranked.
     verbose : int, default=0
         1 shows progress bars.
 

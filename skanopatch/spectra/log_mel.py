@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,8 +23,8 @@ _N_FRAMES = 128
 _FLOOR = np.finfo(np.float32).eps  # of the power, as in Kaldi
 
 # Of decibels: the least power, and the range in dB below the loudest bin of a clip.
-_LEAST_POWER = 1e-10
-_DECIBEL_RANGE = 120.0
+LEAST_POWER = 1e-10
+DECIBEL_RANGE = 120.0
 
 
 @dataclass(frozen=True)
@@ -58,20 +59,34 @@ class FrontEnd:
         return 1 << (self.window_samples - 1).bit_length()
 
     @property
+    def padding(self) -> int:
+        """Samples by which a clip is reflected at either end, so that frames are centred."""
+        return self.window_samples // 2 if self.filterbank == "decibels" else 0
+
+    @property
     def min_samples(self) -> int:
         """The shortest clip that fills one patch on the time axis."""
         last = (self.patch_size - 1) * self.shift_samples
-        if self.filterbank == "decibels":
-            return max(last, self.window_samples // 2 + 1)
-        return self.window_samples + last
+        # What is reflected must be shorter than the clip.
+        return max(self.window_samples - 2 * self.padding + last, self.padding + 1)
+
+    @property
+    def first_frame(self) -> float:
+        """Seconds from the start of a clip to the middle of its first frame."""
+        return (self.window_samples / 2 - self.padding) / self.sample_rate
+
+    @property
+    def log_unit(self) -> float:
+        """The unit of a spectrogram in nepers of power: 1 for natural logarithms."""
+        return math.log(10) / 10 if self.filterbank == "decibels" else 1.0
+
+    def n_frames(self, n_samples: int) -> int:
+        """Return the number of frames of a clip."""
+        return 1 + (n_samples + 2 * self.padding - self.window_samples) // self.shift_samples
 
     def grid_shape(self, n_samples: int) -> tuple[int, int]:
         """Return the numbers of patches along time and along frequency of a clip."""
-        if self.filterbank == "decibels":
-            n_frames = 1 + n_samples // self.shift_samples
-        else:
-            n_frames = 1 + (n_samples - self.window_samples) // self.shift_samples
-        return n_frames // self.patch_size, self.n_mels // self.patch_size
+        return self.n_frames(n_samples) // self.patch_size, self.n_mels // self.patch_size
 
     def bin_edges(self) -> np.ndarray:
         """Return the `n_mels` + 1 edges of the mel bins in Hz; bin i lies between i and i + 1.
@@ -123,8 +138,21 @@ def mel_to_hertz(mel: np.ndarray) -> np.ndarray:
     return 700.0 * np.expm1(np.asarray(mel) / 1127.0)
 
 
+def frame_window(front_end: FrontEnd) -> np.ndarray:
+    """Return what a frame is multiplied with, float32: Kaldi's symmetric window, else periodic."""
+    n_window, window = front_end.window_samples, WINDOWS[front_end.window]
+    values = window(n_window) if front_end.filterbank == "kaldi" else window(n_window + 1)[:-1]
+    return values.astype(np.float32)
+
+
+@lru_cache(maxsize=8)
 def mel_weights(front_end: FrontEnd) -> np.ndarray:
-    """Return Kaldi's triangular mel filters, (n_bins of the FFT, n_mels), in float32 as Kaldi's."""
+    """Return the mel filters of either filterbank, (n_bins of the FFT, n_mels), in float32."""
+    return (_kaldi_triangles if front_end.filterbank == "kaldi" else _hertz_triangles)(front_end)
+
+
+def _kaldi_triangles(front_end: FrontEnd) -> np.ndarray:
+    """Return triangles over mel, rounded as Kaldi rounds them."""
     top = front_end.f_max or front_end.sample_rate / 2
     lowest, highest = hertz_to_mel(np.array([front_end.f_min, top])).tolist()
     spacing = (highest - lowest) / (front_end.n_mels + 1)
@@ -145,22 +173,19 @@ def mel_weights(front_end: FrontEnd) -> np.ndarray:
 def _decibels(front_end: FrontEnd, samples: np.ndarray) -> np.ndarray:
     """Return decibels as torchaudio's `MelSpectrogram` and `AmplitudeToDB(top_db=120)` do."""
     n_window = front_end.window_samples
-    # The window is periodic: without the last sample of a symmetric one.
-    window = WINDOWS[front_end.window](n_window + 1)[:-1].astype(np.float32)
-    weights = _hertz_triangles(front_end)
-    waveform = np.pad(samples * np.float32(front_end.scale), n_window // 2, mode="reflect")
+    window, weights = frame_window(front_end), mel_weights(front_end)
+    waveform = np.pad(samples * np.float32(front_end.scale), front_end.padding, mode="reflect")
     frames = sliding_window_view(waveform, n_window)[:: front_end.shift_samples]
     mel = np.empty((len(frames), front_end.n_mels), dtype=np.float32)
     for rows in gen_batches(len(frames), _N_FRAMES):
         spectrum = rfft(frames[rows] * window, front_end.fft_samples)
         mel[rows] = (spectrum.real**2 + spectrum.imag**2) @ weights
-    decibels = 10 * np.log10(np.maximum(mel, np.float32(_LEAST_POWER)))
-    return np.maximum(decibels, decibels.max() - np.float32(_DECIBEL_RANGE))
+    decibels = 10 * np.log10(np.maximum(mel, np.float32(LEAST_POWER)))
+    return np.maximum(decibels, decibels.max() - np.float32(DECIBEL_RANGE))
 
 
-@lru_cache(maxsize=8)
 def _hertz_triangles(front_end: FrontEnd) -> np.ndarray:
-    """Return filters that are triangles over Hz, not over mel, (n_bins of the FFT, n_mels)."""
+    """Return triangles over Hz, as torchaudio's."""
     top = front_end.f_max or front_end.sample_rate / 2
     lowest, highest = hertz_to_mel(np.array([front_end.f_min, top]))
     corners = mel_to_hertz(np.linspace(lowest, highest, front_end.n_mels + 2))
@@ -185,8 +210,7 @@ def _filters(front_end: FrontEnd) -> tuple[np.ndarray, list[_MelBand]]:
         used = np.flatnonzero(weights[:, mels].any(axis=1)).tolist() or [0]
         bins = slice(used[0], used[-1] + 1)
         bands.append(_MelBand(mels, bins, weights[bins, mels].copy()))
-    window = WINDOWS[front_end.window](front_end.window_samples)
-    return window.astype(np.float32), bands
+    return frame_window(front_end), bands
 
 
 # Kaldi's windows by Kaldi's names; all are symmetric.

@@ -13,7 +13,13 @@ from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skanopatch.audio import as_clip_list, clip_duration, clip_name, pcm_to_float
+from skanopatch.audio import (
+    as_clip_list,
+    clip_duration,
+    clip_name,
+    masked_to_nan,
+    pcm_to_float,
+)
 from skanopatch.spectra.lazy_patches import Clips, LazyPatches, bullets
 from skanopatch.spectra.log_mel import WINDOWS, FrontEnd
 from skanopatch.spectra.patches import ArrayOutputMixin
@@ -275,6 +281,7 @@ class MelPatcher(ArrayOutputMixin, TransformerMixin, BaseEstimator):
         clips = as_clip_list(X)
         if clips is not None:
             return clips
+        X = masked_to_nan(X)
         is_pcm = getattr(getattr(X, "dtype", None), "kind", "f") in "iu"
         samples = validate_data(
             self,

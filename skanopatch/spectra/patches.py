@@ -15,6 +15,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, gen_batches
 from sklearn.utils.validation import validate_data
 
+from skanopatch.audio import refuse_masked
 from skanopatch.spectra.lazy_patches import LazyPatches
 
 NO_USABLE_CLIP = "Every clip is NaN: there is nothing to learn from."
@@ -249,6 +250,7 @@ def validate_patches(
     ValueError
         If the shape does not fit, or `X` are clips; for 2-D X also if there are NaN or infinities.
     """
+    refuse_masked(X)
     if isinstance(X, (list, tuple)) and not isinstance(X, LazyPatches):
         X = _as_array(X)
     name = type(estimator).__name__

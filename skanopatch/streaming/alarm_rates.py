@@ -26,7 +26,7 @@ _CONFIDENCE = 1.645  # deviations: one-sided 95 %
 def alarms_per_hour(
     false_alarm_rate: float, hop: float, persistence: int, correlation: float | None = None
 ) -> float:
-    """Return how many alarms an hour of normal sound raises at most, on average.
+    """Return the highest mean number of alarms per hour of normal sound.
 
     Parameters
     ----------
@@ -37,8 +37,8 @@ def alarms_per_hour(
     persistence : int
         Windows in a row that raise an alarm, n.
     correlation : float, default=None
-        Of the distances of neighbouring windows, at most, as `neighbour_correlation` estimates it.
-        None if nothing is known of it.
+        The highest correlation of the distances of neighbouring windows, as estimated by
+        `neighbour_correlation`. None if it is unknown.
 
     Returns
     -------
@@ -50,8 +50,8 @@ def alarms_per_hour(
     ``w p / n`` alarms: each takes n windows beyond the threshold, and no window serves two alarms.
     That holds whatever the dependence.
 
-    With a correlation r the distances are taken for a Gaussian Markov sequence (AR(1)) X, but for
-    a monotonic function. Runs of n windows or more beyond the threshold h then begin
+    With a correlation r the distances are assumed to be a monotonic function of a Gaussian Markov
+    sequence (AR(1)) X. Runs of n windows or more beyond the threshold h then begin
     ``w P(X0 <= h < X1, ..., Xn)`` times an hour; for n = 1 these are its upcrossings [1]_.
     Independent windows have ``w (1 - p) p ** n``. The rate first grows with r and then falls, so
     the highest for any correlation from 0 to r is returned. Hysteresis joins alarms and makes
@@ -96,9 +96,9 @@ def _density(x: NDArray) -> NDArray[np.float64]:
 def false_alarm_rate_for(
     n_alarms: float, hop: float, persistence: int, correlation: float | None = None
 ) -> float:
-    """Return the false-alarm rate of windows at which an hour raises at most `n_alarms` alarms.
+    """Return the false-alarm rate of windows that gives at most `n_alarms` alarms per hour.
 
-    It inverts `alarms_per_hour`, whose parameters the others are, and is at most 0.5.
+    It is the inverse of `alarms_per_hour`, which explains the other parameters. It is at most 0.5.
     """
     if not 0 < n_alarms < math.inf:
         raise ValueError(f"The alarms an hour must be above 0. Got {n_alarms!r} instead.")
@@ -120,12 +120,12 @@ def false_alarm_rate_for(
 
 
 def neighbour_correlation(model: Any, hop: float) -> float | None:
-    """Return how far neighbouring windows of the recordings of `fit` are alike, from above.
+    """Return an upper limit of the correlation of neighbouring windows of `fit`.
 
     Parameters
     ----------
     model : AnomalousSoundDetector
-        A fitted one; of other models nothing is known.
+        Fitted. For other models the result is None.
     hop : float
         Seconds from the start of one window to that of the next.
 

@@ -18,22 +18,22 @@ _NORMAL_SHARE = 0.75  # of normal windows that are to be nearer than where it en
 class Alarm:
     """An alarm with hysteresis and persistence.
 
-    It goes on when `persistence` windows in a row are further than `on`, and off when as many in
-    a row are nearer than `off`. Windows that could not be scored do not count.
+    It begins when `persistence` windows in a row have a distance above `on`. It ends when as many
+    in a row have a distance below `off`. Windows without a score do not count.
 
     Parameters
     ----------
     on, off : float, default=1.0, 0.8
-        Distances over that of the threshold, ``0 < off <= on``.
+        Distances, where 1 is the threshold; ``0 < off <= on``.
     persistence : int, default=3
-        Windows.
+        Number of windows in a row.
 
     Attributes
     ----------
     in_alarm : bool
         Whether the alarm is on.
     run : int
-        How many windows in a row speak for the other state.
+        Number of windows in a row that would change the alarm.
 
     Examples
     --------
@@ -81,8 +81,9 @@ def make_alarm(
     on, persistence
         As of `Alarm`.
     off : float, default=None
-        None is 0.8 times `on`, or the distance below which three quarters of the normal windows of
-        `fit` lie, if that is higher: otherwise an alarm could last for ever.
+        None is 0.8 times `on`. If less than three quarters of the normal windows of `fit` are below
+        that, it is the distance below which three quarters are, at most `on`. Otherwise an alarm
+        might never end.
     """
     if off is None:
         off = min(on, max(_OFF * on, _normal_distance(model, _NORMAL_SHARE)))

@@ -22,7 +22,7 @@ class Gap:
     Parameters
     ----------
     seconds : float, default=0.0
-        How much is missing. 0 is for a length that nobody knows.
+        Length of the gap. 0 means that the length is unknown.
     reason : str, default=""
         Why, for the note on the next window.
     """

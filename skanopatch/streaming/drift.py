@@ -24,24 +24,24 @@ _SIGNIFICANT = 2.0  # standard errors of an autocorrelation
 
 @dataclass(frozen=True)
 class Drift:
-    """What `drift_test` says of a slow rise.
+    """Result of `drift_test`: whether the score rises slowly.
 
     Attributes
     ----------
     p_value : float
-        How often times without a rise look like this; NaN if there is too little to say.
+        Probability of such a rise by chance; NaN if there are too few windows.
     is_rising : bool
         Whether the p-value is at most `alpha`.
     slope : float
-        Of the distance, in multiples of the threshold a day; NaN like the p-value.
+        Rise of the distance per day, in multiples of the threshold; NaN like the p-value.
     line : ndarray of shape (2, 2)
-        Unix time and distance at both ends of that slope.
+        Unix time and distance at both ends of the line with this slope.
     blocks : ndarray of shape (n_blocks, 2)
         Unix time of the middle, and median distance, of each block that has windows.
     block : float
         Length of a block in seconds.
     correlation : float
-        Of neighbouring blocks, as the test took it.
+        The correlation of neighbouring blocks that the test used.
     reason : str
         Why there is no p-value, or "".
     """
@@ -82,12 +82,11 @@ def drift_test(
     distance : array-like of shape (n_windows,)
         1 is the threshold, higher is more anomalous. NaN does not count.
     period : float, default=86400
-        Seconds of a cycle that is normal, such as day and night. 0 is for none. Seven periods are
-        needed.
+        Seconds of a normal cycle, such as day and night. 0 is no cycle. Seven periods are needed.
     alpha : float, default=0.01
-        The false-alarm rate: how often a machine without a rise may be said to have one.
+        The share of machines without a rise that may be said to have one.
     random_state : int, RandomState instance or None, default=0
-        Of the simulated machines without a rise.
+        Seed of the simulated machines without a rise.
 
     Returns
     -------
@@ -95,16 +94,18 @@ def drift_test(
 
     Notes
     -----
-    The newest whole periods are cut into blocks, 24 a period or fewer, at most 240 together. The
-    median of a block does not follow single events. Kendall's S counts, of all pairs of blocks from
-    the same part of a period, how many rise, less how many fall (the seasonal Mann-Kendall test
-    [1]_): no daily cycle can make it rise or fall.
+    The newest whole periods are cut into blocks, at most 24 per period and at most 240 together.
+    Each block has the median of its windows, which single events do not change. Blocks from the
+    same part of a period are compared in pairs, so that a daily cycle has no effect. Kendall's S
+    is the number of pairs that rise minus the number of pairs that fall (the seasonal Mann-Kendall
+    test [1]_).
 
-    Blocks depend on each other, so that S is compared with that of 999 simulated first-order
-    autoregressive sequences with the same gaps, in the manner of [2]_. Their correlation is the
-    highest ``r(k) ** (1 / k)`` of the autocorrelations r of the blocks, less their slope and daily
-    cycle, from lag 1 to the first that is not significant, a period at most: a slow component under
-    noise has a small r(1) and still decays slowly.
+    Blocks depend on each other. So S is compared with that of 999 simulated first-order
+    autoregressive sequences with the same gaps, as in [2]_. Their correlation is estimated from the
+    autocorrelations r of the blocks without slope and daily cycle. It is the highest
+    ``r(k) ** (1 / k)``, from lag 1 to the first lag without significance, at most one period. A
+    slow component under noise has a small r(1) and still decays slowly, so r(1) alone would be too
+    small.
 
     References
     ----------

@@ -24,6 +24,8 @@ from typing import Any, Self
 
 import pandas as pd
 
+from skanopatch.streaming.results import LATE
+
 _SCHEMA = """
 CREATE TABLE windows (
     id INTEGER PRIMARY KEY,
@@ -60,9 +62,16 @@ WHERE time >= :since AND time < :until
 ORDER BY time, id
 """
 
+_SINCE_CHANGE = """
+SELECT distance FROM windows LEFT JOIN notes ON notes.window = id
+WHERE id > (SELECT coalesce(max(window), 0) FROM alarms)
+  AND distance IS NOT NULL AND instr(coalesce(note, ''), ?) = 0
+ORDER BY id DESC LIMIT ?
+"""
+
 
 class History:
-    """Reads the database of a SQLite sink, also while it is written to.
+    """Read the database of ``skanopatch watch --to sqlite:FILE``, also during the watch.
 
     Parameters
     ----------
@@ -112,6 +121,23 @@ class History:
     def in_alarm(self) -> bool:
         """Whether the alarm was on after the window that was written last."""
         return bool(self._one("SELECT in_alarm FROM windows ORDER BY id DESC LIMIT 1"))
+
+    def last_distances(self, number: int) -> list[float]:
+        """Return the distances since the alarm changed, the newest `number` of those that count.
+
+        Parameters
+        ----------
+        number : int
+            At most so many.
+
+        Returns
+        -------
+        distances : list of float
+            In the order in which they were written, without those of windows that have no score or
+            were scored late.
+        """
+        rows = self._connection.execute(_SINCE_CHANGE, (LATE, number)).fetchall()
+        return [distance for (distance,) in reversed(rows)]
 
     def sources(self) -> list[str]:
         """Return the names of all sources, in the order of their first windows."""

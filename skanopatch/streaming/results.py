@@ -4,10 +4,12 @@ import math
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
+LATE = "scored late: it does not count for the alarm"  # a note
+
 
 @dataclass(frozen=True)
 class WindowResult:
-    """The score of one window of a stream, and what follows from it.
+    """The score of one window of a stream, with alarm and note.
 
     Attributes
     ----------
@@ -16,19 +18,19 @@ class WindowResult:
     time : float
         Unix time of the window's start, in seconds (UTC).
     start, stop : float
-        Where the window lies, in seconds from the start of the source.
+        Start and end of the window, in seconds from the start of the source.
     score : float
-        As of `score_samples`: higher = more normal; NaN if the window could not be scored.
+        As from `score_samples`: higher = more normal; NaN if the window could not be scored.
     distance : float
-        The score over that of the threshold: 1 is the threshold, higher = more anomalous.
+        The score divided by that of the threshold: above 1 is an anomaly.
     p_value : float
         The share of normal clips that are as anomalous; NaN for a model without p-values.
     alarm : str
-        "on" where an alarm begins, "off" where it ends, else "".
+        "on" if an alarm begins with this window, "off" if it ends, else "".
     in_alarm : bool
         Whether the alarm is on after this window.
     note : str
-        How the recording differs from those of fit; gaps, rate changes, silence. "" if nothing.
+        Differences from the recordings of `fit`, gaps, rate changes or silence; "" if none.
     """
 
     source: str

@@ -17,7 +17,7 @@ from skanopatch.inspection.decisions import decider, relative_scores, split_mode
 from skanopatch.recipes.sound_detector import AnomalousSoundDetector
 from skanopatch.streaming.alarms import Alarm, make_alarm
 from skanopatch.streaming.cutting import Window, WindowCutter
-from skanopatch.streaming.results import WindowResult
+from skanopatch.streaming.results import LATE, WindowResult
 
 _LEAST_CONSTANT = 0.1  # seconds of equal samples: shorter ones may be sound
 
@@ -41,12 +41,12 @@ def score_stream(
         Fitted on clips: an `AnomalousSoundDetector`, or a pipeline from a `MelPatcher` to a
         detector.
     blocks : iterable
-        Blocks of any length: arrays of floats or PCM, (n_samples,) or (n_samples, n_channels);
-        pairs (block, rate) where the rate is another one; and where sound is missing, a
+        Blocks of any length: arrays of floats or PCM, (n_samples,) or (n_samples, n_channels). A
+        block with another rate is a pair (block, rate). If sound is missing, give a
         `streaming.cutting.Gap`, or None for a gap of unknown length. `streaming.pcm.decode_pcm`
-        makes blocks of bytes.
+        turns bytes into blocks.
     sample_rate : int
-        Of the blocks, in Hz.
+        Sample rate of the blocks in Hz.
     hop : float, default=None
         Seconds from the start of one window to that of the next, at most the length of a window.
         None is the `hop` of the model, or the length of a window.
@@ -62,9 +62,9 @@ def score_stream(
     Yields
     ------
     result : WindowResult
-        One a hop. Windows never reach over a gap or a change of rate: the last one before it, and
-        the last one of the stream, ends with the sound and overlaps the one before it more than
-        the others do. Sound that is too short for a window has a result with the score NaN.
+        One per hop. No window reaches over a gap or a change of rate. The last window before it,
+        and the last one of the stream, end with the sound, so they may overlap the one before them
+        more. Sound that is too short for a window has a result with the score NaN.
 
     Raises
     ------
@@ -204,7 +204,7 @@ class WindowScorer:
         distance = float(relative_scores(np.array([score]), self._offset)[0])
         change = ""
         if is_late:
-            notes = [*notes, "scored late: it does not count for the alarm"]
+            notes = [*notes, LATE]
         else:
             change = self.alarm.update(distance)
         return WindowResult(

@@ -56,7 +56,7 @@ class Watch:
         self._scorer, self._sinks, self._progress = scorer, sinks, progress
         self._stop, self._say = stop, say
         self._hop = scorer.hop if hop is None else hop
-        scorer.alarm.in_alarm = progress.in_alarm
+        progress.resume(scorer.alarm)
         self._newest = 0  # modification time in ns of the newest file that was scored
         self.n_windows = self.n_alarms = self.n_unscored = 0
 
@@ -211,7 +211,7 @@ class Watch:
             sink.write(result)
         for sink in self._sinks:
             sink.flush()
-        self._progress.record(result)
+        self._progress.record(result, self._scorer.alarm.run)
         self.n_windows += 1
         self.n_unscored += result.score != result.score
         self.n_alarms += result.alarm == "on"

@@ -94,6 +94,60 @@ def _check_model(clips: np.ndarray) -> Callable[[Path], str]:
     return check
 
 
+def onnx(folder: Path) -> Target:
+    """A file of ONNX is refused, or gives scores that agree with what it says of itself.
+
+    Bytes that differ from those of the export must never give a score if the checksum was not made
+    anew. Half of the forged files have a network, in a loop over clips.
+    """
+    from sklearn.pipeline import make_pipeline
+
+    from skanopatch import AnoPatchEmbedder, KNNDetector, OnnxScorer, export_onnx
+    from skanopatch.persistence.onnx_file import seal
+
+    network = make_pipeline(
+        MelPatcher(duration=0.5), AnoPatchEmbedder(statistics=False), KNNDetector()
+    )
+    models = {"statistics": _detector(), "network": network.fit(_clips(6))}
+    makers_of, clips = [], [*_clips(3, seed=1), _clips(1, seed=2)[0].repeat(3)]
+    for name, fitted in models.items():
+        file = folder / f"{name}.onnx"
+        export_onnx(fitted, file)
+        makers_of.append(makers.onnx_maker(file.read_bytes(), seal=seal))
+        OnnxScorer(file, n_threads=1).examine(clips)  # imports what is imported when it is used
+
+    def make(seed: int) -> tuple[str, bytes]:
+        return makers_of[seed % 2](seed)
+
+    def check(path: Path) -> str:
+        try:
+            scorer = OnnxScorer(path, n_threads=1)
+        except ValueError as error:
+            return _refused("refused", error, path)
+        content = path.read_bytes()
+        body = len(content) - len(seal(b""))
+        assert seal(content[:body]) == content[body:], "a damaged file is taken"
+        try:
+            found = scorer.examine(clips)
+        except ValueError as error:
+            return _refused("refused when it scores", error, path)
+        assert len(found["score"]) == len(clips), "scores of another shape"
+        assert not any(found["error"]), "an error of the file is one of a clip"
+        has_score = np.isfinite(found["score"])
+        assert ((found["p_value"] > 0) & (found["p_value"] <= 1))[has_score].all(), "p-values"
+        decided = scorer.predict(clips)
+        assert (decided[~has_score & np.isnan(found["score"])] == -1).all(), "NaN is normal"
+        assert ((decided == 1) == (found["score"] >= scorer.offset_)).all(), "another threshold"
+        return "scored"
+
+    return make, check
+
+
+def _refused(words: str, error: ValueError, path: Path) -> str:
+    assert repr(str(path)) in str(error), "the error does not name the file"
+    return words
+
+
 def table(folder: Path) -> Target:
     """A table is read, or refused with its name."""
     from skanopatch.cli.clips import read_column
@@ -113,5 +167,6 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "audio": audio,
     "model": model,
     "network": network,
+    "onnx": onnx,
     "table": table,
 }

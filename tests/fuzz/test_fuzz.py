@@ -8,7 +8,7 @@ from fuzz.targets import TARGETS
 
 pytestmark = pytest.mark.slow  # processes of their own
 
-SHORT = {"audio": 200, "model": 60, "network": 15, "table": 80}
+SHORT = {"audio": 200, "model": 60, "network": 15, "onnx": 80, "table": 80}
 
 
 @pytest.mark.parametrize("kind", TARGETS)

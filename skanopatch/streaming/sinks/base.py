@@ -15,11 +15,18 @@ _BATCH = 1000  # results that are written without a call of flush
 
 
 class Sink(ABC):
-    """Takes the results of windows. It is a context manager, which closes it.
+    """Base class of places that results of windows are sent to.
 
     A subclass has `from_url` and `write`; `flush` and `close` do nothing here. `write` and `flush`
     never raise because of an outage that may pass.
+
+    Attributes
+    ----------
+    n_lost : int
+        Results that were taken and will never be delivered.
     """
+
+    n_lost: int = 0
 
     @classmethod
     @abstractmethod
@@ -58,6 +65,7 @@ class Waiting:
         self.name, self.most = name, most
         self.results: deque[WindowResult] = deque()
         self.n_dropped = 0
+        self.n_lost = 0  # dropped, refused, or there at the end
         self._is_out = False
 
     def append(self, result: WindowResult) -> None:
@@ -66,6 +74,7 @@ class Waiting:
         if len(self.results) > self.most:
             self.results.popleft()
             self.n_dropped += 1
+            self.n_lost += 1
             if self.n_dropped in (1, 10, 100) or self.n_dropped % 1000 == 0:
                 warnings.warn(
                     f"{self.name}: more than {self.most} results wait. The oldest were dropped, "
@@ -92,11 +101,13 @@ class Waiting:
 
     def report_refusal(self, reason: str) -> None:
         """Warn of a result that will not be delivered."""
+        self.n_lost += 1
         warnings.warn(f"{self.name}: {reason}. It is not sent again.", stacklevel=4)
 
     def report_loss(self) -> None:
         """Warn of the results that are lost when a sink closes."""
         if self.results:
+            self.n_lost += len(self.results)
             warnings.warn(
                 f"{self.name}: {len(self.results)} results could not be delivered and are lost.",
                 stacklevel=4,
@@ -120,6 +131,11 @@ class LocalSink(Sink):
 
     def __init__(self, name: str):
         self._waiting = Waiting(name)
+
+    @property
+    def n_lost(self) -> int:  # type: ignore[override]
+        """How many results will never be stored."""
+        return self._waiting.n_lost
 
     @abstractmethod
     def _store(self, results: Sequence[WindowResult]) -> None:

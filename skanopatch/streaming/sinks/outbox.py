@@ -75,6 +75,11 @@ class OutboxSink(Sink):
         """Deliver a result and wait until it is confirmed, or raise NotDelivered or Refused."""
 
     @property
+    def n_lost(self) -> int:  # type: ignore[override]
+        """How many results were refused, dropped, or not delivered before the end."""
+        return self._waiting.n_lost
+
+    @property
     def n_waiting(self) -> int:
         """How many results are not delivered yet."""
         return len(self._waiting.results)
