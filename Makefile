@@ -31,7 +31,7 @@ lint: $(VENV)/.installed-lint  ## format check, lint, types
 docs: $(VENV)/.installed-docs  ## build the documentation into docs/_build/html, warnings are errors
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
-bench: $(VENV)/.installed  ## time the hot paths against their peers
+bench: $(VENV)/.installed-test  ## time the hot paths against their peers
 	$(BIN)/python benchmarks/bench_mel.py
 	$(BIN)/python benchmarks/bench_knn.py
 	$(BIN)/python benchmarks/bench_finetuning.py
@@ -43,6 +43,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing the package and torch into $(VENV): some minutes, once."
 	$(BIN)/pip install --quiet --editable .
 	touch $@
 

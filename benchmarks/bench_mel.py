@@ -1,5 +1,6 @@
 """Time the log-mel spectrogram of a 10 s clip against torchaudio's Kaldi filterbank.
 
+pip install torchaudio "torch<2.15"
 python benchmarks/bench_mel.py
 """
 

@@ -229,6 +229,10 @@ def test_an_empty_file_is_refused(tmp_path):
     for read in (load_clip, read_clip, lambda path: split_recording(path, 1.0)):
         with pytest.raises(ValueError, match=r"it has no samples"):
             read(path)
+    path.write_bytes(b"")
+    for read in (load_clip, read_clip, lambda path: split_recording(path, 1.0)):
+        with pytest.raises(ValueError, match=r"it is empty \(0 bytes\)"):
+            read(path)
 
 
 @pytest.mark.parametrize(

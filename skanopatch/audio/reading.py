@@ -279,6 +279,8 @@ def _check_access(path: str) -> None:
             "pass (array, sample_rate)"
         )
     open(path, "rb").close()
+    if not os.path.getsize(path):
+        raise ValueError("it is empty (0 bytes)")
 
 
 def _check_promise(file: soundfile.SoundFile, n_bytes: float) -> None:

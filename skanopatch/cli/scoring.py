@@ -223,8 +223,9 @@ def format_table(table: pd.DataFrame, threshold: float = 1.0, *, rows: str = "cl
         if row.get("stop", 0) - row.get("start", 0) < row.get("length", 0):
             line += f", {row['start']:.1f} to {row['stop']:.1f} s"
         lines.append(line + (f"  ({row['note']})" if row.get("note") else ""))
-    n_anomalies = (table.decision == "anomaly").sum()
+    n_anomalies, n_unread = ((table.decision == d).sum() for d in ("anomaly", "unreadable"))
     lines.append(
-        f"\n{n_anomalies} of {len(table)} {rows} are anomalies (score above {threshold:g})."
+        f"\n{n_anomalies} of {len(table) - n_unread} {rows} are anomalies (score above "
+        f"{threshold:g})." + (f" {n_unread} could not be read." if n_unread else "")
     )
     return "\n".join(lines)
