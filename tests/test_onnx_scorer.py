@@ -232,5 +232,5 @@ def test_options_that_need_the_model_are_refused(option, workspace, tmp_path):
 def test_export_refuses_a_group_that_is_not_known(workspace, tmp_path):
     result = run("export", workspace / "model.skano", tmp_path / "m.onnx", "--group", "fan")
     assert result.exit_code == 1
-    assert "Got 'fan'" in result.output
+    assert "model knows (none). Got 'fan'." in result.output
     assert load_model(workspace / "model.skano").groups_ == []
