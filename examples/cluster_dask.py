@@ -2,10 +2,13 @@
 Score a folder on a Dask cluster
 ================================
 
-``python cluster_dask.py NORMAL NEW scores.csv [SCHEDULER]`` fits a model on the recordings of one
-folder and scores those of another. Without the address of a scheduler, two processes are started on
-this machine. All machines see the folders under the same paths. It needs
-``pip install skanopatch[dask]``.
+This script fits a model on the recordings of one folder and scores those of another folder::
+
+    pip install 'skanopatch[dask]'
+    python cluster_dask.py NORMAL NEW scores.csv [SCHEDULER]
+
+``SCHEDULER`` is the address of a Dask scheduler. Without it, the script starts two processes on
+this computer. All computers must have the folders under the same paths.
 """
 
 import sys

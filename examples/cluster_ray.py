@@ -2,10 +2,13 @@
 Score a folder on a Ray cluster
 ===============================
 
-``python cluster_ray.py NORMAL NEW scores.csv [ADDRESS]`` fits a model on the recordings of one
-folder and scores those of another. Without the address of a cluster, Ray is started on this machine
-with two processes. All machines see the folders under the same paths. It needs
-``pip install skanopatch[ray]``.
+This script fits a model on the recordings of one folder and scores those of another folder::
+
+    pip install 'skanopatch[ray]'
+    python cluster_ray.py NORMAL NEW scores.csv [ADDRESS]
+
+``ADDRESS`` is the address of a Ray cluster. Without it, the script starts Ray with two processes on
+this computer. All computers must have the folders under the same paths.
 """
 
 import sys
@@ -36,7 +39,7 @@ def main(normal, new, out, address=None):
     with parallel_config(backend="ray"):
         # Workers read the files and compute spectrograms; the detector is fitted here.
         model = AnomalousSoundDetector(map_detector="drop").fit(normal)
-        # The model goes to each machine once. Then paths travel one way and scores the other.
+        # The model goes to each computer once. Then paths travel one way and scores the other.
         stored = ray.put(model)
         tasks = [new[i : i + CLIPS_A_TASK] for i in range(0, len(new), CLIPS_A_TASK)]
         scores = np.concatenate(Parallel()(delayed(score)(stored, task) for task in tasks))

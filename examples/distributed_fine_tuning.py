@@ -2,14 +2,15 @@
 Fine-tuning by several processes
 ================================
 
-Needs ``pip install skanopatch[distributed]``. On two processes of a CPU, and on all GPUs of a
-machine::
+This script trains a network with several processes at the same time. The first command uses two
+processes on a CPU, the second one all GPUs of a computer::
 
+    pip install 'skanopatch[distributed]'
     torchrun --nproc-per-node 2 examples/distributed_fine_tuning.py
     accelerate launch examples/distributed_fine_tuning.py
 
-Each process runs this script and computes an equal part of every batch. `batch_size` counts the
-clips of all processes together, so that the loss does not depend on their number.
+Each process runs this script and computes an equal part of every batch. ``batch_size`` counts the
+clips of all processes together. So the loss does not depend on the number of processes.
 """
 
 import argparse

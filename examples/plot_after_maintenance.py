@@ -2,14 +2,16 @@
 After maintenance
 =================
 
-A part is replaced, and the machine sounds a little different: every clip is an alarm now, though
-nothing is wrong. This example adds a few clips of the new normal sound to the model.
+A part is replaced, and the machine sounds a little different. Now nearly every clip is called an
+anomaly, although nothing is wrong. This example adds a few clips of the new normal sound to the
+model.
 """
 
 # %%
 # A fan before and after a repair
 # -------------------------------
-# After the repair the fan is a little louder in the high frequencies, as a new filter may make it.
+# The fan is simulated. After the repair its high frequencies are a little louder, as with a new
+# filter.
 
 import numpy as np
 from scipy.signal import lfilter
@@ -34,10 +36,11 @@ after = repaired(normal[50:])
 model = AnomalousSoundDetector(MelPatcher(duration=2.0), map_detector="drop").fit(fitted_on)
 
 # %%
-# Ten clips after the repair join
-# -------------------------------
-# Somebody has listened to them. :meth:`~skanopatch.AnomalousSoundDetector.update` fits anew on the
-# statistics that the model keeps, which takes a moment and needs none of the old recordings.
+# Add ten clips after the repair
+# ------------------------------
+# Somebody has listened to these clips and found them normal.
+# :meth:`~skanopatch.AnomalousSoundDetector.update` fits again on the old and the new clips. It
+# takes a moment. It does not read the old recordings, because the model keeps their statistics.
 
 import copy
 
@@ -47,8 +50,7 @@ print("normal windows:", len(model.training_scores_), "->", len(updated.training
 # %%
 # Scores before and after
 # -----------------------
-# Above the dashed line is an anomaly. Without the update nearly all clips after the repair are
-# anomalies. With it nearly all are normal again, and faults are still found.
+# Each point is a clip. Points above the dashed line are called anomalies.
 
 import matplotlib.pyplot as plt
 
@@ -68,3 +70,8 @@ for ax, fitted, title in zip(axes, [model, updated], ["the old model", "updated"
 axes[0].set_ylabel("distance (1 = threshold)")
 axes[1].legend(frameon=False)
 plt.show()
+
+# %%
+# Conclude from the picture that ten clips are enough here. With the old model nearly all clips
+# after the repair are anomalies. With the updated model most of them are normal again, and all
+# faults are still found.

@@ -3,21 +3,22 @@ Where it sounds wrong
 =====================
 
 A score says that a clip is anomalous. A map says where in time and frequency, so that somebody can
-listen there. This example fits on a linear slider that runs well, draws the map of a clip with a
-damaged rail over its spectrogram, and holds it against the sound of the damage alone, which only a
-simulation can give.
+listen there. This example fits a model on a linear slider that runs well. It draws the map of a
+clip with a damaged rail over its spectrogram. Then it compares the map with the sound of the damage
+alone, which only a simulation can give.
 """
 
 # %%
 # Fit on normal clips
 # -------------------
-# :class:`~skanopatch.AnomalousSoundDetector` learns maps beside its scores. Here maps are all that
-# is wanted: :func:`~skanopatch.make_map_pipeline` makes a pipeline that keeps the token of each
-# patch instead of one embedding a clip: :class:`~skanopatch.MelPatcher`,
-# :class:`~skanopatch.AnoPatchEmbedder` and a detector that compares tokens. Its default,
-# :class:`~skanopatch.SubbandKNNDetector`, judges a cell together with its band over the whole clip,
-# which finds faint faults and shows the band; :class:`~skanopatch.PatchKNNDetector` judges each
-# cell for itself, which shows the moment.
+# :class:`~skanopatch.AnomalousSoundDetector` learns maps beside its scores. This example needs maps
+# only, so it uses :func:`~skanopatch.make_map_pipeline`. The pipeline has three steps:
+# :class:`~skanopatch.MelPatcher`, :class:`~skanopatch.AnoPatchEmbedder`, which gives one vector per
+# patch, and a detector that compares these vectors. There are two detectors:
+#
+# * :class:`~skanopatch.SubbandKNNDetector`, the default, compares a cell together with its band
+#   over the whole clip. It finds faint faults and shows the band.
+# * :class:`~skanopatch.PatchKNNDetector` compares each cell alone. It shows the moment.
 
 import numpy as np
 
@@ -43,13 +44,13 @@ moments.fit(sounds.clips[is_train])
 # %%
 # Maps as arrays
 # --------------
-# :func:`~skanopatch.anomaly_map` gives an array: stretches of time, then bands of frequency. 1 is
-# the threshold. It is placed so that a normal clip has a cell above 1 with a chance of
-# ``false_alarm_rate``, 0.1 unless something else is asked for.
+# :func:`~skanopatch.anomaly_map` gives an array with the axes clip, time and frequency. 1 is the
+# threshold. A normal clip has a cell above 1 with the probability ``false_alarm_rate``, 0.1 by
+# default.
 
 is_test = (sounds.split == "test") & (sounds.domain == "source")
 band_maps, moment_maps = (anomaly_map(pipe, sounds.clips[is_test]) for pipe in (bands, moments))
-print("{} clips, {} stretches of time, {} bands".format(*band_maps.shape))
+print("{} clips, {} steps of time, {} bands".format(*band_maps.shape))
 print("highest cell  bands  moments")
 for fault, of_bands, of_moments in zip(
     sounds.fault[is_test], band_maps.max(axis=(1, 2)), moment_maps.max(axis=(1, 2)), strict=True
@@ -59,9 +60,9 @@ for fault, of_bands, of_moments in zip(
 # %%
 # Maps as pictures
 # ----------------
-# :class:`~skanopatch.AnomalyMapDisplay` draws one clip: the spectrogram in grey, what is anomalous
-# in colour, and a line around what is above the threshold. The clip below is the first one with a
-# damaged rail; the carriage hits it at each stroke.
+# :class:`~skanopatch.AnomalyMapDisplay` draws one clip. The spectrogram is grey, and anomalous
+# cells are coloured. A line surrounds the cells above the threshold. The clip below is the first
+# one with a damaged rail. The carriage hits the damage at each stroke.
 
 import matplotlib.pyplot as plt
 
@@ -76,11 +77,11 @@ axes[0].set_xlabel("")
 plt.show()
 
 # %%
-# Is it there?
-# ------------
-# Clips do not depend on the severity but for the fault, so the difference to the same clip of
-# severity 0 is the sound of the damage alone. The map of the whole clip is drawn over it: what the
-# pipeline found where the damage was hard to see.
+# Is the fault there?
+# -------------------
+# The simulation can make the same clip without the fault, with severity 0. The difference of both
+# clips is the sound of the damage alone. Here it is the grey spectrogram, and the map of the whole
+# clip is drawn over it.
 
 from skanopatch import unpatchify
 
@@ -92,3 +93,7 @@ display = AnomalyMapDisplay.from_predictions(
 )
 display.ax_.set_title("the damage alone, with the map of the whole clip")
 plt.show()
+
+# %%
+# Conclude from the pictures that the map of bands says at which frequencies to listen, and the map
+# of moments says when. Listen at both places before you decide.

@@ -2,18 +2,19 @@
 A day with a fault that grows
 =============================
 
-A microphone listens all day. This example simulates a pump whose bearing begins to knock in the
-afternoon, scores the stream window by window, and asks how early an alarm comes, and how often one
-would come on days without a fault.
+A microphone records a pump all day. In the afternoon its bearing begins to knock. This example
+simulates the pump and scores the stream window by window. It answers two questions: how early does
+the alarm come, and how often does one come on a day without a fault?
 """
 
 # %%
 # A pump
 # ------
-# Its speed, its flow and its level wander over the day. A damaged bearing knocks several times a
-# turn, and each knock makes the casing ring; ``knocking`` is how loud, as a share of the pump. The
-# microphone is asked for five seconds every three minutes, so the generator yields a block of
-# sound, and a :class:`~skanopatch.streaming.cutting.Gap` for the time in which nobody listened.
+# The speed, the flow and the level of the pump change over the day. A damaged bearing knocks
+# several times per turn, and each knock makes the casing ring. ``knocking`` is the amplitude of the
+# knocks relative to the pump. Five seconds are recorded every three minutes. So the generator
+# yields a block of sound, and then a :class:`~skanopatch.streaming.cutting.Gap` for the time
+# without a recording.
 
 import math
 
@@ -45,7 +46,8 @@ def pump(hours, seed, knocking=lambda hour: 0.0):
 # %%
 # Yesterday
 # ---------
-# The model is fitted on the blocks of a normal day. They are sessions of their own, minutes apart.
+# The model is fitted on the blocks of a normal day. Each block counts as a session of its own,
+# because the blocks are minutes apart.
 
 from skanopatch import AnomalousSoundDetector, MelPatcher
 
@@ -56,23 +58,24 @@ model.fit(yesterday)
 # %%
 # At most one alarm a day
 # -----------------------
-# Three windows in a row raise the alarm. A normal day is to raise at most one. Windows lie too far
-# apart in the recordings of fit to say how alike neighbours are, so the bound is used that holds
-# whatever the dependence: an alarm takes three windows beyond the threshold, and there are 480
-# windows a day, so 3 / 480 of them may be beyond it.
+# An alarm needs three windows in a row above the threshold. How rare must such a window be, so that
+# a normal day has at most one alarm on average? The rule here holds for any dependence between
+# windows. A day has 480 windows, and an alarm needs three of them. So 3 / 480 of the normal windows
+# may be above the threshold.
 
 from skanopatch.streaming.alarm_rates import false_alarm_rate_for
 from skanopatch.streaming.alarms import make_alarm
 
 rate = false_alarm_rate_for(1 / 24, hop=EVERY, persistence=3)
 model.set_false_alarm_rate(rate)
-print(f"{rate:.3%} of normal windows may be beyond the threshold, 1 in {1 / rate:.0f}.")
+print(f"{rate:.3%} of normal windows may be above the threshold, 1 in {1 / rate:.0f}.")
 
 # %%
 # Today
 # -----
-# From two o'clock on the bearing knocks louder and louder. ``score_stream`` takes the blocks as
-# they come and yields a result for each window, with the score of ``model.score_samples``.
+# The bearing begins to knock at 14:00, and the knocks become louder. ``score_stream`` takes one
+# block after the other and yields a result for each window. Its score is that of
+# ``model.score_samples``.
 
 from skanopatch import score_stream
 
@@ -96,8 +99,8 @@ for result in results:
 # %%
 # The day as a picture
 # --------------------
-# The distances wander with the pump, since no normal day is one sound. What is flagged is each
-# window beyond the threshold; the alarm waits for three in a row.
+# The distance changes over the day, because the pump does not always sound the same. Each window
+# above the threshold is marked. The alarm begins only after three in a row.
 
 import matplotlib.pyplot as plt
 
@@ -114,9 +117,13 @@ plt.show()
 # %%
 # A day without a fault
 # ---------------------
-# Another normal day counts the false alarms.
+# A third day is normal again. It shows how many false alarms there are.
 
 normal = list(score_stream(model, pump(24, seed=2), RATE, start_time=0.0))
-n_beyond = sum(result.distance > 1 for result in normal)
+n_above = sum(result.distance > 1 for result in normal)
 n_alarms = sum(result.alarm == "on" for result in normal)
-print(f"{n_beyond} of {len(normal)} windows beyond the threshold, {n_alarms} alarms")
+print(f"{n_above} of {len(normal)} windows above the threshold, {n_alarms} alarms")
+
+# %%
+# Conclude from the picture and the numbers that waiting for three windows delays the alarm by a few
+# minutes, but keeps single windows above the threshold from raising one.

@@ -2,18 +2,20 @@
 Scores as pictures
 ==================
 
-Which machine raises false alarms? Is one pipeline better than another where false alarms are few?
-When did it start? Displays draw the answers in scikit-learn's convention: ``from_estimator`` takes
-a fitted pipeline, ``from_predictions`` the scores of anything at all, ``ax`` puts several into one
-figure, and ``ax_`` and ``figure_`` are matplotlib's own, to change what you like.
+Which machine raises false alarms? Which of two pipelines is better if there may be few false
+alarms? When did the fault begin? Displays draw the answers. They follow scikit-learn's convention:
+
+* ``from_estimator`` takes a fitted pipeline, and ``from_predictions`` takes scores from anywhere;
+* ``ax`` draws into axes that exist, so one figure can have several displays;
+* ``ax_`` and ``figure_`` are matplotlib's objects, with which you can change the picture.
 """
 
 # %%
 # Machines and a pipeline
 # -----------------------
-# Three simulated machines, each with two domains: other speeds and another hall. One detector a
-# machine makes scores that compare across machines. It needs the machine of each clip, which takes
-# scikit-learn's metadata routing through a pipeline.
+# There are three simulated machines. Each has two domains, which differ in speed and hall. With one
+# detector per machine, the scores of different machines can be compared. The detector needs the
+# machine of each clip. scikit-learn's metadata routing passes it through the pipeline.
 
 import sklearn
 from sklearn.pipeline import make_pipeline
@@ -36,8 +38,9 @@ pipe.fit(sounds.clips[train], groups=sounds.machine[train])
 # %%
 # By machine and domain
 # ---------------------
-# Each point is a clip that was not trained on. What lies right of the threshold is called an
-# anomaly: hollow points there are false alarms, filled ones left of it are missed.
+# Each point is a clip that was not used for training. Points to the right of the threshold are
+# called anomalies. Hollow points there are false alarms. Filled points to the left of the threshold
+# are faults that are missed.
 
 import matplotlib.pyplot as plt
 
@@ -54,11 +57,11 @@ ScoreDisplay.from_estimator(
 plt.show()
 
 # %%
-# Where false alarms are few
-# --------------------------
-# The ROC curve is what every threshold would do. Whoever listens to a hundred machines cares for
-# its left end only, which is shaded and which pAUC measures. A second display goes on the axes of
-# the first.
+# Few false alarms
+# ----------------
+# The ROC curve shows the false alarms and the faults found for every possible threshold. If a
+# hundred machines are watched, only few false alarms are acceptable. This is the left end of the
+# curve, which is shaded. pAUC measures it. The second display is drawn into the axes of the first.
 
 from skanopatch import AnomalyRocDisplay, KNNDetector
 
@@ -76,12 +79,12 @@ AnomalyRocDisplay.from_estimator(
 plt.show()
 
 # %%
-# How clips lie to each other
-# ---------------------------
-# The first two principal components of the embeddings. They show the directions of most variance,
-# which need not be those that a fault moves: here the domains lie apart and the faults do not,
-# although the detector, which measures distance in all directions, finds most of them. ``reducer``
-# takes any other transformer, such as ``sklearn.manifold.TSNE()``.
+# Which clips are similar
+# -----------------------
+# The picture shows the first two principal components of the features. These are the directions in
+# which clips differ most. A fault may change other directions. Here the domains are apart, and the
+# faults are not. The detector still finds most faults, because it measures the distance in all
+# directions. ``reducer`` takes any other transformer, such as ``sklearn.manifold.TSNE()``.
 
 from skanopatch import EmbeddingDisplay
 
@@ -91,9 +94,9 @@ plt.show()
 # %%
 # A long recording
 # ----------------
-# A recording of two minutes, in which the rail is damaged from 1:00 to 1:30. Two simulations with
-# one seed give it with and without the damage. It is cut into windows of the length that the
-# pipeline uses of a clip, here with one second between their starts.
+# In this recording of two minutes, the rail is damaged from 1:00 to 1:30. Two simulations with the
+# same seed give the recording with and without the damage. The display cuts it into windows that
+# are as long as a clip of the pipeline. A new window starts every second.
 
 import numpy as np
 
@@ -113,3 +116,8 @@ TimelineDisplay.from_estimator(slider, recording, hop=1.0)
 plt.show()
 
 sklearn.set_config(enable_metadata_routing=False)
+
+# %%
+# Conclude from the last picture when to listen: the distance rises above the threshold while the
+# rail is damaged. Use :class:`~skanopatch.ScoreDisplay` first, to see how many clips are on the
+# wrong side of the threshold.

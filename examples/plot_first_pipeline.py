@@ -2,18 +2,18 @@
 A first model
 =============
 
-A gearbox runs well for 72 recordings. Which of the next ones sound wrong? This example simulates
-the recordings, looks at what a fault does to a spectrogram, fits a model on the normal clips alone
-and reads its scores, decisions and p-values.
+There are 72 recordings of a gearbox that runs well. Which of the next recordings sound wrong? This
+example simulates the recordings. It shows what a fault does to a spectrogram, fits a model on the
+normal clips alone, and explains its scores, decisions and p-values.
 """
 
 # %%
 # Sounds
 # ------
-# :func:`~skanopatch.datasets.make_machine_sounds` simulates machines by their physics: here one
-# gearbox with its meshing teeth, its room and the noise of the factory. Clips do not depend
-# on the severity but for the fault, so two calls with one seed give the same clip without and with
-# its fault, and their difference is the sound of the fault alone.
+# :func:`~skanopatch.datasets.make_machine_sounds` simulates machines by their physics. Here it is
+# one gearbox with its meshing teeth, its room and the noise of the factory. ``severity`` changes
+# only the fault. So two calls with the same seed give the same clip without and with its fault.
+# Their difference is the sound of the fault alone.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -40,10 +40,10 @@ sound_of_fault = sounds.clips[clip] - without_fault.clips[clip]
 # %%
 # What a fault looks like
 # -----------------------
-# :class:`~skanopatch.MelPatcher` turns clips into patches of their log-mel spectrogram;
-# :func:`~skanopatch.unpatchify` puts the patches together again. A damaged tooth gives one knock a
-# turn, well below the level of the machine itself in most bands: the two upper
-# spectrograms differ by little.
+# :class:`~skanopatch.MelPatcher` turns clips into patches of their log-mel spectrogram, and
+# :func:`~skanopatch.unpatchify` puts the patches together again. A damaged tooth gives one knock
+# per turn. In most bands the knock is much quieter than the machine itself. So the two upper
+# spectrograms hardly differ.
 
 patcher = MelPatcher(duration=2.0)
 patches = patcher.fit_transform(
@@ -72,12 +72,12 @@ plt.show()
 # %%
 # Fit on normal clips, score new ones
 # -----------------------------------
-# :class:`~skanopatch.AnomalousSoundDetector` is the whole recipe: statistics of the spectrum, a
-# distance from those of the normal clips, and a threshold.
+# :class:`~skanopatch.AnomalousSoundDetector` is the whole model: statistics of the spectrum, a
+# distance from the statistics of the normal clips, and a threshold.
 #
 # ``false_alarm_rate`` is the share of new normal clips that may be called anomalies. A threshold
-# that is placed by 72 clips meets it give or take ``sqrt(0.1 * 0.9 / 73)``, a standard deviation of
-# 0.035.
+# from 72 clips does not meet the rate exactly. The standard deviation is about
+# ``sqrt(0.1 * 0.9 / 73)``, which is 0.035.
 
 from skanopatch import AnomalousSoundDetector
 from skanopatch.metrics import auc_score
@@ -96,7 +96,7 @@ print(f"false alarms: {np.mean(predicted[y == 1] == -1):.2f} of the normal clips
 print(f"found:        {np.mean(predicted[y == -1] == -1):.2f} of the clips with a fault")
 
 # %%
-# Fewer false alarms cost faults that are not found. The threshold moves without a new fit:
+# With fewer false alarms, fewer faults are found. The threshold moves without a new fit:
 
 for rate in (0.05, 0.02):
     found = model.set_false_alarm_rate(rate).predict(test_clips) == -1
@@ -105,15 +105,18 @@ for rate in (0.05, 0.02):
 # %%
 # P-values
 # --------
-# A p-value is the share of normal clips that are as anomalous. Those of new normal clips are spread
-# evenly over 0 to 1; those of faults are small. 72 clips can give no less than 1 / 73.
+# A p-value is the share of normal clips that are at least as anomalous. P-values of new normal
+# clips are spread evenly from 0 to 1, and p-values of faults are small. With 72 clips, the smallest
+# possible p-value is 1 / 73.
 
 p_values = model.p_values(test_clips)
 print(f"p <= 0.05: {np.mean(p_values[y == 1] <= 0.05):.2f} of the normal clips")
 print(f"p <= 0.05: {np.mean(p_values[y == -1] <= 0.05):.2f} of the clips with a fault")
 
 # %%
-# Scores overlap: the threshold decides which errors are made, and the AUC does not depend on it.
+# Scores of normal clips and of faults
+# ------------------------------------
+# Each point is a clip. The dashed line is the threshold.
 
 fault = sounds.fault[is_test]
 kinds = {"none": ("#0072B2", "o"), "tooth_damage": ("#D55E00", "x"), "misalignment": ("k", "+")}
@@ -129,3 +132,7 @@ ax.set_ylim(-0.6, 2.6)
 ax.set_xlabel("distance over that of the threshold (above 1: anomaly)")
 ax.legend(loc="upper right")
 plt.show()
+
+# %%
+# Conclude from the picture that no threshold is right for all clips, because the scores overlap.
+# The threshold decides between false alarms and missed faults. The AUC does not depend on it.

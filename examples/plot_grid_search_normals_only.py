@@ -2,14 +2,14 @@
 Grid search with normals only
 =============================
 
-Which settings are best is decided with clips that have a fault, but none of them may be trained
-on. A plain :class:`~sklearn.model_selection.GridSearchCV` trains on them. This example shows what
-that does to the scores, and to the choice.
+To choose settings, you need clips with a fault. But a detector must not be trained on them. A plain
+:class:`~sklearn.model_selection.GridSearchCV` trains on them. This example shows how this changes
+the scores and the choice.
 """
 
 # %%
-# Clips of one unit, a third of them with a fault. They are mixed, and another set is kept for the
-# end.
+# The clips are of one unit. A third of them have a fault. They are shuffled. Other clips are kept
+# for a test at the end.
 
 import numpy as np
 
@@ -27,13 +27,13 @@ X, y = sounds.clips[search_rows], sounds.y[search_rows]
 # %%
 # The search
 # ----------
-# :class:`~skanopatch.FitOnNormal` drops the anomalous clips wherever ``fit`` is called: in each
-# fold, and in the final ``refit`` on all clips, where a splitter could not do so.
-# :func:`~skanopatch.make_anomaly_scorer` takes the label that is the anomalous one. ``memory``
-# keeps what the first steps computed: detectors of different settings share the mel spectrograms of
-# a fold.
+# :class:`~skanopatch.FitOnNormal` drops the anomalous clips in each call of ``fit``: in each fold,
+# and in the final ``refit`` on all clips, which a splitter cannot change.
+# :func:`~skanopatch.make_anomaly_scorer` gives higher results if anomalies score lower. ``memory``
+# keeps the output of the first steps, so detectors with different settings share the spectrograms
+# of a fold.
 #
-# The folds are stratified, so that each holds clips of both kinds.
+# The folds are stratified, so that each has clips of both kinds.
 
 from tempfile import TemporaryDirectory
 
@@ -68,9 +68,9 @@ naive = GridSearchCV(pipe, grid, scoring=scorer, cv=cv).fit(X, y)
 # %%
 # What each way found
 # -------------------
-# In the naive way clips with faults are in the bank of references. A new one then has a near
-# neighbour among them and passes for normal. Scores are too low in the search, and the refit model
-# carries the faulty clips along as well.
+# In the naive way, clips with faults are among the clips that new ones are compared with. So a new
+# clip with a fault has a near neighbour and passes as normal. The AUC in the search is too low. The
+# refitted model has the same mistake.
 
 fresh_X, fresh_y = sounds.clips[fresh_rows], sounds.y[fresh_rows]
 fresh_auc = {}
@@ -85,8 +85,9 @@ for name, search in [("normals only", right), ("naive", naive)]:
 # %%
 # The label trap
 # --------------
-# Where anomalies are labelled 1 and normal clips 0, ``scoring="roc_auc"`` takes the anomalies for
-# what should score high, and so reports 1 - AUC without a word.
+# Some data sets label anomalies 1 and normal clips 0. ``scoring="roc_auc"`` then expects that
+# anomalies have high scores. But they have low ones, so it returns 1 - AUC, without a warning.
+# ``pos_label`` of :func:`~skanopatch.make_anomaly_scorer` names the label of anomalies.
 
 from sklearn.metrics import get_scorer
 
@@ -96,6 +97,11 @@ print(f"scoring='roc_auc':                {get_scorer('roc_auc')(right, fresh_X,
 print(f"make_anomaly_scorer(pos_label=1): {right_scorer(right, fresh_X, is_anomaly):.3f}")
 
 # %%
+# Both ways as a picture
+# ----------------------
+# Left: the AUC of each setting in cross-validation. Right: the AUC of the chosen model on fresh
+# clips.
+
 import matplotlib.pyplot as plt
 
 fig, (left, right_ax) = plt.subplots(
@@ -123,3 +129,7 @@ right_ax.set_title("best of each,\nfresh clips")
 plt.show()
 
 cache.cleanup()
+
+# %%
+# Conclude from the picture that a search must fit on normal clips only. The naive way has a lower
+# AUC for every setting, and its chosen model is worse on fresh clips.

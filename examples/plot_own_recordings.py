@@ -2,16 +2,16 @@
 Own recordings
 ==============
 
-Files come as they are: of several sample rates, mono or stereo, of different lengths, and now and
-then one that no program can open. This example writes such a folder, fits on the paths of normal
-recordings and ranks new ones.
+Real recordings differ. They have several sample rates and lengths, are mono or stereo, and some
+cannot be opened. This example writes such a folder, fits a model on the paths of normal recordings,
+and ranks new ones.
 """
 
 # %%
 # A folder of recordings
 # ----------------------
-# A fan is simulated and written to wav files by three recorders: 16 kHz mono, 48 kHz stereo and
-# 44.1 kHz mono. One of the new files is text that was renamed.
+# A simulated fan is written to wav files, as if by three recorders: 16 kHz mono, 48 kHz stereo and
+# 44.1 kHz mono. One of the new files is not sound but text.
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -49,11 +49,13 @@ for file in new_files[:3]:
 # %%
 # Fit on paths
 # ------------
-# All clips are used at ``sample_rate``, on their first channel and in windows of ``duration``
-# seconds: of a longer clip the worst window decides, and a shorter one is repeated. With
-# ``on_error="nan"`` a file that cannot be read gets the score NaN and is called an anomaly, and one
-# warning names all such files; the default is an error. Another warning says that what two of the
-# recorders hold above 8 kHz is not used.
+# The model resamples all clips to ``sample_rate``, takes their first channel and cuts them into
+# windows of ``duration`` seconds. The worst window of a longer clip decides. A shorter clip is
+# repeated.
+#
+# With ``on_error="nan"`` a file that cannot be read gets the score NaN, and ``predict`` gives -1.
+# One warning names all such files. The default is an error. Another warning says that sound above 8
+# kHz, which two of the recorders have, is not used.
 
 import warnings
 
@@ -70,8 +72,8 @@ print(str(caught[0].message).replace(str(folder), "<folder>"))
 # %%
 # The ranked list
 # ---------------
-# A distance over that of the threshold reads well: above 1 is an anomaly. ``offset_`` is the
-# threshold on ``score_samples``, which is minus the distance.
+# A score is minus a distance, and ``offset_`` is the score of the threshold. Their ratio is easy to
+# read: above 1 is an anomaly.
 
 import matplotlib.pyplot as plt
 
@@ -100,3 +102,7 @@ ax.legend(loc="lower right")
 plt.show()
 
 temporary.cleanup()
+
+# %%
+# Conclude from the picture which files to listen to first: those at the top. A file without a score
+# is at the bottom. Look at it separately, because it was not checked.

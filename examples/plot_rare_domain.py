@@ -2,14 +2,16 @@
 A rare domain
 =============
 
-A machine was recorded for weeks in one hall and for an hour in another. Clips of the second hall
-are normal, but look anomalous. This example shows what a few of them in ``fit`` change.
+A machine was recorded for weeks in one hall, and for an hour in another. Clips of the second hall
+are normal, but a model calls them anomalies. This example shows how a few of them in ``fit`` change
+this.
 """
 
 # %%
 # Forty clips of one hall, eight of the other
 # -------------------------------------------
-# Simulated valves. ``domain`` says which hall a clip is of: "source" or the rare "target".
+# The machine is a simulated valve. ``domain`` says which hall a clip is from: "source" is the first
+# hall, and "target" is the rare second one. Three models are compared.
 
 from skanopatch import AnomalousSoundDetector
 from skanopatch.datasets import make_machine_sounds
@@ -33,9 +35,8 @@ models = {
 # %%
 # Scores of new clips
 # -------------------
-# ``predict`` does not need the domain of a new clip. Hollow points right of the dashed line are
-# false alarms. Without target clips in ``fit``, all clips of the second hall are called anomalies.
-# Eight of them are enough to place normal clips of both halls below the threshold.
+# Each point is a new clip. Hollow points are normal. Those to the right of the dashed line are
+# false alarms. ``predict`` does not need the domain of a new clip.
 
 import matplotlib.pyplot as plt
 
@@ -56,7 +57,7 @@ plt.show()
 # %%
 # In numbers
 # ----------
-# A few clips of the second hall are what matters. Naming the domains changes little on this valve.
+# The shares of wrong and right decisions of each model:
 
 print(f"{'':26}false alarms in source, in target; faults found")
 for name, model in models.items():
@@ -64,3 +65,8 @@ for name, model in models.items():
     is_normal, domain = sounds.y[test] == 1, sounds.domain[test]
     source, target = (is_alarm[is_normal & (domain == d)].mean() for d in ("source", "target"))
     print(f"{name:26}{source:.2f}, {target:.2f}; {is_alarm[~is_normal].mean():.2f}")
+
+# %%
+# Conclude from the picture and the numbers that a few clips of the second hall matter most. Without
+# them, all normal clips of the second hall are called anomalies. With eight of them, no normal clip
+# is. The price is that fewer faults are found. On this valve, ``domains`` changes nothing more.

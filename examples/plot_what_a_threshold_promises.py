@@ -2,17 +2,20 @@
 What a threshold promises
 =========================
 
-A threshold at a false-alarm rate of 0.1 should call one new normal clip in ten an anomaly. This
-example shows why scores of the training clips do not give such a threshold, and how left-out clips
-do.
+A threshold with a false-alarm rate of 0.1 should call one new normal clip in ten an anomaly. This
+example shows why scores of the training clips do not give such a threshold, and why scores of
+left-out clips do.
 """
 
 # %%
 # Three kinds of scores
 # ---------------------
-# Features of 30 normal clips, and of 2,000 new normal ones. A nearest-neighbour detector can score
-# the clips that it was fitted on (each is compared with its nearest neighbours among 30 clips, the
-# clip itself included), the same clips while they are left out, and new clips.
+# There are features of 30 normal clips to fit on, and of 2,000 new normal clips. A
+# nearest-neighbour detector can compute three kinds of scores:
+#
+# * of the clips that it was fitted on: each is compared with all 30 clips, itself included;
+# * of the same clips, each while it is left out of the fit;
+# * of new clips.
 
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
@@ -33,8 +36,9 @@ distances = {
 # %%
 # Where each puts the threshold
 # -----------------------------
-# Training clips look far too normal: a threshold at their 90 % quantile would call most new normal
-# clips anomalies. Left-out clips look like new clips, so the threshold of the detector holds.
+# The scores of training clips are far too normal. A threshold at their 90 % quantile would call
+# most new normal clips anomalies. Left-out clips score like new clips, so the threshold of the
+# detector holds.
 
 import matplotlib.pyplot as plt
 
@@ -54,8 +58,8 @@ plt.show()
 # %%
 # How much a single threshold varies
 # ----------------------------------
-# The rate holds on average over many fits. A single threshold from few clips may be off: the bars
-# go from the 10 % to the 90 % quantile of the false-alarm rates of 40 fits.
+# The rate holds on average over many fits. A single threshold from few clips may have another rate.
+# The points are means of 40 fits. The bars go from the 10 % to the 90 % quantile.
 
 sizes, rates = [10, 20, 50, 100], []
 for size in sizes:
@@ -70,8 +74,12 @@ low, high = np.quantile(rates, [0.1, 0.9], axis=1)
 means = rates.mean(axis=1)
 positions = np.arange(len(sizes))
 ax.errorbar(positions, means, yerr=[means - low, high - means], fmt="o", color="#0072B2", capsize=4)
-ax.axhline(0.1, color="0.2", ls="--", label="asked for")
+ax.axhline(0.1, color="0.2", ls="--", label="set")
 ax.set_xticks(positions, sizes)
 ax.set(xlabel="normal clips to fit on", ylabel="false-alarm rate", ylim=(0, None))
 ax.legend(frameon=False)
 plt.show()
+
+# %%
+# Conclude from the picture that more normal clips make a single threshold more reliable: the bars
+# become shorter, and the mean stays near the rate that was set.

@@ -3,7 +3,7 @@ Why it sounds wrong
 ===================
 
 A score says how far a clip is from normal. An explanation says why, in words and in a picture. This
-example adds a faint whine to a gearbox that runs well, and asks the model what it is.
+example adds a faint whine to a clip of a gearbox that runs well. Then the model explains the clip.
 """
 
 # %%
@@ -42,10 +42,12 @@ for sentence in model.explain([normal_clip + whine])[0].sentences():
 # %%
 # In a picture
 # ------------
-# Left: the spectrum of the clip over the range of all normal clips. A dotted line marks the whine.
-# It is within that range, but 12 dB above the most similar normal clips. Right: the parts of the
-# score. The first bar is the distance of a typical normal clip, and each cause adds to it. Together
-# they are beyond the dashed line, the threshold.
+# Left: the spectrum of the clip, and behind it the range of all normal clips. A dotted line marks
+# the whine. The whine is within the range of all normal clips, but 12 dB above the most similar
+# ones.
+#
+# Right: the parts of the score. The first bar is the distance of a typical normal clip. Each cause
+# adds to it. The dashed line is the threshold.
 
 import matplotlib.pyplot as plt
 
@@ -53,3 +55,7 @@ from skanopatch import ExplanationDisplay
 
 ExplanationDisplay.from_estimator(model, normal_clip + whine)
 plt.show()
+
+# %%
+# Conclude from the picture that the clip is an anomaly because of a tone near 2,500 Hz: this is
+# where the whine was added. Now somebody can listen at this frequency.

@@ -398,7 +398,7 @@ def test_each_group_has_a_threshold_of_its_own(grouped, train, units, test, test
 def test_each_group_has_maps_of_its_own(grouped, train, units, test, test_units):
     alone = AnomalousSoundDetector(PATCHER).fit(train[np.equal(units, 1)])
     of_test = np.equal(test_units, 1)
-    tokens = PatchStatistics().fit_transform(PATCHER.transform(test[of_test]))
+    tokens = PatchStatistics().fit_transform(PATCHER.fit(train).transform(test[of_test]))
     moments = grouped.map_pipeline_[-1].anomaly_map(tokens, groups=[1] * len(tokens))
     assert_array_equal(moments, alone.map_pipeline_[-1].anomaly_map(tokens))
     maps = grouped.anomaly_map(test, groups=test_units)

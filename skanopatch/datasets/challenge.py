@@ -30,26 +30,30 @@ def write_challenge_files(
     decision: Any,
     year: int = 2026,
 ) -> list[Path]:
-    """Write anomaly scores and decisions as the official evaluators read them.
+    """Write anomaly scores and decisions to the files that DCASE Task 2 asks for.
 
     Each section gets two files, ``anomaly_score_<machine>_section_NN_test.csv`` and
-    ``decision_result_<machine>_section_NN_test.csv``, in 2021 for either domain (``_source_test``)
-    and in 2020 with names that end in ``_id_NN``. A line is ``name,value``.
+    ``decision_result_<machine>_section_NN_test.csv``. In 2021 each domain has files of its own
+    (``_source_test``, ``_target_test``). In 2020 the names end in ``_id_NN``. A line is
+    ``name,value``. The official evaluators read these files.
 
     Parameters
     ----------
     folder : str or Path
-        It is made if it does not exist; files of these names are overwritten.
+        The folder to write to. It is made if it does not exist. Files of the same names are
+        replaced.
     names : array-like of shape (n_clips,)
-        The names of the clips; of paths, the last part.
+        The names of the clips. Of a path, the last part is taken.
     machine, section : array-like of shape (n_clips,)
         Machine type and section of each clip, in 2020 the id of the machine.
     anomaly_score : array-like of shape (n_clips,)
-        Higher is more anomalous. Written so that reading gives the same float64.
+        Higher is more anomalous. The file has as many digits as are needed to read the same
+        float64.
     decision : array-like of shape (n_clips,)
-        1 or True for anomalous clips, 0 or False for normal ones: ``pipe.predict(X) == -1``.
+        1 or True for anomalous clips, 0 or False for normal ones, such as
+        ``pipe.predict(X) == -1``.
     year : int, default=2026
-        Whose file names to use; those of 2022 and later are the same.
+        The year of the challenge, which sets the file names. They are the same from 2022 on.
 
     Returns
     -------
@@ -60,7 +64,11 @@ def write_challenge_files(
     ------
     ValueError
         If arrays differ in length, a score is NaN, a decision is neither 0 nor 1, a section has two
-        clips of one name, or a name of 2021 does not tell the domain.
+        clips of one name, or a name of 2021 does not say the domain.
+
+    See Also
+    --------
+    read_challenge_files : Reads the files again.
     """
     clips = _clip_table(names, machine, section, anomaly_score=anomaly_score, decision=decision)
     unscored = clips.names[clips.anomaly_score.isna()]
@@ -91,28 +99,34 @@ def write_challenge_files(
 def read_challenge_files(
     folder: str | PathLike[str], *, names: Any = None, machine: Any = None, section: Any = None
 ) -> Bunch:
-    """Read the anomaly scores and decisions of a system.
+    """Read anomaly scores and decisions from files in the form of DCASE Task 2.
 
     Parameters
     ----------
     folder : str or Path
-        A folder of challenge files of any year.
+        A folder of challenge files of any year, such as those of `write_challenge_files`.
     names, machine, section : array-like of shape (n_clips,), default=None
-        The clips to return, in this order. None returns all, in the order of the files.
+        The clips to return, in this order; give all three. None returns all clips, in the order of
+        the files.
 
     Returns
     -------
     results : :class:`~sklearn.utils.Bunch`
-        With the arrays `names`, `machine`, `section`, `anomaly_score` and `decision` (0 normal, 1
-        anomalous) of shape (n_clips,); `decision` is None where there are no files of it.
+        Dictionary-like object, with the arrays ``names``, ``machine``, ``section``,
+        ``anomaly_score`` (higher is more anomalous) and ``decision`` (0 normal, 1 anomalous) of
+        shape (n_clips,). ``decision`` is None if there are no files of decisions.
 
     Raises
     ------
     FileNotFoundError
-        If the folder holds no file of anomaly scores.
+        If the folder has no file of anomaly scores.
     ValueError
-        If a clip asked for has no score, the decisions of a section are not of the clips that its
-        scores are of, or a line is not a name and a number.
+        If a clip that was asked for has no score, the scores and the decisions of a section are of
+        different clips, or a line is not a name and a number.
+
+    See Also
+    --------
+    write_challenge_files : Writes such files.
     """
     folder = Path(folder)
     parts = [

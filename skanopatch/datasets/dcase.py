@@ -39,11 +39,13 @@ def load_dcase(
     subset: str | None = None,
     ground_truth: str | PathLike[str] | None = None,
 ) -> Bunch:
-    """List the clips of DCASE Challenge Task 2, with what their names and the tables say.
+    """List the clips of DCASE Challenge Task 2, with their labels and operating conditions.
 
-    No sound is read. The clips are those in ``<machine>/train``, ``<machine>/test`` (in 2021
-    ``source_test`` and ``target_test``) and ``<machine>/supplemental``, at any depth below `root`.
-    Development and evaluation set may lie in one folder or in two, and be there in part.
+    These come from the names of the files and from the tables of the challenge. No sound is read.
+
+    The clips are those in ``<machine>/train``, ``<machine>/test`` (in 2021 ``source_test`` and
+    ``target_test``) and ``<machine>/supplemental``, at any depth below `root`. Development and
+    evaluation set may lie in one folder or in two. Parts may be missing.
 
     Parameters
     ----------
@@ -58,50 +60,61 @@ def load_dcase(
     subset : {"development", "evaluation"}, default=None
         The set to list. None lists both.
     ground_truth : str or Path, default=None
-        The folder of the official evaluator of that year, with the labels and domains of the
-        evaluation set's test clips in ``ground_truth_data`` and ``ground_truth_domain``, in 2020 in
-        ``eval_data_list.csv``.
+        The folder of the official evaluator of that year. It has the labels and domains of the test
+        clips of the evaluation set, in ``ground_truth_data`` and ``ground_truth_domain``, or for
+        2020 in ``eval_data_list.csv``.
 
     Returns
     -------
     clips : :class:`~sklearn.utils.Bunch`
-        With an array of one entry a clip for each of
+        Dictionary-like object, with these arrays of one entry per clip:
 
-        * ``paths``, the files, what a pipeline takes as `X`;
-        * ``y``: +1 normal, -1 anomalous, 0 unknown (evaluation tests without `ground_truth`);
-        * ``machine`` and ``section``, in 2020 the id of the machine;
-        * ``domain``: "source", "target", or "unknown": all of 2020, and where names do not tell;
-        * ``split`` and ``subset``;
+        * ``paths``: the files, which a pipeline takes as `X`;
+        * ``y``: +1 normal, -1 anomalous, 0 unknown (test clips of the evaluation set without
+          `ground_truth`);
+        * ``machine``: the machine type;
+        * ``section``: the number of the section, in 2020 the id of the machine;
+        * ``domain``: "source", "target", or "unknown" if names do not say it, as in all of 2020;
+        * ``split`` and ``subset``: as the parameters;
         * ``label``: machine, section and attributes in one, such as "ToyCar_00_car_A1_spd_28V",
-          for the ``labels`` of `AnoPatchEmbedder`;
+          for the ``labels`` of `AnoPatchEmbedder`.
 
-        the DataFrame ``attributes`` of operating conditions such as ``car`` and ``spd``, from the
-        names and, for keys that the name of a clip lacks, from ``attributes_NN.csv``, NaN where
-        unknown (``sound`` of supplemental clips is the ``machine`` alone or ``noise`` alone); and
-        ``absent``, the list of what the challenge has and `root` has not, such as "valve/train".
+        It also has the DataFrame ``attributes``, one row per clip, of operating conditions such as
+        ``car`` and ``spd``. They come from the name of the clip, or else from
+        ``attributes_NN.csv``, and are NaN if neither has them. For supplemental clips ``sound`` is
+        "machine" or "noise": what is in the clip, without the other.
+
+        The list ``absent`` names the parts of the challenge that are missing in `root`, such as
+        "valve/train".
 
     Raises
     ------
     FileNotFoundError
-        If `root` has no clip of what is asked for, or `ground_truth` no table of that year.
+        If `root` has no clip that was asked for, or `ground_truth` has no table of that year.
     ValueError
-        If a parameter is out of its range, the name of a clip is not one of that year, a clip is
-        there twice, a table has a wrong line, or `ground_truth` lacks a test clip.
+        If a parameter is out of its range, a clip has no name of that year, `root` has a clip
+        twice, a table has a wrong line, or a test clip is missing in `ground_truth`.
 
     Warns
     -----
     UserWarning
-        If a set of which some clips are there lacks others.
+        If only a part of a set is there.
+
+    See Also
+    --------
+    fetch_dcase : Downloads the clips.
+    make_miniature_dcase : Simulates a small set of the same form.
 
     Notes
     -----
-    Clips of 2026 have two channels: 0 is near the machine, 1 far from it; see ``MelPatcher``.
+    Clips of 2026 have two channels: 0 is near the machine, 1 is far from it. `MelPatcher` takes
+    channel 0 by default.
 
-    The organizers' script for 2021 copies ``source_test`` and ``target_test`` into ``test``; the
-    copies, of the same name and size, are not listed.
+    The organizers' script for 2021 copies ``source_test`` and ``target_test`` into ``test``. Copies
+    of the same name and size are not listed.
 
-    The lists ``eval_data_list_<year>.csv`` of the challenge's baseline do not replace the
-    evaluator's folder: that of 2022 has 608 wrong labels.
+    Do not use the lists ``eval_data_list_<year>.csv`` of the challenge's baseline in place of the
+    evaluator's folder: the list of 2022 has 608 wrong labels.
     """
     challenge = challenge_of(year)
     check_choice(split, "split", SPLITS)

@@ -33,38 +33,42 @@ def fetch_dcase(
 ) -> Path:
     """Download the recordings of DCASE Challenge Task 2 from Zenodo and unpack them.
 
-    Archives are verified against Zenodo's MD5 sums. What is there is not downloaded again, and an
-    interrupted download goes on where it stopped. A year has 5 to 30 GB. Archives are kept in
-    ``root / "archives"`` and may be deleted.
+    A year takes 5 to 30 GB. Archives are checked against Zenodo's MD5 sums. An archive that is
+    already there is not downloaded again, and an interrupted download continues where it stopped.
+    Archives are kept in ``root / "archives"``. They may be deleted after the call.
 
     Parameters
     ----------
     year : int
         2020 to 2026.
     root : str or Path, default=None
-        Where to. None is ``dcase<year>`` in the user's cache folder for skanopatch.
+        The folder to write to. None is ``dcase<year>`` in the user's cache folder for skanopatch.
     machine : str or sequence of str, default=None
         The machine types to fetch. None fetches all.
     subset : {"development", "evaluation"}, default=None
         The set to fetch. None fetches both.
     base_url : str, default="https://zenodo.org"
-        The server, for mirrors of Zenodo.
+        The server: Zenodo or a mirror of it.
 
     Returns
     -------
     root : Path
-        What `load_dcase` takes.
+        The folder of the unpacked recordings, which `load_dcase` takes.
 
     Raises
     ------
     ImportError
         If pooch is not installed.
     ValueError
-        If a parameter is out of its range, or what was downloaded has another MD5 sum.
+        If a parameter is out of its range, or an archive has another MD5 sum than Zenodo says.
     FileNotFoundError
-        If a record has no archive of a machine.
+        If Zenodo has no archive of a machine.
     requests.RequestException
         If the server cannot be reached or answers with an error.
+
+    See Also
+    --------
+    load_dcase : Lists the clips with their labels.
 
     Examples
     --------

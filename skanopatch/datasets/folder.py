@@ -66,13 +66,18 @@ def _list_recordings(root: str | PathLike[str]) -> list[tuple[list[Path], list[s
 
 
 def load_folder(root: str | PathLike[str]) -> Bunch:
-    """List own recordings by the folders that they lie in.
+    """List your own recordings, with labels and machines from the names of their folders.
 
-    A clip is normal or anomalous after the innermost folder above it that is called ``normal``,
-    ``anomaly``, ``anomalous`` or ``abnormal``, in lower or upper case. The other folders between
-    `root` and the clip name the machine. Both ``fan/id_00/normal/0.wav``, the layout of MIMII, and
-    ``normal/fan/id_00/0.wav`` are a normal clip of "fan/id_00". Links count by their own name, not
-    by that of their target; hidden folders such as ``.git`` are left out. No sound is read.
+    A clip is normal if it lies in a folder named ``normal``. It is an anomaly if it lies in a
+    folder named ``anomaly``, ``anomalous`` or ``abnormal``. Lower and upper case are the same. If
+    several such folders are above the clip, the innermost one counts.
+
+    The other folders between `root` and the clip name the machine. So ``fan/id_00/normal/0.wav``,
+    the layout of MIMII, is a normal clip of the machine "fan/id_00", and so is
+    ``normal/fan/id_00/0.wav``.
+
+    A link counts by its own name, not by that of its target. Hidden folders such as ``.git`` are
+    left out. No sound is read.
 
     Parameters
     ----------
@@ -85,16 +90,16 @@ def load_folder(root: str | PathLike[str]) -> Bunch:
         Dictionary-like object, with the following attributes, ordered by path.
 
         paths : ndarray of shape (n_clips,), dtype str
-            The files, what a pipeline takes as `X`.
-        y : ndarray of shape (n_clips,)
+            The files, which a pipeline takes as `X`.
+        y : ndarray of shape (n_clips,), dtype int
             +1 normal, -1 anomalous.
         machine : ndarray of shape (n_clips,), dtype str
-            The folders that are no labels, joined by "/"; "" where there are none.
+            The other folders, joined by "/"; "" if there are none.
 
     Raises
     ------
     FileNotFoundError
-        If there is no recording.
+        If there is no recording, or no folder `root`.
     ValueError
         If a recording lies in no folder of such a name, or links call it both normal and anomalous.
 

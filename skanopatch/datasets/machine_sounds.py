@@ -49,9 +49,12 @@ def make_machine_sounds(
 ) -> Bunch:
     """Simulate recordings of machines in a factory, some of which have a fault.
 
-    The set is like those of DCASE Task 2: several units (sections) of every machine type, normal
-    clips to train on, both kinds to test on, and a target domain (other speeds, another factory
-    hall) that is rare in training.
+    The set has the form of those of DCASE Task 2: several units (sections) of each machine type,
+    normal clips for training, and normal and anomalous clips for tests. The target domain (other
+    speeds, another factory hall) is rare in training.
+
+    There are five machine types. Take the fan or the gearbox to begin with, and the valve for short
+    sounds:
 
     ============  ==============================================  ==================================
     machine       healthy sound                                   faults
@@ -68,48 +71,65 @@ def make_machine_sounds(
     machines : array-like of str, default=None
         Machine types. None takes all five.
     n_units : int, default=2
-        Units of each machine type, with teeth, blades, resonances, a room and noise of their own.
+        Number of units of each machine type. Each has teeth, blades, resonances, a room and noise
+        of its own.
     n_train : int, default=32
-        Normal clips of each unit to train on.
+        Number of normal clips of each unit for training.
     n_normal, n_anomalous : int, default=8
-        Clips of each unit to test on, half of them of the target domain. The two faults of the
-        machine take turns.
+        Number of normal and of anomalous clips of each unit for tests. Half of them are of the
+        target domain. The two faults of the machine take turns.
     severity : float, default=1.0
-        Amplitude of the faults: 0 is none, 1 an early fault that the mean spectrum hardly shows,
-        4 an obvious one.
+        Amplitude of the faults. 0 is none, 1 is an early fault that the mean spectrum hardly shows,
+        and 4 is an obvious one.
     snr : float, default=6.0
-        Power of the healthy machine over that of the factory noise, in dB. ``float("inf")``
-        switches the noise off.
+        Signal-to-noise ratio in dB: power of the healthy machine over that of the factory noise.
+        ``float("inf")`` switches the noise off.
     target_fraction : float, default=0.1
-        Share of the target domain in the clips to train on, rounded up.
+        Share of the target domain in the training clips. The number is rounded up.
     duration : float, default=10.0
         Length of the clips in seconds, at least 1.
     sample_rate : int, default=16000
-        In Hz, at least 8000.
+        Sample rate in Hz, at least 8000.
     random_state : int, RandomState instance or None, default=None
-        Determines the units and the clips. Pass an int for the same sounds in every call.
+        Determines the units and the clips. An int gives the same sounds in each call.
 
     Returns
     -------
     sounds : :class:`~sklearn.utils.Bunch`
-        With the float32 sounds ``clips``, (n_clips, n_samples), in full scale 1.0, of levels that
-        differ by up to 12 dB, and, for each clip, ``y`` (+1 normal, -1 anomalous), ``machine``,
-        ``section`` (the unit, from 0), ``domain`` ("source", "target"), ``split`` ("train",
-        "test"), ``fault`` ("none" for normal clips) and the DataFrame ``attributes``: `speed_cpm`,
-        turns of the shaft or cycles of a valve or slider a minute, and `load`, a share of the rated
-        load. ``units`` holds the simulated machines by (machine, section), ``sample_rate`` the rate
-        in Hz.
+        Dictionary-like object, with the following attributes.
+
+        clips : ndarray of shape (n_clips, n_samples), float32
+            The sounds. Full scale is 1.0. Levels differ from clip to clip by up to 12 dB.
+        y : ndarray of shape (n_clips,), int
+            +1 normal, -1 anomalous.
+        machine : ndarray of shape (n_clips,), str
+            The machine type.
+        section : ndarray of shape (n_clips,), int
+            The unit, counted from 0.
+        domain : ndarray of shape (n_clips,), str
+            "source" or "target".
+        split : ndarray of shape (n_clips,), str
+            "train" or "test".
+        fault : ndarray of shape (n_clips,), str
+            The fault; "none" for normal clips.
+        attributes : DataFrame of n_clips rows
+            ``speed_cpm``, the turns of the shaft, or cycles of a valve or slider, per minute; and
+            ``load``, a share of the rated load.
+        units : dict
+            The simulated machines by (machine, section).
+        sample_rate : int
+            The sample rate in Hz.
 
     Raises
     ------
     ValueError
-        If a machine is unknown or named twice, or a parameter is out of its range.
+        If a machine does not exist or is named twice, or a parameter is out of its range.
 
     Notes
     -----
-    With one `random_state`, a clip does not depend on how many others are asked for, and
-    `severity` changes nothing but the fault: clips minus those of ``severity=0`` are the sound of
-    the fault alone.
+    With the same `random_state`, a clip does not depend on the number of other clips. `severity`
+    changes nothing except the fault. So the difference between a clip and the same clip with
+    ``severity=0`` is the sound of the fault alone.
 
     References
     ----------

@@ -38,34 +38,42 @@ def make_miniature_dcase(
     duration: float = 1.0,
     random_state: int | np.random.RandomState | None = None,
 ) -> Path:
-    """Write a small simulated data set in the layout of a year of DCASE Challenge Task 2.
+    """Write a small simulated data set in the form of a year of DCASE Challenge Task 2.
 
-    Folders, names, attributes, number of channels and ground truth are those of the year. Of 2025
-    on, a supplemental clip is of the machine alone or of noise alone, by the machine type. The
-    sounds are of the machines of `make_machine_sounds`, whatever the name. For tests and examples
-    that need no download, not for measuring systems.
+    It is for tests and examples that need no download. Do not measure systems with it: the sounds
+    are those of `make_machine_sounds`, whatever the name of the machine.
+
+    Folders, names, attributes, number of channels and ground truth are those of the year. From 2025
+    on there are supplemental clips. They have the machine alone or noise alone, depending on the
+    machine type.
 
     Parameters
     ----------
     root : str or Path
-        ``root / "evaluator"`` gets the ground truth of the evaluation set.
+        The folder to write to. ``root / "evaluator"`` gets the ground truth of the evaluation set.
     year : int
         2020 to 2026.
     machines : array-like of str, default=None
         Machine types of that year. None writes all.
     n_train : int, default=12
-        Clips to train on of each section, a tenth of them, rounded up, of the target domain.
+        Number of training clips of each section. A tenth of them, rounded up, is of the target
+        domain.
     n_test : int, default=2
-        Test clips of each section, domain and label.
+        Number of test clips of each section, domain and label.
     duration : float, default=1.0
         Length of the clips in seconds, at least 1.
     random_state : int, RandomState instance or None, default=None
-        Determines the sounds and the order of the clips. Pass an int for the same files.
+        Determines the sounds and the order of the clips. An int gives the same files in each call.
 
     Returns
     -------
     root : Path
-        What `load_dcase` takes.
+        The folder, which `load_dcase` takes.
+
+    Raises
+    ------
+    ValueError
+        If the year is out of range, or a machine is not one of that year.
 
     Examples
     --------

@@ -143,7 +143,7 @@ class GainTolerantDetector(ThresholdMixin, BaseEstimator):
         return last_step(self.detector_).group_rows_
 
     def select_group(self, group: Hashable) -> Self:
-        """Return the detector of one group alone, see `GroupedDetector.select_group`."""
+        """Return a detector of one group alone, see `GroupedDetector.select_group`."""
         selected = copy(self)
         selected.detector_ = select_group(self.detector_, group)
         selected.locations_ = self.locations_of(group)

@@ -201,7 +201,7 @@ class GroupedDetector(RoutedGroupsMixin, ThresholdMixin, MetaEstimatorMixin, Bas
         return exp(self.unit_ * (scale.standardize(distances) - threshold))
 
     def select_group(self, group: Hashable) -> Self:
-        """Return the detector of one group alone, with the same scores for its clips.
+        """Return a detector of one group alone.
 
         Parameters
         ----------
@@ -211,12 +211,13 @@ class GroupedDetector(RoutedGroupsMixin, ThresholdMixin, MetaEstimatorMixin, Bas
         Returns
         -------
         selected : GroupedDetector
-            Fitted. It shares its arrays with this one.
+            A fitted detector. Clips of the group have the same scores as before. It shares its
+            arrays with this detector.
 
         Raises
         ------
         ValueError
-            If `fit` was not given this group, or if groups are pooled: they share a detector.
+            If `fit` did not get this group. If groups are pooled, because they share one detector.
         """
         check_is_fitted(self)
         self._check_group(group)

@@ -222,7 +222,7 @@ class JoinedDetector(RoutedGroupsMixin, ThresholdMixin, _BaseComposition):
         return -self.joint_(-np.stack(scores, axis=1))
 
     def select_group(self, group: Hashable) -> Self:
-        """Return the detector of one group alone, see `GroupedDetector.select_group`."""
+        """Return a detector of one group alone, see `GroupedDetector.select_group`."""
         check_is_fitted(self)
         rows = last_step(self.detectors_[0]).group_rows_[group]
         selected = copy(self)

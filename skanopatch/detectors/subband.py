@@ -12,21 +12,23 @@ from skanopatch.detectors.maps import Cells, MapDetector
 class SubbandKNNDetector(MapDetector):
     """Score a clip band by band, by the distance to the nearest normal clip in each.
 
-    The tokens of a band are averaged over time, and compared with those of the nearest normal clip
-    in this band. The score is minus the mean of the distances over all bands: BEAM [1]_. The
-    nearest clip may be another one in each band, and a loud band counts no more than a quiet one.
+    The tokens of a band are averaged over time. Each mean is compared with those of the normal
+    clips in the same band. The score is minus the mean over all bands of the distance to the
+    nearest clip, a method named BEAM [1]_. The nearest clip may differ from band to band, and a
+    loud band counts as much as a quiet one.
 
-    The anomaly of a cell has two parts: the distance of its band, averaged over the clip, and that
-    of its own token, each to the nearest normal one of the band.
+    The map has two parts for each cell: the distance of the mean token of its band, and the
+    distance of the token of the cell. Both are distances to the nearest normal one in the band.
 
     Parameters
     ----------
     metric : {"mahalanobis", "euclidean", "cosine"}, default="mahalanobis"
-        The distance between tokens: Euclidean after whitening each band with a shrunk covariance
-        [2]_; Euclidean; or cosine, as in BEAM, which suits tokens of large networks.
+        The distance between tokens. "mahalanobis" is the Euclidean distance after each band is
+        whitened with a shrunk covariance [2]_. "cosine" is that of BEAM; it suits tokens of large
+        networks.
     false_alarm_rate : float, default=0.1
-        The share of new normal clips that may be called anomalies, in (0, 0.5]; also the share of
-        those with a cell above 1.
+        The share of new normal clips that may be called anomalies, in (0, 0.5]. It is also the
+        share of new normal clips that may have a cell above 1 in the map.
     threshold : {"lognormal", "quantile", "gamma"}, default="lognormal"
         How `offset_` and the 1 of maps follow from training clips, see :ref:`threshold-rules`.
 
@@ -35,10 +37,15 @@ class SubbandKNNDetector(MapDetector):
     offset_, training_scores_, own_domain_scores_, session_weights_, domains_
         What every detector has, see :ref:`detector-attributes`.
     band_median_, band_iqr_ : ndarray of shape (2, n_freq)
-        Median and interquartile range of ``log(1 + d)`` in each band, for the distances d of normal
-        clips: of the band over the clip, and of single tokens.
+        Median and interquartile range of ``log(1 + d)`` in each band, for the distances d of
+        normal clips. The first row is for the mean tokens of bands, the second for single tokens.
     level_ : float
-        The sum of standardized logarithms that is 1 in a map.
+        The threshold of maps: the sum of standardized logarithms that becomes 1 in a map.
+
+    Notes
+    -----
+    The anomaly of a cell is the sum of ``log(1 + d)`` of its two distances. Each logarithm is first
+    reduced by `band_median_` and divided by `band_iqr_`. All tokens of `fit` are kept.
 
     References
     ----------

@@ -11,31 +11,35 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 
 class FineTuning(BaseEstimator):
-    """Settings of the training in `AnoPatchEmbedder.fit`, which needs labels.
+    """Settings of the training of an `AnoPatchEmbedder`.
+
+    They are used if `AnoPatchEmbedder.fit` gets labels. Without labels nothing is trained.
 
     Parameters
     ----------
     tuning : {"full", "lora", "head", "frozen"}, default="full"
-        The trained part of the backbone: all of it ("full"), low-rank updates of the query and
-        value projections of its attention ("lora" [1]_), or nothing ("head"). Pooling and head are
-        trained as well. "frozen" trains nothing at all, as without labels.
+        The part of the backbone that is trained: all of it ("full"), low-rank updates of the query
+        and value projections of its attention ("lora" [1]_), or nothing ("head"). Pooling and head
+        are trained as well. "frozen" trains nothing at all, as if there were no labels.
     lora_rank : int, default=16
-        Rank of LoRA's updates; 64 is usual for backbones of 768 dimensions.
+        Rank of the updates of "lora". 64 is usual for backbones of 768 dimensions.
     layer_decay : float, default=1.0
         Learning rate of a layer, divided by that of the layer above it.
     gradient_checkpointing : bool, default=False
-        Whether training computes the layers twice, to keep fewer activations in memory.
+        Whether to keep fewer activations in memory. Training then computes each layer twice.
     n_dims : int, default=192
-        Dimensions of the embedding.
+        Number of dimensions of the embedding.
     scale : float or "adaptive", default=30.0
-        ArcFace's factor on the cosines. "adaptive" replaces ArcFace by sub-cluster AdaCos: 16
-        centres a class, and a scale that follows from the angles of each batch [2]_.
+        Factor on the cosines of ArcFace [2]_. "adaptive" replaces ArcFace by sub-cluster AdaCos
+        [3]_, which has 16 centres per class. Each training batch then sets the scale from its
+        angles, by a rule that depends on `mixup`, see Notes.
     margin : float, default=0.2
-        ArcFace's angle in radians for the target class; sub-cluster AdaCos has none.
+        Angle in radians that ArcFace adds for the class of the clip. Sub-cluster AdaCos has none.
     mixup : float, default=0.0
         Probability that a training clip is mixed with another clip of its batch.
     time_mask, frequency_mask : int, default=40 and 60
-        SpecAugment's largest masks in frames and mel bins; at most half of either axis.
+        Length of the longest masks of SpecAugment [4]_, in frames and in mel bins. A mask covers
+        at most half of its axis.
     patch_dropout : float, default=0.0
         Share of the patches that training leaves out at random, to be faster.
     optimizer : str, default="AdamW"
@@ -45,34 +49,53 @@ class FineTuning(BaseEstimator):
     weight_decay : float, default=0.05
         Weight decay of the optimizer.
     max_epochs : int or "auto", default="auto"
-        Passes over the training clips. "auto" is 20,000 divided by the number of clips, but at
-        least 5 and at most 100.
+        Number of passes over the training clips. "auto" is 20,000 divided by the number of clips,
+        but at least 5 and at most 100.
     warmup : float or int, default=0.1
-        Share of the steps, below 1, or number of steps in which the learning rate rises linearly;
-        then it falls along a cosine.
+        The steps in which the learning rate rises linearly: their share of all steps if it is below
+        1, else their number. Then the learning rate falls along a cosine.
     checkpoint_dir : str, Path or None, default=None
-        Folder where each epoch is saved. A fit with the same parameters and clips resumes from
-        there and ends with the same weights, also in another process.
+        Folder in which each epoch is saved. A fit with the same parameters and clips continues
+        from there and ends with the same weights, also in another process. It needs an integer
+        `random_state` of the embedder.
     n_workers : int, default=0
-        Processes that compute lazy patches ahead of the training.
+        Number of processes that compute patches ahead of the training.
     distributed : bool, default=False
         Whether the processes of ``accelerate launch`` train together. Each computes an equal part
         of every batch. The last batch of an epoch is filled with clips of the first. All processes
         must have access to `checkpoint_dir`.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        Precision of training; embeddings are always computed in float32. "auto" is float32 on
-        every CPU, and bfloat16 on a CUDA device that multiplies it natively.
+        Precision of the training. "auto" is float32 on every CPU, and bfloat16 on a CUDA device
+        that multiplies it natively. Embeddings are always computed in float32.
 
     See Also
     --------
     AnoPatchEmbedder : The estimator that takes these settings.
 
+    Notes
+    -----
+    With ``scale="adaptive"`` the scale of the next step is ``log(B) / cos(min(pi / 4, m))``. B is
+    the mean over clips of a sum of ``exp(scale * cosine)`` over centres, and m the median of an
+    angle, in radians:
+
+    * with `mixup` above 0, B sums over all centres, and the angle of a clip is the sum of its
+      angles to all centres of its classes, as in the code of the author of [3]_;
+    * with ``mixup=0`` that scale would grow without limit. So B sums over the centres of the other
+      classes, and the angle is that to the nearest centre of the clip's own class, as in AdaCos
+      [5]_, equation 12.
+
     References
     ----------
     .. [1] E. Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022,
        arXiv 2106.09685.
-    .. [2] K. Wilkinghoff, "Sub-cluster AdaCos: learning representations for anomalous sound
+    .. [2] J. Deng et al., "ArcFace: Additive Angular Margin Loss for Deep Face Recognition",
+       CVPR 2019, equation 3.
+    .. [3] K. Wilkinghoff, "Sub-cluster AdaCos: learning representations for anomalous sound
        detection", IJCNN 2021.
+    .. [4] D. S. Park et al., "SpecAugment: A Simple Data Augmentation Method for Automatic Speech
+       Recognition", Interspeech 2019.
+    .. [5] X. Zhang et al., "AdaCos: Adaptively Scaling Cosine Logits for Effectively Learning Deep
+       Face Representations", CVPR 2019.
 
     Examples
     --------

@@ -26,27 +26,35 @@ from skanopatch.persistence.header import FORMAT, HEADER, MODEL, VERSION, open_m
 
 
 def save_model(path: str | os.PathLike[str], model: BaseEstimator) -> None:
-    """Write a fitted estimator to a file that `load_model` reads on any machine.
+    """Write a fitted estimator to a file that `load_model` reads on any computer.
 
     Parameters
     ----------
     path : str or Path
-        The file. It replaces another one of that name when it is complete.
+        The file to write. It replaces a file of that name only when it is complete.
 
     model : estimator
-        A fitted estimator of this package or a `Pipeline` of such, where scikit-learn's scalers,
-        `PCA`, `FeatureUnion` and the like may be steps.
+        A fitted estimator of this package, or a `Pipeline` of such estimators. Scalers, `PCA`,
+        `FeatureUnion` and similar estimators of scikit-learn may be part of it.
 
     Raises
     ------
     ValueError
-        If it holds anything else, such as a function or a `RandomState`; the message names the
-        attribute. `NotFittedError` if it is not fitted.
+        If the model has an attribute of a type that a model file cannot hold, such as a function
+        or a `RandomState`; the message names it.
+    NotFittedError
+        If the model is not fitted.
+
+    See Also
+    --------
+    load_model : Reads the file.
+    save_models : Writes several models to one file.
 
     Notes
     -----
-    `n_jobs`, `memory`, `device`, `verbose` and other parameters of the machine come back as their
-    defaults, and requests of metadata (`set_fit_request`) as those of the class.
+    Some parameters belong to the computer and not to the model: `checkpoint_dir`, `device`,
+    `memory`, `n_jobs`, `n_workers` and `verbose`. `load_model` sets them to their defaults. It also
+    sets requests of metadata (`set_fit_request`) to those of the class.
 
     Examples
     --------
@@ -71,22 +79,33 @@ def save_models(
     path: str | os.PathLike[str],
     models: Mapping[str, BaseEstimator] | Iterable[tuple[str, BaseEstimator]],
 ) -> None:
-    """Write several fitted estimators to one file, of which `load_model` reads one by its name.
+    """Write several fitted estimators to one file, such as one for each machine.
+
+    Each has a name. `load_model` reads one of them by its name, without the others.
 
     Parameters
     ----------
     path : str or Path
-        The file. It replaces another one of that name when it is complete.
+        The file to write. It replaces a file of that name only when it is complete.
 
-    models : mapping or iterable of (str, estimator)
-        The estimators by name, such as one a machine. They are taken one after the other: a
-        generator holds only one of them in memory.
+    models : mapping from str to estimator, or iterable of (str, estimator)
+        The names and the fitted estimators. They are taken one after the other, so with a
+        generator only one of them is in memory.
 
     Raises
     ------
     ValueError
-        If there is no model, a name is given twice, or as `save_model`. `TypeError` if a name is
-        no str.
+        If there is no model, or a name is given twice, or a model cannot be saved (see
+        `save_model`).
+    TypeError
+        If a name is not a str.
+    NotFittedError
+        If a model is not fitted.
+
+    See Also
+    --------
+    load_model : Reads one of the models.
+    AnomalousSoundDetector.select_group : Takes one machine out of a model of many.
 
     Examples
     --------
@@ -149,28 +168,36 @@ def _header(facts: dict[str, Any], **more: Any) -> str:
 
 
 def load_model(path: str | os.PathLike[str], name: str | None = None) -> Any:
-    """Read an estimator that `save_model` wrote; its scores equal the saved one's to the bit.
+    """Read an estimator that `save_model` or `save_models` wrote.
 
-    You need not trust the file: nothing in it is executed or unpickled, no other file is read and
-    nothing is downloaded.
+    On the same computer, its scores equal those of the saved estimator to the bit. The file may be
+    from anybody: nothing in it is executed or unpickled, no other file is read, and nothing is
+    downloaded.
 
     Parameters
     ----------
     path : str or Path
-        The file.
+        The file to read.
     name : str, default=None
-        Of a file of `save_models`, the model to read. The others are not read.
+        The name of the model to read, if the file was written by `save_models`. The other models
+        are not read.
 
     Returns
     -------
     model : estimator
-        Fitted.
+        The fitted estimator.
 
     Raises
     ------
     ValueError
-        If the file is damaged, is no model file of this version, or holds a type that is not
-        allowed, or if the file has no model of that name. `OSError` if it is not there.
+        If the file is damaged, is not a model file of this version, or has a type that is not
+        allowed. If the file has no model of that name.
+    OSError
+        If the file cannot be read.
+
+    See Also
+    --------
+    save_model : Writes the file.
 
     Examples
     --------

@@ -48,36 +48,44 @@ def export_onnx(
     maps: bool = True,
     group: Hashable | None = None,
 ) -> None:
-    """Write a fitted model to an ONNX file that needs no other file and no Python.
+    """Write a fitted model to one ONNX file, from samples to decisions.
 
-    The file takes ``waveform``, float32 of shape (n_clips, n_samples) at the rate of the model. A
-    clip that is shorter than a window is repeated from its start, and of a longer one the first
-    window is used, as by `MelPatcher`; `OnnxScorer` takes longer ones apart. It gives, in float64,
-    ``score``, ``decision`` and ``p_value`` of shape (n_clips,), and ``map`` of shape
-    (n_clips, n_time, n_freq) where the model has maps. The map of an `AnomalousSoundDetector` is
-    the larger of ``map_of_moments`` and ``map_of_score``.
+    onnxruntime runs the file. Python and this package are not needed there.
+
+    The input of the file is ``waveform``: samples in float32, of shape (n_clips, n_samples), at
+    the sample rate of the model. The file scores one window per clip, as `MelPatcher` does. A
+    shorter clip is repeated from its start. Of a longer clip only the first window is used;
+    `OnnxScorer` cuts longer clips into windows.
+
+    The outputs are float64: ``score``, ``decision`` and ``p_value`` of shape (n_clips,). If the
+    model has maps, there is also ``map`` of shape (n_clips, n_time, n_freq). For an
+    `AnomalousSoundDetector` it is the larger of ``map_of_moments`` and ``map_of_score``.
 
     Parameters
     ----------
     model : AnomalousSoundDetector or Pipeline
-        Fitted on clips: from a `MelPatcher` to a detector.
+        Fitted on clips. A pipeline must begin with a `MelPatcher` and end with a detector.
     path : str or Path
-        The file. It replaces another one of that name when it is complete.
+        The file to write. It replaces a file of that name only when it is complete.
     precision : {"float32", "int8"}, default="float32"
-        Of the matrices of a network. "int8" stores them as 8-bit integers and quantizes what they
-        are multiplied with when it is computed. Everything else stays as it is.
+        Precision of the matrices of a network. "int8" stores them as 8-bit integers, and quantizes
+        their inputs while the file runs. Without a network it changes nothing.
     maps : bool, default=True
         Whether to write maps. Without them the file is smaller, and a clip takes less time.
     group : hashable or None, default=None
-        The machine that all clips are of, for models that were fitted with groups. None takes the
-        one that finds a clip most normal.
+        The machine of all clips that the file will score, for a model that was fitted with groups.
+        With None a clip is compared with each machine, and the one for which it is most normal
+        counts.
 
     Raises
     ------
     ValueError
-        If a step has no form in ONNX; the message names it. Or if the model does not take clips,
-        or does not know the group. `ImportError` if onnx is missing, `NotFittedError` if the model
-        is not fitted.
+        If a step cannot be written in ONNX; the message names it. If the model does not take
+        clips, or was not fitted on the group.
+    ImportError
+        If onnx is missing, or onnxscript for a network, or onnxruntime for "int8".
+    NotFittedError
+        If the model is not fitted.
 
     See Also
     --------
@@ -86,9 +94,9 @@ def export_onnx(
 
     Notes
     -----
-    With "float32", scores and maps are those of the model within 1e-4, relative to their size, and
-    p-values too, except where a score lies so near to that of a training clip. The user guide
-    lists the properties that the file has (:ref:`onnx`).
+    With "float32", scores of new clips differ from those of the model by less than 1e-4 of their
+    size. A p-value is the same, unless the score is as near as that to the score of a training
+    clip. :ref:`onnx` says what differs more, and lists the properties of the file.
 
     Examples
     --------

@@ -24,40 +24,48 @@ class _WrongGraph(ValueError):
 
 
 class OnnxScorer:
-    """Score clips with a file of `export_onnx`, as the model that it was made of does.
+    """Score clips with an ONNX file that `export_onnx` wrote.
 
-    It is an outlier detector of scikit-learn's grammar that is fitted already: `fit` does nothing.
+    The scores are nearly those of the exported model. The scorer has the methods of an outlier
+    detector of scikit-learn and is already fitted: `fit` does nothing.
 
     Parameters
     ----------
     path : str or Path
-        The file.
+        The ONNX file.
     n_threads : int or None, default=None
-        Threads that compute. None lets onnxruntime choose: one a core.
+        Number of threads that compute. None lets onnxruntime choose: one per core.
     on_error : {"raise", "nan"}, default="raise"
-        What becomes of a clip that cannot be used: an error that names it, or a score of NaN with
-        one warning for all such clips.
+        What happens if a clip cannot be used. "raise" raises an error that names it. "nan" gives
+        it the score NaN, with one warning for all such clips.
 
     Attributes
     ----------
     offset_ : float
-        The score below which a clip is an anomaly. ``score / offset_`` is the distance of a clip
-        over that of the threshold.
+        The threshold: a clip with a lower score is an anomaly. ``score / offset_`` is the distance
+        of a clip divided by that of the threshold.
     sample_rate_ : int
-        Rate in Hz of bare arrays.
+        Sample rate in Hz that a clip must have if it is a bare array.
     duration_ : float
-        Seconds of a window.
+        Length of a window in seconds.
     hop_ : float or None
-        Seconds from one window of a longer clip to the next. None: only the beginning is used.
+        Seconds from the start of one window of a longer clip to the start of the next. With None
+        only the first window of a clip is used.
+    n_features_in_ : int
+        Number of samples of a window.
     metadata_ : dict
-        All properties of the file.
+        All properties of the file (:ref:`onnx`).
 
     Raises
     ------
     ValueError
-        If the file was not written by `export_onnx`, is damaged, was changed since, or refers to
-        other files. If scores are asked for: if the graph fails, or contradicts the properties.
-        `FileNotFoundError` if there is no file, `ImportError` if onnxruntime is missing.
+        When the file is opened: if it was not written by `export_onnx`, is damaged, was changed
+        since, or refers to other files. When clips are scored: if the graph of the file fails, or
+        its results contradict its properties.
+    FileNotFoundError
+        If there is no such file.
+    ImportError
+        If onnxruntime is missing.
 
     See Also
     --------
@@ -65,8 +73,8 @@ class OnnxScorer:
 
     Notes
     -----
-    You need not trust the file: no code of it runs and no other file is read. But a file that was
-    forged can give any scores, take long and ask for much memory.
+    A file from somebody else runs no code of its own, and no other file is read. But a forged file
+    can give any scores, take long and use much memory.
 
     Examples
     --------
@@ -186,8 +194,8 @@ class OnnxScorer:
         Returns
         -------
         scores : ndarray of shape (n_clips,)
-            Float64, higher = more normal; NaN for clips that cannot be used, with
-            ``on_error="nan"``.
+            Float64, higher = more normal. With ``on_error="nan"``, NaN for clips that cannot be
+            used.
 
         Raises
         ------
@@ -197,11 +205,11 @@ class OnnxScorer:
         return self.examine(X)["score"]
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
-        """Return `score_samples(X) - offset_`: negative for anomalies."""
+        """Return ``score_samples(X) - offset_``, of shape (n_clips,): negative for anomalies."""
         return self.score_samples(X) - self.offset_
 
     def predict(self, X: Any) -> NDArray[np.int_]:
-        """Return +1 where `decision_function` is at least 0, and -1 below and for NaN."""
+        """Return decisions of shape (n_clips,): +1 normal, -1 anomaly or no score."""
         return np.where(self.decision_function(X) >= 0, 1, -1)
 
     def fit_predict(self, X: Any, y: Any = None) -> NDArray[np.int_]:
@@ -209,21 +217,22 @@ class OnnxScorer:
         return self.predict(X)
 
     def anomaly_score(self, X: Any) -> NDArray[np.float64]:
-        """Return `-score_samples(X)`: higher = more anomalous."""
+        """Return ``-score_samples(X)``, of shape (n_clips,): higher = more anomalous."""
         return -self.score_samples(X)
 
     def relative_scores(self, scores: NDArray) -> NDArray[np.float64]:
-        """Return scores for people: 1 is the threshold, and higher is more anomalous.
+        """Convert scores to those of reports: 1 is the threshold, and higher is more anomalous.
 
         Parameters
         ----------
         scores : ndarray of shape (n_clips,)
-            As `score_samples` gives them.
+            Results of `score_samples`.
 
         Returns
         -------
         relative : ndarray of shape (n_clips,)
-            As `skanopatch.inspection.decisions.relative_scores` gives them.
+            ``scores / offset_`` if `offset_` is negative, as usual; else 1 plus the distance below
+            `offset_`, in units of `offset_`.
         """
         if self.offset_ < 0:
             return scores / self.offset_
@@ -231,11 +240,21 @@ class OnnxScorer:
             return 1 + (self.offset_ - scores) / max(self.offset_, np.finfo(np.float64).tiny)
 
     def p_values(self, X: Any) -> NDArray[np.float64]:
-        """Return conformal p-values: the share of normal clips that score no higher."""
+        """Return the share of normal clips that are at least as anomalous as each clip.
+
+        Parameters
+        ----------
+        X : sequence of clips, or array-like of shape (n_clips, n_samples)
+
+        Returns
+        -------
+        p_values : ndarray of shape (n_clips,)
+            Conformal p-values in (0, 1], float64; NaN for clips that cannot be used.
+        """
         return self.examine(X)["p_value"]
 
     def anomaly_map(self, X: Any) -> NDArray[np.float64]:
-        """Return where in time and frequency the worst window of each clip is anomalous.
+        """Return how anomalous each cell of the worst window of each clip is.
 
         Parameters
         ----------
@@ -258,7 +277,7 @@ class OnnxScorer:
         return self.examine(X)["map"]
 
     def examine(self, X: Any) -> dict[str, Any]:
-        """Return all that the file says of clips, computed once.
+        """Return scores, p-values, worst windows and maps of clips, all from one computation.
 
         Parameters
         ----------
@@ -267,10 +286,15 @@ class OnnxScorer:
         Returns
         -------
         clips : dict
-            Arrays of shape (n_clips,): "score" and "p_value"; "start" and "stop" of the worst
-            window and the "length" of the clip, in seconds; the number of windows, "n_windows".
-            "map" of shape (n_clips, n_time, n_freq), if there is one. And the list "error": why a
-            clip cannot be used, or "".
+            Arrays of shape (n_clips,): "score"; "p_value"; "start" and "stop" of the worst window
+            and "length" of the clip, in seconds; "n_windows", the number of windows. The list
+            "error" says why a clip cannot be used, or is "". If the file has maps, "map" has the
+            shape (n_clips, n_time, n_freq).
+
+        Raises
+        ------
+        ValueError
+            If clips cannot be used, with ``on_error="raise"``; the message names them.
         """
         rows = [self._of_clip(clip) for clip in X]
         errors = [row.pop("error") for row in rows]

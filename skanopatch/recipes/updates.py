@@ -170,24 +170,25 @@ class UpdatesMixin:
         return self
 
     def select_group(self, group: Hashable) -> Self:
-        """Return the model of one machine, without the data of the others.
+        """Return a model of one machine alone, such as to save it in a file of its own.
 
         Parameters
         ----------
         group : hashable
-            One of `groups_`.
+            The machine: one of `groups_`.
 
         Returns
         -------
         selected : AnomalousSoundDetector
-            Fitted. Clips of one window have the same scores as with ``groups=``. Scores of longer
-            clips, and `notes`, compare with the windows of this machine only.
+            A fitted model without the data of the other machines. It needs no ``groups=``. A clip
+            of one window gets the same score as from this model with ``groups=``. Scores of longer
+            clips, and `notes`, may differ, because they depend on the windows of this machine only.
 
         Raises
         ------
         ValueError
-            If `fit` was not given this group, or if the groups share one detector, since `fit` was
-            given labels or domains.
+            If `fit` did not get this group. If `fit` got labels or domains, because the groups then
+            share one detector.
 
         Examples
         --------

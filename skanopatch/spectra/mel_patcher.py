@@ -30,62 +30,65 @@ _MOST_MEBIBYTES = 128
 
 
 class MelPatcher(ArrayOutputMixin, TransformerMixin, BaseEstimator):
-    """Cut the log-mel spectrograms of clips into patches.
+    """Read clips, compute their log-mel spectrograms and cut these into patches.
 
-    The spectrogram is Kaldi's log-mel filterbank [1]_, as BEATs, AST and AudioMAE take it; it is
-    not normalised here, since a backbone has the mean and deviation that it was trained with.
+    The spectrogram is Kaldi's log-mel filterbank [1]_, as BEATs, AST and AudioMAE need it. It is
+    not normalised here, because each backbone normalises it by the mean and deviation that it was
+    trained with.
 
     Parameters
     ----------
     sample_rate : int, default=16000
         Rate in Hz of the spectrogram. Clips of other rates are resampled.
     n_mels : int, default=128
-        Mel bins, a multiple of `patch_size`. At 16 kHz with 128 bins the fourth bin holds no FFT
-        bin and is constant, in Kaldi as here; pre-trained weights expect that.
+        Number of mel bins, a multiple of `patch_size`. At 16 kHz with 128 bins, no bin of the FFT
+        falls into the fourth mel bin, so it is constant. This is the same in Kaldi, and
+        pre-trained weights expect it.
     frame_length, frame_shift : float, default=0.025 and 0.010
-        Window and hop in seconds.
+        Length of a frame, and time from one frame to the next, in seconds.
     f_min : float, default=20.0
         Lower edge of the mel filters in Hz.
     f_max : float, default=None
-        Upper edge in Hz. None is half the sample rate.
+        Upper edge of the mel filters in Hz. None is half the sample rate.
     window : {"povey", "hanning", "hamming", "blackman", "rectangular"}, default="povey"
-        Kaldi's windows.
+        The window function of a frame, as Kaldi names it.
     preemphasis : float, default=0.97
-        Coefficient of the first difference taken in each frame.
+        Coefficient of the first difference that is taken in each frame.
     scale : float, default=32768.0
         Factor on the samples. 2 ** 15 gives Kaldi's 16-bit range, which BEATs expects.
     patch_size : int, default=16
-        Frames and mel bins a patch.
+        Number of frames, and of mel bins, of a patch.
     filterbank : {"kaldi", "decibels"}, default="kaldi"
-        "kaldi" is the natural logarithm of Kaldi's filters. "decibels" is what CED and Dasheng
-        take: torchaudio's mel spectrogram of centred frames, at most 120 dB below its loudest bin;
-        `preemphasis` must be 0.
+        "kaldi" is the natural logarithm of the power in Kaldi's filters. "decibels" is what CED and
+        Dasheng need: torchaudio's mel spectrogram of centred frames in dB, at most 120 dB below its
+        loudest bin. It needs ``preemphasis=0``.
     channel : int or "mean", default=0
-        Which channel of a clip with several, or their mean. Averaging the microphones of an array
-        cancels what reaches them out of phase, so the first one is taken.
+        The channel of a clip that is used, counted from 0, or the mean of all channels. The mean of
+        several microphones weakens sound that reaches them out of phase.
     level : {"as is", "normalized"}, default="as is"
-        Whether the gain of a clip counts. "normalized" scales each clip to an RMS of 0.1 (-20 dB):
-        a new gain changes nothing, and neither does a machine that is louder than it was.
+        Whether the gain of a clip counts. "normalized" scales each clip to an RMS of 0.1 (-20 dB).
+        Then another gain changes nothing, but a machine that has become louder is not noticed.
     duration : float, default=10.0
-        Seconds of each clip that are used. Of a longer clip only the beginning is, with a warning:
-        `AnomalousSoundDetector` takes long clips apart, and so does `split_recording`. A shorter
-        clip is repeated until it is long enough, which costs the time of a full clip and may add
-        a click at each seam. None takes the length of the longest clip in `fit`.
+        Seconds of each clip that are used. Of a longer clip only the beginning is used, with a
+        warning; `AnomalousSoundDetector` and `split_recording` cut long clips into windows. A
+        shorter clip is repeated until it is long enough. This takes the time of a full clip and may
+        add a click where the clip starts again. None takes the length of the longest clip of `fit`.
     on_error : {"raise", "nan"}, default="raise"
-        What becomes of a clip that cannot be read, is empty or holds NaN or infinity: an error
-        that names it, or patches, and so a score, of NaN with one warning for all such clips.
+        What happens if a clip cannot be read, is empty or holds NaN or infinity. "raise" raises an
+        error that names it. "nan" gives it patches of NaN, and so the score NaN, with one warning
+        for all such clips.
     n_jobs : int, default=None
-        Processes that read and compute. None takes those of a `joblib.parallel_config` context,
-        which also takes the work to Dask or Ray. Outside of one, more than 16 clips are computed
-        by up to 4 threads, one a core; within a worker of joblib, such as those of
-        ``GridSearchCV(n_jobs=2)``, by 1.
+        Number of processes that read and compute. None takes that of a `joblib.parallel_config`
+        context, which also brings the work to Dask or Ray. Without such a context, more than 16
+        clips are computed by threads: one per core, but at most 4, and only 1 inside a worker of
+        joblib, such as those of ``GridSearchCV(n_jobs=2)``.
 
     Attributes
     ----------
     duration_ : float
         Seconds of each clip that are used.
     n_features_in_ : int
-        Samples a clip, when `fit` got a 2-D array.
+        Number of samples of a clip, if `fit` got a 2-D array.
 
     See Also
     --------
@@ -169,13 +172,21 @@ class MelPatcher(ArrayOutputMixin, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : sequence of clips, or array-like of shape (n_clips, n_samples)
-            A clip is a path, a 1-D array at `sample_rate` or a pair (array, sample_rate).
+            A clip is a path, a `Segment` of a file, a 1-D array at `sample_rate`, or a pair
+            (array, sample_rate).
         y : None
             Ignored.
 
         Returns
         -------
         self : object
+
+        Raises
+        ------
+        ValueError
+            If settings contradict each other; the message names them. With ``on_error="raise"``,
+            if a 2-D array holds NaN or infinity, or ``duration=None`` needs a length that cannot be
+            read.
         """
         front_end = self._front_end()
         clips = self._validate_clips(X, reset=True)
@@ -192,18 +203,26 @@ class MelPatcher(ArrayOutputMixin, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : sequence of clips, or array-like of shape (n_clips, n_samples)
-            A clip is a path, a 1-D array at `sample_rate` or a pair (array, sample_rate).
+            A clip is a path, a `Segment` of a file, a 1-D array at `sample_rate`, or a pair
+            (array, sample_rate).
 
         Returns
         -------
-        patches : ndarray or LazyPatches, float32
-            Of shape (n_clips, n_time, n_freq, patch_size ** 2), as from `patchify`. What would
-            exceed 128 MiB, or scikit-learn's `working_memory`, is computed on demand.
+        patches : ndarray or LazyPatches of shape (n_clips, n_time, n_freq, patch_size ** 2)
+            Float32, as from `patchify`: natural logarithms of power, or dB with
+            ``filterbank="decibels"``. Patches of more than 128 MiB, or more than scikit-learn's
+            `working_memory` if that is less, are computed when they are needed (`LazyPatches`).
 
         Raises
         ------
         ValueError
-            If clips cannot be used and `on_error` is "raise"; all of the batch are named.
+            If clips cannot be used and `on_error` is "raise". The message names all of them that
+            are in one batch.
+
+        Warns
+        -----
+        UserWarning
+            If clips are longer than `duration_`.
         """
         check_is_fitted(self)
         clips = self._validate_clips(X, reset=False)
