@@ -19,7 +19,7 @@ from skanopatch.detectors.joined import JoinedDetector
 from skanopatch.detectors.knn import KNNDetector
 from skanopatch.detectors.mahalanobis import MahalanobisDetector
 from skanopatch.detectors.metadata import at_the_end, last_step
-from skanopatch.detectors.search import find_nearest, prepare
+from skanopatch.detectors.search import Bank, find_nearest, prepare
 from skanopatch.detectors.thresholds import DistanceScale
 
 _ROUNDING = 1e-6  # relative deviation of a feature that is constant but for rounding in float32
@@ -172,7 +172,7 @@ def _of_knn(detector: KNNDetector, X: NDArray, columns: list[int] | None) -> Par
         )
         usual = np.ones(X.shape[1])
         if len(bank) > 1:
-            _, others = detector._search_others(bank)
+            _, others = detector._search_others(Bank(bank))
             usual += 1e9 * np.mean((bank - bank[others[:, 0]]) ** 2, axis=0)[: len(usual)]
         squares = (queries[rows, np.newaxis] - bank[references].astype(np.float64)) ** 2
         if detector.metric == "cosine":

@@ -10,7 +10,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skanopatch.detectors.base import BaseDetector, Members, spreads_of
-from skanopatch.detectors.search import find_nearest, prepare
+from skanopatch.detectors.search import Bank, find_nearest, prepare
 
 _SMOTE_NEIGHBORS = 5  # as in the paper on SMOTE
 _LEAST_DENSITY = 1e-6  # of a bank's largest: that of copies of a clip would be 0
@@ -138,6 +138,11 @@ class KNNDetector(BaseDetector):
             )
         super()._check_domain_sizes(members)
 
+    @property
+    def banks_(self) -> list[NDArray]:
+        """The references of each domain."""
+        return [bank.rows for bank in self._banks]
+
     def _fit(self, X: NDArray, members: Members) -> None:
         largest = max(map(len, members.values()))
         size = 0 if self.smote is None else round(self.smote * largest)
@@ -150,12 +155,13 @@ class KNNDetector(BaseDetector):
             spreads = spreads_of(residuals, X)
             self.scale_ = np.where(spreads > 0, spreads, 1).astype(X.dtype)
         clips = [X[rows] / self.scale_ for rows in members.values()]
-        self.banks_ = [prepare(_enlarge(own, size, random_state), self.metric) for own in clips]
+        enlarged = [_enlarge(own, size, random_state) for own in clips]
+        self._banks = [Bank(prepare(own, self.metric)) for own in enlarged]
         self.alpha_ = 0.0
-        self.densities_ = [np.ones(len(bank)) for bank in self.banks_]
-        if self.normalization is None or min(map(len, self.banks_)) < 2:
+        self.densities_ = [np.ones(len(bank)) for bank in self._banks]
+        if self.normalization is None or min(map(len, self._banks)) < 2:
             return
-        neighbors = [self._search_others(bank) for bank in self.banks_]
+        neighbors = [self._search_others(bank) for bank in self._banks]
         self.densities_ = [distances[:, :-1].mean(axis=1) for distances, _ in neighbors]
         if self.normalization == "local_density":
             self.densities_ = [
@@ -165,13 +171,13 @@ class KNNDetector(BaseDetector):
         else:
             self.alpha_ = _variance_minimizing_alpha(neighbors)
 
-    def _search_others(self, bank: NDArray) -> tuple[NDArray, NDArray]:
+    def _search_others(self, bank: Bank) -> tuple[NDArray, NDArray]:
         """Return the neighbours of each reference, one more than its density needs."""
         is_local = self.normalization == "local_density"
         size = self.n_density_neighbors if is_local else self.n_neighbors
         size = max(1, min(size, len(bank) // 2))
         n_others = min(size + 1, len(bank) - 1)
-        others = find_nearest(bank, bank, n_others, metric=self.metric, within_bank=True)
+        others = find_nearest(bank.rows, bank, n_others, metric=self.metric, within_bank=True)
         if n_others > size:
             return others
         distances, neighbors = (np.hstack([part, part[:, -1:]]) for part in others)
@@ -179,8 +185,8 @@ class KNNDetector(BaseDetector):
 
     def _terms(self, X: NDArray) -> NDArray[np.float64]:
         queries = prepare(X / self.scale_, self.metric)
-        distances = np.empty((len(X), len(self.banks_)))
-        for domain, (bank, density) in enumerate(zip(self.banks_, self.densities_, strict=True)):
+        distances = np.empty((len(X), len(self._banks)))
+        for domain, (bank, density) in enumerate(zip(self._banks, self.densities_, strict=True)):
             nearest, _ = find_nearest(
                 queries,
                 bank,

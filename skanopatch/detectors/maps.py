@@ -23,7 +23,7 @@ from skanopatch.detectors.base import (
     spreads_of,
 )
 from skanopatch.detectors.folds import cross_fit
-from skanopatch.detectors.search import as_distance, find_nearest, prepare, rounding_of
+from skanopatch.detectors.search import Bank, as_distance, find_nearest, prepare
 
 _QUARTILES = (0.25, 0.5, 0.75)
 _ROUNDING = 8 * np.finfo(np.float64).eps  # of a product, relative to the sum of absolute products
@@ -190,11 +190,12 @@ class MapDetector(BaseDetector):
     def _nearest(self, queries: NDArray, bank: NDArray, space: Space) -> NDArray[np.float64]:
         """Return the distance of each projected query to the nearest reference."""
         metric = "cosine" if self.metric == "cosine" else "euclidean"
+        references = Bank(bank)
         distances, _ = find_nearest(
-            queries, bank, 1, metric=metric, skip_self=True, tolerance=space[2]
+            queries, references, 1, metric=metric, skip_self=True, tolerance=space[2]
         )
         # A distance of rounding errors is none. Bands are divided by the spread of their distances.
-        rounding = np.square(space[2] + rounding_of(bank)).sum(keepdims=True)
+        rounding = np.square(space[2] + references.rounding).sum(keepdims=True)
         least = as_distance(rounding, metric)
         return np.where(distances[:, 0] > least, distances[:, 0], 0.0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from sklearn.utils import gen_batches
 _SPARE_CANDIDATES = 2  # rounding of a float32 product may swap references
 _FLOAT32_ERROR = 16 * np.finfo(np.float32).eps  # of a product, relative to the largest square
 _N_EXACT = 32  # queries
+_N_QUERIES = 512  # of a product, whose memory serves the next ones: to map it takes long as well
+_N_IN_CACHE = 128  # rows of the bank
 _N_FOR_CENTER = 1000  # rows
 _ROUNDING = 32  # units in the last place by which a clip differs from itself in another batch
 
@@ -21,9 +24,64 @@ Normalize = Callable[[NDArray, NDArray[np.intp]], NDArray]
 """Takes distances and their references, of one shape, and returns normalized distances."""
 
 
+class Bank:
+    """References, and what each search among them needs, which the first one computes.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_references, n_features)
+        From `prepare`.
+    """
+
+    def __init__(self, rows: NDArray):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getstate__(self) -> dict[str, NDArray]:
+        return {"rows": self.rows}
+
+    @cached_property
+    def center(self) -> NDArray:
+        """The mean of some rows: float32 has few digits for differences of rows far from 0."""
+        some_rows = self.rows[:: -(-len(self) // _N_FOR_CENTER)]
+        return some_rows.mean(axis=0, dtype=np.float64).astype(self.rows.dtype)
+
+    @cached_property
+    def rounding(self) -> NDArray[np.float64]:
+        """By how much a row may differ from itself in another batch, in each feature."""
+        lowest, highest = self._extremes
+        largest = np.maximum(highest, -lowest).astype(np.float64)
+        return _ROUNDING * np.finfo(self.rows.dtype).eps * largest
+
+    @cached_property
+    def _extremes(self) -> tuple[NDArray, NDArray]:
+        return self.rows.min(axis=0), self.rows.max(axis=0)
+
+    @cached_property
+    def fast(self) -> tuple[float, NDArray[np.float32], NDArray[np.float32]]:
+        """The unit of float32 rows, these rows less their center, and their squared lengths.
+
+        Features at the end in which all rows are equal are left out: a product of 769 columns
+        takes longer than one of 768 by far more than a column.
+        """
+        lowest, highest = self._extremes
+        largest = float(max((highest - self.center).max(), (self.center - lowest).max())) or 1.0
+        unit = 2.0 ** (math.frexp(largest)[1] - 1)  # exact; its square is in the range of float32
+        varies = (lowest < self.center) | (highest > self.center)
+        n_varying = int(np.flatnonzero(varies).max(initial=0)) + 1
+        rows = np.empty((len(self), n_varying), dtype=np.float32)
+        squares = np.empty(len(self), dtype=np.float32)
+        for part in gen_batches(len(self), _N_IN_CACHE):
+            rows[part] = ((self.rows[part] - self.center) / unit)[:, :n_varying]
+            np.einsum("ij,ij->i", rows[part], rows[part], out=squares[part])
+        return unit, rows, squares
+
+
 def find_nearest(
     queries: NDArray,
-    bank: NDArray,
+    bank: NDArray | Bank,
     n_neighbors: int,
     *,
     metric: str = "euclidean",
@@ -34,42 +92,37 @@ def find_nearest(
 ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
     """Return the distances and rows of the nearest references, each (n_queries, n_neighbors).
 
-    `queries` and `bank` come from `prepare`. Float32 matrix products propose candidates, and their
-    distances are computed from differences in float64. Where rounding of the products may have
-    hidden a nearer reference, the query is compared with all references in float64.
+    `queries` and `bank` come from `prepare`; a `Bank` is faster for more than one search. Float32
+    matrix products propose candidates, and their distances are computed from differences in
+    float64. Where rounding of the products may have hidden a nearer reference, the query is
+    compared with all references in float64.
 
     With `normalize`, neighbours are ranked by normalized distances, which are returned. With
     `within_bank`, the queries are the references, and none is its own neighbour. With `skip_self`,
     one reference that equals the query but for rounding is no neighbour, if there are others;
     rounding may exceed that of the coordinates themselves by `tolerance`.
     """
-    # Float32 has few digits for differences between rows that are far from 0. Distances are the
-    # same from any centre, so the mean of some rows will do.
-    some_rows = bank[:: -(-len(bank) // _N_FOR_CENTER)]
-    center = some_rows.mean(axis=0, dtype=np.float64).astype(bank.dtype)
-    centred = bank - center
-    lowest, highest = centred.min(axis=0), centred.max(axis=0)
-    largest = float(max(highest.max(), -lowest.min())) or 1.0
-    unit = 2.0 ** (math.frexp(largest)[1] - 1)  # exact; its square is in the range of float32
+    references = bank if isinstance(bank, Bank) else Bank(bank)
+    bank = references.rows
     if normalize is None:
-        centred /= unit
-        # A product of 769 columns takes longer than one of 768 by far more than a column.
-        n_varying = int(np.flatnonzero((lowest < 0) | (highest > 0)).max(initial=0)) + 1
-        fast_bank = centred.astype(np.float32, copy=False)[:, :n_varying]
-        squares = np.einsum("ij,ij->i", fast_bank, fast_bank)
+        center = references.center
+        unit, fast_bank, squares = references.fast
     else:
-        center = center.astype(np.float64)
+        center = references.center.astype(np.float64)
         centred = bank - center
     n_references = len(bank) - within_bank
     n_candidates = min(n_neighbors + _SPARE_CANDIDATES, n_references)
     row_bytes = (12 if normalize is None else 32) * len(bank) + 16 * n_candidates * bank.shape[1]
     n_rows = max(1, int(get_config()["working_memory"] * 2**20 // row_bytes))
+    if normalize is None:
+        n_rows = min(n_rows, _N_QUERIES, len(queries))
+        products = np.empty((n_rows, len(bank)), dtype=np.float32)
     every, every_query = np.arange(len(bank)), np.arange(len(queries))
     # A tolerance for each feature: a large one does not hide differences in others.
-    rounding = tolerance + rounding_of(bank)
+    rounding = tolerance + references.rounding
 
-    def squared_to(rows: slice | NDArray, references: Any) -> NDArray[np.float64]:
-        differences = np.subtract(bank[references], queries[rows, np.newaxis], dtype=np.float64)
+    def squared_to(rows: slice | NDArray, columns: Any) -> NDArray[np.float64]:
+        differences = np.subtract(bank[columns], queries[rows, np.newaxis], dtype=np.float64)
         squared = np.einsum("ijk,ijk->ij", differences, differences)
         if skip_self and squared.shape[1] > n_neighbors:
             every_row, first = np.arange(len(squared)), np.argmin(squared, axis=1)
@@ -83,7 +136,9 @@ def find_nearest(
         if normalize is None:
             fast = ((queries[batch] - center) / unit).astype(np.float32)
             with np.errstate(over="ignore", invalid="ignore"):  # such queries are searched again
-                rank = (-2 * fast[:, :n_varying]) @ fast_bank.T
+                rank = np.matmul(
+                    -2 * fast[:, : fast_bank.shape[1]], fast_bank.T, out=products[: len(fast)]
+                )
             rank += squares  # the squared distance, but for the query's own square
         else:
             rows = queries[batch] - center
@@ -121,12 +176,6 @@ def find_nearest(
             neighbors[row] = nearest
             distances[row] = as_distance(exact[nearest], metric)
     return distances, neighbors
-
-
-def rounding_of(bank: NDArray) -> NDArray[np.float64]:
-    """Return by how much a row may differ from itself in another batch, in each feature."""
-    largest = np.maximum(bank.max(axis=0), -bank.min(axis=0)).astype(np.float64)
-    return _ROUNDING * np.finfo(bank.dtype).eps * largest
 
 
 def prepare(X: NDArray, metric: str) -> NDArray:

@@ -27,6 +27,7 @@ RUNTIME_PARAMS = ("checkpoint_dir", "device", "memory", "n_jobs", "n_workers", "
 # indices from a file without checking them.
 OTHER_CLASSES = {
     **dict.fromkeys(("DistanceScale", "JointDistance"), "skanopatch.detectors.thresholds"),
+    "Bank": "skanopatch.detectors.search",
     "Conditions": "skanopatch.recipes.conditions",
     "GainTolerantDetector": "skanopatch.detectors.gain_tolerance",
     **dict.fromkeys(("EmpiricalCovariance", "LedoitWolf"), "sklearn.covariance"),
