@@ -73,6 +73,7 @@ def _is_estimator(public):
     )
 
 
+@pytest.mark.slow
 def test_a_fresh_process_and_other_fits_before_change_no_bit(case, expected, elsewhere):
     assert_array_equal(expected, elsewhere[case])
 

@@ -92,6 +92,7 @@ def test_finetuning(run):
     assert (numbers(r"([\d.]+) ms a clip", output) > 0).all()
 
 
+@pytest.mark.slow
 def test_embedding(run):
     output = run("bench_embedding", DURATION=1, REPEATS=1)
     without, tuned = numbers(r"(\d+) times real time", output)
@@ -99,6 +100,7 @@ def test_embedding(run):
     assert len(numbers(r"clips: (\d+) s;", output)) == 1
 
 
+@pytest.mark.slow
 def test_report(run):
     if not shutil.which("chromium") or not shutil.which("chromedriver"):
         pytest.skip("chromium and chromedriver are not on the PATH")
@@ -125,6 +127,7 @@ def test_drift(run):
     assert cells(found, r"7 +\| +2") == [1.0]
 
 
+@pytest.mark.slow
 def test_recipes(run):
     arguments = ["--on", "siblings fan", "--only", "MelStatistics"]
     output = run("bench_recipes", *arguments, SEEDS=(0,))
@@ -226,6 +229,7 @@ def test_selection(run, tmp_path, monkeypatch):
     assert re.search(r"\| simulator +\|", output)
 
 
+@pytest.mark.slow
 def test_domain_shift(run, tmp_path):
     """On a fault that whistles, in a source with hiss and in a target with rumble."""
     rng, time = np.random.default_rng(0), np.arange(8000) / 16000
@@ -245,6 +249,7 @@ def test_domain_shift(run, tmp_path):
         assert min(cells(tested, "kNN")[:3]) > 0.85
 
 
+@pytest.mark.slow
 def test_pretrain(run, tmp_path, monkeypatch):
     """It learns, goes on to the same weights where it was broken off, and they are a backbone's."""
     rng, time = np.random.default_rng(0), np.arange(40 * 16000) / 16000
@@ -294,6 +299,7 @@ def test_pretrain(run, tmp_path, monkeypatch):
     assert len(numbers(of_epoch, output)) == 1
 
 
+@pytest.mark.slow
 def test_stream(run):
     output = run("bench_stream", SEEDS=(0,), HOURS=0.15, N_RECORDINGS=5, N_SIMULATED_DAYS=5)
     times_real_time, *memory = numbers(r"\|\s+54 \| +(\S+) \| +\S+ \| +(\S+) \| +(\S+)", output)[0]

@@ -58,6 +58,7 @@ def test_clips_of_a_tenth_of_a_second_are_fitted_as_in_python(tmp_path):
     assert_array_equal(loaded.training_scores_, fitted.training_scores_)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seconds", "options", "part", "starts"),
     [

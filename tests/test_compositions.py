@@ -258,6 +258,7 @@ def p_values(pipeline, X):
     return pipeline[-1].p_values(pipeline[:-1].transform(X))
 
 
+@pytest.mark.slow
 def test_a_clip_scores_alike_alone_in_any_batch_and_in_any_order(case, expected, train, test):
     clips = np.concatenate([test, train])  # those of fit are no others
     order = np.random.default_rng(0).permutation(len(clips))

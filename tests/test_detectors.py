@@ -825,6 +825,7 @@ def test_distance_of_one_gaussian_is_mahalanobis(covariance_type):
     assert_allclose(detector.score_samples(new), -expected, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_clip_at_the_peak_is_at_distance_zero_though_rounding_puts_it_above():
     for seed in range(20):
         X = clips(60, seed=seed)

@@ -155,6 +155,7 @@ def test_few_clips_of_many_features_are_calibrated():
         assert (abs(errors) < 3.5).all(), found
 
 
+@pytest.mark.slow
 def test_a_tail_that_learns_from_the_clips_is_calibrated_as_a_whole():
     """A PCA of few clips fits them closely, which a threshold behind it does not see."""
     n_clips, n_fits, found = 60, 6, []
@@ -209,6 +210,7 @@ def in_sessions(rng, n_sessions, n_each, n_features=8):
     return X.reshape(-1, n_features)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Clips of one session")
 @pytest.mark.parametrize(
     "detector",

@@ -344,6 +344,7 @@ def test_the_level_is_placed_among_cells_in_units_of_the_other_clips():
     assert detector.level_ == pytest.approx(place_threshold(highest, 0.1))
 
 
+@pytest.mark.slow
 def test_training_scores_are_those_of_refits():
     X = clips(30)
     for metric in ("mahalanobis", "cosine"):

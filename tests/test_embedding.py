@@ -271,6 +271,7 @@ def test_settings_of_the_training_are_reached_from_outside():
         AnoPatchEmbedder(fine_tuning=3).fit(make_patches(4)[0])
 
 
+@pytest.mark.slow
 def test_a_grid_search_reaches_the_settings_of_the_training():
     patches, labels = make_patches(n_clips=24)
     pipe = make_pipeline(AnoPatchEmbedder(random_state=0, statistics=False), LogisticRegression())
@@ -421,6 +422,7 @@ def test_lazy_patches_are_embedded_to_the_bit():
     assert_array_equal(from_lazy, from_eager)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("duration", [1.0, 3.0])
 def test_workers_change_no_bit(duration):
     rng = np.random.default_rng(0)
@@ -532,6 +534,7 @@ def test_a_progress_bar_is_shown_on_request(capsys):
 # --- Interruption -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_interrupted_fit_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     patches, labels = make_patches()
     expected = make_embedder(max_epochs=4).fit(patches, labels=labels)
@@ -575,6 +578,7 @@ def _fit_and_die(checkpoint_dir, params):
     make_embedder(**params, checkpoint_dir=checkpoint_dir).fit(patches, labels=labels)
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_continued_by_another(tmp_path):
     process = multiprocessing.get_context("spawn").Process(target=_fit_and_die, args=(tmp_path, {}))
     process.start()
@@ -667,7 +671,7 @@ def test_a_checkpoint_written_on_a_gpu_resumes_without_one(tmp_path, monkeypatch
     assert_array_equal(embedder.fit_transform(patches, labels=labels), expected)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_both_precisions_learn_the_classes(precision):
     patches, labels = make_patches(n_clips=48, n_classes=3)
     new, new_labels = make_patches(n_clips=30, n_classes=3, seed=1)

@@ -87,6 +87,7 @@ USES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", USES)
 def test_what_needs_an_extra_names_its_pip_line(take_away, model, tmp_path, name):
     take_away(name)

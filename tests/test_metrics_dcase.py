@@ -240,6 +240,7 @@ def test_weighted_area_is_that_of_repeated_clips(max_fpr):
     assert_allclose(areas, expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("year", [2020, 2021, 2024])
 def test_intervals_are_those_of_a_jackknife_by_brute_force(year):
     clips = clips_of(n=4)
@@ -315,6 +316,7 @@ def compare(clips, first, second, year=2023, **kwargs):
     )
 
 
+@pytest.mark.slow
 def test_bootstrap_of_the_mean_auc_has_the_spread_of_a_loop_over_resamples():
     clips = clips_of(machines=("fan",), sections=(0,), n=15)
     second = clips.score + np.random.default_rng(3).normal(size=len(clips))

@@ -242,6 +242,7 @@ def network(tmp_path_factory):
     return pipe, paths
 
 
+@pytest.mark.slow
 def test_a_network_scores_the_same(network):
     pipe, paths = network
     assert_equal_to(pipe, OnnxScorer(paths["float32"], n_threads=1))
@@ -264,6 +265,7 @@ def test_a_score_of_int8_does_not_depend_on_the_other_clips(network):
     assert_allclose(together, alone, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_tokens_of_beats_score_the_same(tmp_path):
     backbone = save_mini_beats(tmp_path / "mini.pt")
     embedder = AnoPatchEmbedder(backbone, output="patches", normalization="fit", layers="all")
@@ -287,6 +289,7 @@ WRITERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "output"),
     [("ast", "clips"), ("ced", "clips"), ("dasheng", "patches"), ("eat", "patches")],
@@ -364,6 +367,7 @@ def test_a_detector_without_closed_form_has_the_bands_of_its_blocks(tmp_path):
     assert_equal_to(model, export(model, tmp_path / "m.onnx"), NEW)
 
 
+@pytest.mark.slow
 def test_a_network_that_joined_scores_the_same(tmp_path, monkeypatch):
     from skanopatch.recipes import sound_detector
 
@@ -447,6 +451,7 @@ def test_maps_can_be_left_out(recipe, tmp_path):
         scorer.anomaly_map(NEW)
 
 
+@pytest.mark.slow
 def test_a_model_without_a_network_is_exported_without_torch(recipe, tmp_path):
     import joblib
 

@@ -97,6 +97,7 @@ def node_folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_program_for_node_says_what_the_model_says(workspace, node_folder, tmp_path):
     folder, files, expected = workspace
     program = shutil.copy(EDGE / "score.mjs", node_folder)

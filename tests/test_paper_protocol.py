@@ -57,6 +57,7 @@ def official(output):
 pytestmark = pytest.mark.filterwarnings("ignore:.*lacks .* part:UserWarning")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("year", range(2020, 2027))
 def test_every_year_ends_in_its_official_score(run, year, tmp_path):
     subset = "evaluation" if year in (2020, 2023, 2024, 2025) else "development"
@@ -79,6 +80,7 @@ def test_every_year_ends_in_its_official_score(run, year, tmp_path):
     assert f"{scores.official:.4f}" == f"{score:.4f}"
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_goes_on_to_the_same_score(run, monkeypatch, tmp_path):
     options = {"year": 2023, "loss": "adacos", "epochs": 2}
     straight = run(work=tmp_path / "straight", **options)

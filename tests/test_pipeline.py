@@ -149,6 +149,7 @@ def test_memory_hits_on_the_second_fit(tmp_path, train, monkeypatch):
     assert np.abs(pipe.score_samples(train) - expected).max() > 0
 
 
+@pytest.mark.slow
 def test_grid_search_over_all_three_steps_on_two_cores(tmp_path, sounds, train, test):
     y = sounds.y[sounds.split == "test"]
     X = np.concatenate([train, test])
@@ -226,6 +227,7 @@ def test_unreadable_clips_score_nan_and_are_called_anomalies(train):
         assert pipe.predict(clips)[1] == -1
 
 
+@pytest.mark.slow
 def test_unreadable_training_clips_are_left_out_of_all_steps(sounds, train, test):
     labels = list(sounds.section[sounds.split == "train"])
     pipe = make_pipe(max_epochs=1).set_params(melpatcher__on_error="nan")
@@ -247,6 +249,7 @@ def test_a_pipeline_fitted_on_lazy_patches_scores_alike(train, test):
     assert_array_equal(lazy, expected)
 
 
+@pytest.mark.slow
 def test_peak_memory_does_not_grow_with_the_number_of_clips(tmp_path, train):
     paths = [tmp_path / f"{i}.wav" for i in range(10)]
     for path, clip in zip(paths, train, strict=False):

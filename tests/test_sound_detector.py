@@ -193,6 +193,7 @@ def test_it_finds_a_severe_fault(fitted, sounds, test):
     assert auc_score(sounds.y[sounds.split == "test"], fitted.anomaly_score(test)) > 0.9
 
 
+@pytest.mark.slow
 def test_a_network_that_joins_is_a_member_beside_the_statistics(many, monkeypatch):
     clips, units = many
     let_join(monkeypatch, network=2.0)
@@ -449,6 +450,7 @@ def test_labels_of_a_group_in_one_session_each_are_warned_of():
     assert np.isfinite(detector.training_scores_).all()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:2 sessions are few:UserWarning")
 def test_maps_are_learnt_from_clips_that_can_be_read_and_of_all_sessions():
     patches = patchify(np.random.default_rng(0).normal(size=(200, 32, 128)))
@@ -486,6 +488,7 @@ def test_sessions_move_the_threshold(train, test):
     assert found.p_values(test).min() >= 1 / 8
 
 
+@pytest.mark.slow
 def test_the_threshold_moves_without_a_fit(fitted, train, test):
     moved = clone(fitted).fit(train).set_false_alarm_rate(0.01)
     refitted = AnomalousSoundDetector(PATCHER, false_alarm_rate=0.01).fit(train)
@@ -498,6 +501,7 @@ def test_the_threshold_moves_without_a_fit(fitted, train, test):
     assert moved.false_alarm_rate == 0.01
 
 
+@pytest.mark.slow
 def test_the_threshold_of_groups_moves_without_a_fit(train, units, test, test_units):
     moved = AnomalousSoundDetector(PATCHER).fit(train, groups=units).set_false_alarm_rate(0.02)
     refitted = AnomalousSoundDetector(PATCHER, false_alarm_rate=0.02).fit(train, groups=units)
@@ -520,6 +524,7 @@ def test_other_detectors_find_a_severe_fault(detector, sounds, train, test):
     assert detector.get_params() == clone(detector).get_params()
 
 
+@pytest.mark.slow
 def test_detectors_of_others_are_calibrated(train, units, test, test_units):
     forest = IsolationForest(n_estimators=10, random_state=0)
     found = AnomalousSoundDetector(PATCHER, detector=forest, map_detector="drop")
@@ -546,6 +551,7 @@ def test_other_embedders_stand_alone(embedder, train, units, test):
     assert_array_equal(found.score_samples(test), by_hand.score_samples(test))
 
 
+@pytest.mark.slow
 def test_a_network_that_replaces_the_statistics_stands_alone_and_gets_labels(many):
     clips, units = many
     embedder = one_epoch(statistics=False)
@@ -557,6 +563,7 @@ def test_a_network_that_replaces_the_statistics_stands_alone_and_gets_labels(man
     assert_array_equal(found.score_samples(clips), by_hand.score_samples(clips))
 
 
+@pytest.mark.slow
 def test_bands_are_those_of_the_patcher(train, test):
     patcher = MelPatcher(duration=1.0, n_mels=64)
     expected = AnomalousSoundDetector(patcher).fit(train)
@@ -695,6 +702,7 @@ def test_groups_are_routed_without_a_request(train, units, grouped, test, test_u
         )
 
 
+@pytest.mark.slow
 def test_pandas_output_changes_nothing(train, units, grouped, test, test_units):
     with config_context(transform_output="pandas"):
         found = AnomalousSoundDetector(PATCHER).fit(train, groups=units)
@@ -706,6 +714,7 @@ def test_pandas_output_changes_nothing(train, units, grouped, test, test_units):
     assert_array_equal(found.score_samples(test), alone.score_samples(test))
 
 
+@pytest.mark.slow
 def test_a_fit_depends_on_its_seed_alone(many, monkeypatch):
     clips, units = many
     scores = []
@@ -720,6 +729,7 @@ def test_a_fit_depends_on_its_seed_alone(many, monkeypatch):
     assert np.abs(scores[0] - scores[2]).max() > 0
 
 
+@pytest.mark.slow
 def test_lazy_patches_change_no_bit_and_stay_lazy(many, monkeypatch):
     clips, units = many
     let_join(monkeypatch, network=2.0)
@@ -750,6 +760,7 @@ def test_a_saved_model_is_the_same_to_the_bit(many, tmp_path, monkeypatch):
 # Clips in all forms
 
 
+@pytest.mark.slow
 def test_clips_in_any_form_score_alike(fitted, train, test, tmp_path):
     paths = [tmp_path / f"{i}.wav" for i in range(len(train))]
     for path, clip in zip(paths, train, strict=True):
@@ -771,6 +782,7 @@ def test_clips_in_any_form_score_alike(fitted, train, test, tmp_path):
     assert fitted.clip_names_ == [""] * len(train)
 
 
+@pytest.mark.slow
 def test_a_clip_scores_alike_alone_and_among_others(many, monkeypatch):
     clips, units = many
     let_join(monkeypatch, network=2.0)
@@ -784,6 +796,7 @@ def test_a_clip_scores_alike_alone_and_among_others(many, monkeypatch):
     assert {"".join(found.notes([clip])) for clip in clips[:10]} == set(found.notes(clips[:10]))
 
 
+@pytest.mark.slow
 def test_clips_that_cannot_be_read_are_left_out_and_score_nan(fitted, train, units, test):
     patcher = MelPatcher(duration=1.0, on_error="nan")
     with pytest.warns(UserWarning, match=r"^1 of 29 clips cannot be used"):

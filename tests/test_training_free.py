@@ -217,6 +217,7 @@ def test_contributions_to_a_minimum_are_of_the_member_that_has_it():
     assert set(is_used.argmax(axis=1)) == {0, 1}
 
 
+@pytest.mark.slow
 def test_an_exported_minimum_scores_the_same(pipe, clips, tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")

@@ -176,6 +176,7 @@ def test_the_page_says_that_a_machine_rises_and_lists_its_alarms(tmp_path):
     assert "http" not in re.sub(r'http-equiv|base64,[^"]+', "", html)
 
 
+@pytest.mark.slow
 def test_a_steady_machine_does_not_rise_and_a_day_is_too_little(tmp_path):
     write(tmp_path / "steady.db", 24 * 10)
     write(tmp_path / "short.db", 24)

@@ -58,6 +58,7 @@ def test_an_update_equals_a_fit_on_all_clips(files, parameters):
     assert updated.clip_names_ == detector().fit(files).clip_names_
 
 
+@pytest.mark.slow
 def test_an_update_of_groups_equals_a_fit_on_all_clips(files):
     groups = ["a", "b"] * 12
     updated = detector().fit(files[:12], groups=groups[:12])
@@ -65,6 +66,7 @@ def test_an_update_of_groups_equals_a_fit_on_all_clips(files):
     assert_same(updated, detector().fit(files, groups=groups), groups=["a", "b"] * 4)
 
 
+@pytest.mark.slow
 def test_a_machine_can_be_added(files):
     updated = detector().fit(files[:12], groups=["a"] * 12).update(files[12:], groups=["b"] * 12)
     assert updated.groups_ == ["a", "b"]
@@ -78,6 +80,7 @@ def test_sessions_and_domains_join_too(files):
     assert_same(updated, detector().fit(files, sessions=sessions, domains=domains))
 
 
+@pytest.mark.slow
 def test_forgotten_clips_leave_no_trace(files):
     model = detector().fit(files).forget(files[12:])
     assert_same(model, detector().fit(files[:12]))
@@ -91,6 +94,7 @@ def test_an_update_and_forgetting_it_lead_back(files):
     assert_array_equal(model.update(files[12:]).forget(files[12:]).score_samples(NEW), expected)
 
 
+@pytest.mark.slow
 def test_clips_before_a_date_are_replaced(files):
     model = detector().fit(files[:12])
     model.windows_["added"] -= 100
@@ -169,6 +173,7 @@ def test_what_cannot_be_updated_leaves_the_model_as_it_was(files, tmp_path):
     assert_array_equal(model.score_samples(NEW), expected)
 
 
+@pytest.mark.slow
 def test_a_model_file_keeps_what_was_added_when(files, tmp_path):
     model = detector().fit(files[:12])
     save_model(tmp_path / "m.skano", model)

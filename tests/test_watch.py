@@ -489,6 +489,7 @@ def test_a_signal_ends_the_watch_of_a_folder_cleanly(start, tmp_path, number):
     assert [row["start"] for row in lines_of(results)] == [0.0, 0.0, 1.0]
 
 
+@pytest.mark.slow
 def test_after_kill_9_no_window_is_lost(start, tmp_path):
     record(tmp_path / "long.wav", 150.0)
     results = tmp_path / "results.jsonl"
@@ -504,6 +505,7 @@ def test_after_kill_9_no_window_is_lost(start, tmp_path):
     assert len(starts) <= 151  # the window in work may come twice
 
 
+@pytest.mark.slow
 def test_raw_pcm_of_standard_input_is_scored(start, tmp_path, model):
     sound = np.column_stack([hum(3.5), hum(3.5, seed=1)])
     file = tmp_path / "sound.raw"
@@ -521,6 +523,7 @@ def test_raw_pcm_of_standard_input_is_scored(start, tmp_path, model):
     assert "2 channel(s), fitted with 1" in rows[0]["note"]
 
 
+@pytest.mark.slow
 def test_a_wav_on_a_pipe_is_scored_while_it_comes(start, tmp_path):
     data = record(tmp_path / "a.wav", 3.0).read_bytes()
     process = start("-")
@@ -531,6 +534,7 @@ def test_a_wav_on_a_pipe_is_scored_while_it_comes(start, tmp_path):
     assert "Done: 3 windows" in ends(process, input=data[44 + 2 * RATE + 1001 :])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_watch_of_a_silent_pipe(start, tmp_path, number):
     process = start("-", "--sample-rate", RATE)
@@ -564,6 +568,7 @@ def test_a_second_ctrl_c_ends_at_once(path_of_model, tmp_path, monkeypatch, sign
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.slow
 def test_live_standard_input_skips_what_is_too_much(start, tmp_path):
     sound = (hum(600.0) * 32767).astype("<i2").tobytes()
     said = ends(start("-", "--sample-rate", RATE, "--live"), input=sound)
@@ -611,6 +616,7 @@ class InputStream:
 """
 
 
+@pytest.mark.slow
 def test_a_microphone_is_scored_until_a_signal(start, tmp_path, environment):
     (tmp_path / "fake").mkdir()
     (tmp_path / "fake" / "sounddevice.py").write_text(FAKE)

@@ -95,6 +95,7 @@ def test_the_threshold_allows_for_the_number_of_windows(fitted):
     assert_allclose(fitted.score_samples([long])[0], worst * own / of_four)
 
 
+@pytest.mark.slow
 def test_false_alarms_of_long_clips_stay_near_what_was_asked():
     """Ten windows of a normal clip raise the alarm about as often as one does."""
     rates = []
