@@ -220,6 +220,16 @@ def test_a_single_path_is_no_sequence_of_clips():
         as_clip_list("a.wav")
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.int16])
+def test_a_single_array_is_no_sequence_of_clips(dtype):
+    message = (
+        "X must be a sequence of clips. Got one array of 16000 numbers instead. Reshape your data "
+        "with X[np.newaxis], or put the clip into a list."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        as_clip_list(np.ones(16000, dtype))
+
+
 @pytest.mark.parametrize(
     ("clip", "message"),
     [

@@ -290,7 +290,7 @@ def test_whitened_distance_is_that_of_the_shrunk_covariance():
 
 def test_subband_map_is_the_sum_of_band_and_token_in_quartile_ranges():
     X, new = clips(30), clips(7, seed=1)
-    detector = SubbandKNNDetector("euclidean").fit(X)
+    detector = SubbandKNNDetector("euclidean", max_bank_size=None).fit(X)
     Z = new
     f = 2
     band = np.linalg.norm(Z.mean(1)[:, None, f] - X.mean(1)[None, :, f], axis=2).min(axis=1)
@@ -307,7 +307,7 @@ def test_subband_map_is_the_sum_of_band_and_token_in_quartile_ranges():
 @pytest.mark.parametrize("n_clips", [12, 50])
 def test_spread_of_a_band_is_the_quartile_range_of_its_clips_left_out(n_clips):
     X = clips(n_clips)
-    detector = SubbandKNNDetector("euclidean").fit(X)
+    detector = SubbandKNNDetector("euclidean", max_bank_size=None).fit(X)
     band, tokens = X.mean(axis=1)[:, 2], X[:, :, 2]
     fold = np.arange(n_clips) % 20
     apart = fold[:, np.newaxis] != fold
@@ -322,6 +322,23 @@ def test_spread_of_a_band_is_the_quartile_range_of_its_clips_left_out(n_clips):
         quartiles = np.quantile(np.log1p(distances), [0.25, 0.5, 0.75])
         assert_allclose(detector.band_median_[term, 2], quartiles[1], rtol=1e-5)
         assert_allclose(detector.band_iqr_[term, 2], quartiles[2] - quartiles[0], rtol=1e-5)
+
+
+def test_a_band_keeps_some_tokens_the_same_in_each_fit():
+    X, new = clips(50), clips(3, seed=1)
+    few, every = SubbandKNNDetector("euclidean", max_bank_size=9), SubbandKNNDetector("euclidean")
+    few.fit(X), every.set_params(max_bank_size=None).fit(X)
+    for f, (space, bank) in enumerate(few.token_banks_):
+        distances = np.linalg.norm(
+            bank[:, None] - (X[:, :, f].reshape(-1, X.shape[3]) - space[0]), axis=2
+        )
+        assert len(bank) == 9
+        assert len(np.unique(distances.argmin(axis=1))) == 9
+        assert distances.min(axis=1).max() < 1e-5  # each is a token of this band
+        assert_array_equal(bank, clone(few).fit(X).token_banks_[f][1])
+    assert_array_equal(few.score_samples(new), every.score_samples(new))
+    assert few.offset_ == every.offset_
+    assert [len(bank) for _, bank in every.token_banks_] == [50 * N_TIME] * N_FREQ
 
 
 def test_the_level_is_placed_among_cells_in_units_of_the_other_clips():
@@ -383,9 +400,9 @@ def test_features_that_are_one_in_fit_and_differ_in_a_new_cell_are_an_anomaly(de
 def test_one_odd_clip_among_the_normal_ones_hides_no_fault():
     X, new = clips(60), clips(3, seed=1)
     new[:, 2, 1] += 20
-    clean = SubbandKNNDetector().fit(X).anomaly_map(new)
+    clean = SubbandKNNDetector(max_bank_size=None).fit(X).anomaly_map(new)
     X[0] += 100
-    stained = SubbandKNNDetector().fit(X).anomaly_map(new)
+    stained = SubbandKNNDetector(max_bank_size=None).fit(X).anomaly_map(new)
     place = (np.arange(3), 2, 1)
     assert (clean[place] > 1).all()
     assert (stained[place] > 1).all()

@@ -176,12 +176,12 @@ class MapDetector(BaseDetector):
         root = np.linalg.cholesky(covariance)
         matrix = solve_triangular(root, np.eye(len(root)), lower=True).T / scale[:, np.newaxis]
         largest = np.abs(residuals).max(axis=0) @ np.abs(matrix)
-        return center, matrix, _ROUNDING * largest
+        return center, matrix.astype(tokens.dtype), _ROUNDING * largest
 
     def _project(self, tokens: NDArray, space: Space) -> NDArray:
         center, matrix, _ = space
         rows = prepare(tokens - center, self.metric)
-        return (rows if matrix is None else rows @ matrix).astype(tokens.dtype)
+        return (rows if matrix is None else rows @ matrix).astype(tokens.dtype)  # in float64
 
     def _fit_bank(self, tokens: NDArray) -> tuple[Space, NDArray]:
         space = self._fit_space(tokens)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.utils._param_validation import Interval
 
 from skanopatch.detectors.base import Members
 from skanopatch.detectors.maps import Cells, MapDetector
@@ -26,6 +29,10 @@ class SubbandKNNDetector(MapDetector):
         The distance between tokens. "mahalanobis" is the Euclidean distance after each band is
         whitened with a shrunk covariance [2]_. "cosine" is that of BEAM; it suits tokens of large
         networks.
+    max_bank_size : int or None, default=128
+        Largest number of tokens that the bank of a band keeps for maps. Of more tokens, it keeps a
+        random choice, the same in each fit: maps change little, and models get small. None keeps
+        all. The score of a clip does not depend on it.
     false_alarm_rate : float, default=0.1
         The share of new normal clips that may be called anomalies, in (0, 0.5]. It is also the
         share of new normal clips that may have a cell above 1 in the map.
@@ -69,13 +76,33 @@ class SubbandKNNDetector(MapDetector):
     [2, 6]
     """
 
+    _parameter_constraints = {
+        **MapDetector._parameter_constraints,
+        "max_bank_size": [Interval(Integral, 1, None, closed="left"), None],
+    }
+
+    def __init__(
+        self,
+        metric: str = "mahalanobis",
+        *,
+        max_bank_size: int | None = 128,
+        false_alarm_rate: float = 0.1,
+        threshold: str = "lognormal",
+    ):
+        super().__init__(metric, false_alarm_rate=false_alarm_rate, threshold=threshold)
+        self.max_bank_size = max_bank_size
+
     def _fit(self, X: NDArray, members: Members) -> None:
         self.domain_of_clip_ = np.empty(len(X), dtype=np.intp)
         for domain, rows in enumerate(members.values()):
             self.domain_of_clip_[rows] = domain
         pooled, bands = X.mean(axis=1), range(X.shape[2])
         self.clip_banks_ = [self._fit_bank(pooled[:, f]) for f in bands]
-        self.token_banks_ = [self._fit_bank(_flat(X[:, :, f])) for f in bands]
+        kept = np.random.RandomState(0).permutation(X[:, :, 0, 0].size)[: self.max_bank_size]
+        spaces = [self._fit_space(_flat(X[:, :, f])) for f in bands]
+        self.token_banks_ = [
+            (space, self._project(_flat(X[:, :, f])[kept], space)) for f, space in enumerate(spaces)
+        ]
 
     def _terms(self, X: NDArray) -> Cells:
         cells = np.empty(X.shape[:3])

@@ -445,7 +445,7 @@ class DetectorGraph:
         center, matrix, _ = space
         rows = self.prepare(tokens - center, detector.metric, np.dtype(np.float64))
         if matrix is not None:
-            rows = rows @ matrix
+            rows = rows @ matrix.astype(np.float64)
         rows = rows.cast(bank.dtype).cast(np.float64)
         metric = "cosine" if detector.metric == "cosine" else "euclidean"
         return self.nearest(rows, bank, 1, metric)[0].squeeze(1)

@@ -52,7 +52,7 @@ from skanopatch.spectra.mel_patcher import MelPatcher
 from skanopatch.spectra.patch_statistics import PatchStatistics
 from skanopatch.spectra.patches import take_clips, warn_of_another_unit
 
-_MOST_FOR_MAPS = 100  # windows: 0.3 s and 0.1 MB for each of 10 s
+_MOST_FOR_MAPS = 100  # windows: more make maps little better and take longer
 
 
 class AnomalousSoundDetector(  # type: ignore[misc]  # scores take groups, not any metadata
