@@ -148,6 +148,7 @@ def compare_with_openbeats(path, config, seconds):
         assert relative_difference(own, other) < TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [1, 10, 18])
 @pytest.mark.parametrize("config", [GATED, UNGATED, PRE_NORM], ids=["gated", "ungated", "pre-norm"])
 def test_beats_computes_what_openbeats_computes(tmp_path, config, seconds):

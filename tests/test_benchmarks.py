@@ -86,6 +86,7 @@ def test_startup(run):
     assert numbers(r"(\S+) MB without maps", output) < 1
 
 
+@pytest.mark.slow
 def test_finetuning(run):
     output = run("bench_finetuning", REPEATS=1, BATCH_SIZE=2, SIZE=256)
     assert len(numbers(r": ratio (\d+\.\d+)", output)) == 3
@@ -171,6 +172,7 @@ def test_pseudo_attributes(run):
     assert len(results.read_text().splitlines()) == len(rows)  # from what is there
 
 
+@pytest.mark.slow
 def test_labels(run, tmp_path):
     """On bearings that whistle late in their lives."""
     rng, time = np.random.default_rng(0), np.arange(2560) / 16000

@@ -180,6 +180,7 @@ def test_what_lies_between_the_steps_changes_no_bit(change, case, expected, trai
     check_alike(case.fit(train, change), expected, test)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", UNIONS.values(), ids=UNIONS)
 def test_a_union_of_features_changes_no_bit(change, case, expected, train, test):
     if case.is_map:
@@ -206,6 +207,7 @@ def test_pandas_everywhere_changes_no_bit(case, expected, train, test):
     check_alike(found, expected, test)
 
 
+@pytest.mark.slow
 def test_a_cache_changes_no_bit_and_is_hit(case, expected, train, test, tmp_path, monkeypatch):
     def cached(pipeline):
         return pipeline.set_params(memory=str(tmp_path))
@@ -244,6 +246,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_the_form_of_clips_changes_no_bit(form, case, expected, train, test):
     check_alike(expected, expected, test)
@@ -313,6 +316,7 @@ def test_metadata_are_routed_as_by_the_names_of_steps(case, expected, train, tes
         check_alike(pipeline.fit(train, **metadata), expected, test)
 
 
+@pytest.mark.slow
 def test_a_grid_search_reaches_the_training_and_the_detector(sounds):
     pipeline = make_anopatch_pipeline(
         melpatcher__duration=DURATION, anopatchembedder__random_state=0

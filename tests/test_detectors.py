@@ -78,6 +78,7 @@ def twenty_folds(n_clips):
 # --- the contract of every detector --------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_clips", [9, 50])
 @pytest.mark.parametrize("detector", ONES[:-2], ids=by_name)  # those of Mahalanobis are below
 def test_training_scores_are_those_of_refits_without_each_fold(detector, n_clips):
@@ -243,6 +244,7 @@ def test_float32_scores_as_float64_does(detector):
     assert single.offset_ == pytest.approx(double.offset_, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Number of distinct clusters")
 @pytest.mark.parametrize("constant", [1.0, 0.1, 0.0, 1e6])
 @every_detector
@@ -264,6 +266,7 @@ def test_equal_clips_are_normal_and_others_anomalies_with_a_warning(detector, co
     assert np.isfinite(clone(detector).fit(X).offset_)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Number of distinct clusters")
 @every_detector
 def test_twins_of_half_of_the_clips_leave_a_threshold(detector):

@@ -82,6 +82,7 @@ def test_false_alarms_are_as_many_as_asked_for(detector, n_clips, n_fits):
         assert abs(error) < 4, f"{found:.4f} at {rate}: {error:.1f} standard errors"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("detector", DETECTORS, ids=by_name)
 def test_ten_clips_raise_no_more_false_alarms_than_asked_for(detector):
     """And no fewer than a tenth: normalizations by few clips are cautious."""
@@ -92,6 +93,7 @@ def test_ten_clips_raise_no_more_false_alarms_than_asked_for(detector):
     assert (found > 0.1 * np.array(RATES)).all(), found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["quantile", "gamma"])
 @pytest.mark.parametrize("detector", [KNNDetector(), MahalanobisDetector(), JOINED], ids=by_name)
 def test_other_rules_hold_with_many_clips(detector, rule):
@@ -119,6 +121,7 @@ def test_false_alarms_hold_with_domains(detector):
     assert (abs(errors) < 3.5).all(), found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "detector",
     [
@@ -190,6 +193,7 @@ def p_values(detector, n_clips, n_fits, n_fresh=20):
     return np.array(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("detector", DETECTORS[:1] + DETECTORS[4:], ids=by_name)
 def test_p_values_of_fresh_clips_are_uniform(detector):
     n_clips, n_fits = 40, 30

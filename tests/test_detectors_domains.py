@@ -368,6 +368,7 @@ CALIBRATED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("detector", CALIBRATED, ids=repr)
 def test_false_alarms_over_both_domains_are_as_many_as_asked_for(detector):
     """Fresh normals of both domains, in the proportion of the training clips."""

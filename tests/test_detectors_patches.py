@@ -50,6 +50,7 @@ def test_a_map_has_its_highest_cell_where_a_token_is_odd(detector):
     assert maps.max() > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.05, 0.1])
 @every_detector
 def test_a_fresh_normal_clip_has_a_cell_above_1_as_often_as_asked_for(detector, rate):
@@ -84,6 +85,7 @@ def test_training_clips_are_not_their_own_neighbours(detector):
     assert_allclose(alone, scores, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @every_detector
 def test_training_clips_have_the_same_map_alone_and_in_a_batch(detector, dtype):

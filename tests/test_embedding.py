@@ -407,6 +407,7 @@ def test_unreadable_clips_stay_nan_and_harm_no_other():
     assert_allclose(embedder.normalization_[0], np.delete(patches, 5, axis=0).mean(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_lazy_patches_are_embedded_to_the_bit():
     rng = np.random.default_rng(0)
     clips = [rng.normal(size=16000) for _ in range(40)]
@@ -474,6 +475,7 @@ def test_gradients_are_clipped_to_a_norm_of_1(monkeypatch):
     assert norms == [1.0] * 3  # steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "params",
     [
@@ -492,6 +494,7 @@ def test_every_way_of_fine_tuning_lowers_the_loss(params):
     assert losses[-1] < 0.9 * losses[0]
 
 
+@pytest.mark.slow
 def test_two_fits_with_one_seed_agree_to_the_bit_whatever_ran_before():
     patches, labels = make_patches()
     first = make_embedder().fit(patches, labels=labels)
@@ -504,6 +507,7 @@ def test_two_fits_with_one_seed_agree_to_the_bit_whatever_ran_before():
     assert np.abs(other.transform(patches) - first.transform(patches)).max() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "labels",
     [
@@ -856,6 +860,7 @@ def test_read_only_patches_are_embedded_without_a_warning(recwarn):
     assert not recwarn.list
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_of_the_sound_in_the_files(tmp_path):
     paths = [tmp_path / f"{i}.wav" for i in range(12)]
 

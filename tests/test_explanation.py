@@ -184,6 +184,7 @@ def test_members_share_the_logarithm_of_the_joint_distance_by_their_exponents():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "parameters",
     [

@@ -212,6 +212,7 @@ def test_patches_are_left_out_in_training_only():
     assert set(same[0].tolist()) != set(same[1].tolist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", [{}, {"keep_bands": True, "pooling": "gem"}])
 @pytest.mark.parametrize("n_clips", [40, 12])
 def test_a_head_starts_on_standardized_features(params, n_clips, monkeypatch):

@@ -279,6 +279,7 @@ def test_intervals_are_those_of_a_jackknife_by_brute_force(year):
     )
 
 
+@pytest.mark.slow
 def test_jackknife_interval_of_auc_covers_the_truth():
     # Two normal distributions one standard deviation apart: AUC is Phi(1 / sqrt(2)).
     rng = np.random.default_rng(0)

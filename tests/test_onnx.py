@@ -248,6 +248,7 @@ def test_a_network_scores_the_same(network):
     assert_equal_to(pipe, OnnxScorer(paths["float32"], n_threads=1))
 
 
+@pytest.mark.slow
 def test_int8_is_smaller_and_ranks_clips_alike(network):
     _, paths = network
     assert paths["int8"].stat().st_size < 0.5 * paths["float32"].stat().st_size
@@ -320,6 +321,7 @@ def test_a_network_that_lora_tuned_scores_the_same(family, tmp_path):
     assert_equal_to(pipe, export(pipe, tmp_path / "m.onnx"))
 
 
+@pytest.mark.slow
 def test_a_plain_vit_with_bands_scores_the_same(tmp_path):
     embedder = AnoPatchEmbedder(
         "timm:test_vit", pooling="rdp", keep_bands=True, layers="weighted", random_state=0

@@ -128,6 +128,7 @@ def test_the_settings_are_those_of_the_protocol(protocol):
     assert protocol.make_pipeline(options, 0)[1].fine_tuning.scale == "adaptive"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("year", [2025, 2026])
 def test_supplemental_clips_are_further_classes_or_noise(
     run, protocol, year, tmp_path, monkeypatch

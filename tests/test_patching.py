@@ -195,6 +195,7 @@ def test_a_table_of_integers_is_pcm(dtype, scale):
     assert_array_equal(patches, MelPatcher().fit_transform([(pcm[0], 16000)]))
 
 
+@pytest.mark.slow
 def test_workers_compute_the_same_patches():
     clips = [np.roll(SIGNALS["noise"], 100 * i)[: 16000 + 10 * i] for i in range(20)]
     patcher = MelPatcher(duration=1.0).fit(clips)

@@ -98,6 +98,7 @@ def test_paths_and_arrays_score_alike(tmp_path, train, test):
         assert_array_equal(pipe.score_samples(X), pipe.score_samples(test))
 
 
+@pytest.mark.slow
 def test_labels_reach_the_embedder_with_and_without_routing(sounds, train):
     labels = sounds.section[sounds.split == "train"]
     by_prefix = make_pipe(max_epochs=1).fit(train, anopatchembedder__labels=labels)

@@ -560,6 +560,7 @@ def test_mqtts_does_not_speak_to_a_broker_without_tls(broker):
     assert "1 results could not be delivered and are lost" in str(caught[-1].message)
 
 
+@pytest.mark.slow
 def test_mqtt_starts_before_its_broker(tmp_path, broker):
     broker.kill()
     sink = open_sink(f"mqtt://127.0.0.1:{broker.port}/fan")

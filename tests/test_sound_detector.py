@@ -292,6 +292,7 @@ def test_a_frozen_network_never_joins(many, monkeypatch):
     assert detector_of(embedder=embedder).fit(clips, labels=units).members_ == ["statistics"]
 
 
+@pytest.mark.slow
 def test_a_network_that_separates_held_out_clips_no_better_does_not_join(many):
     clips, units = many
     found = detector_of().fit(clips, labels=units)  # tones: the statistics separate them at once
@@ -302,6 +303,7 @@ def test_a_network_that_separates_held_out_clips_no_better_does_not_join(many):
     assert_array_equal(found.score_samples(clips), alone.score_samples(clips))
 
 
+@pytest.mark.slow
 def test_separation_is_measured_on_clips_that_the_network_has_not_seen(many, monkeypatch):
     clips, units = many
     asked = let_join(monkeypatch, network=0.0)
@@ -312,6 +314,7 @@ def test_separation_is_measured_on_clips_that_the_network_has_not_seen(many, mon
     assert not set(map(bytes, seen)) & set(map(bytes, new))
 
 
+@pytest.mark.slow
 def test_sessions_are_held_out_whole(many, monkeypatch):
     clips, units = many
     sessions = [i // 6 for i in range(66)]  # two clips of each unit in each

@@ -202,6 +202,7 @@ def test_one_session_or_clip_has_its_largest_distance_for_a_threshold():
     assert place_threshold(np.array([3.0, 4, 5]), 0.1, weights=np.full(3, 1 / 3)) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "rate"), [(10, 0.01), (10, 0.1), (30, 0.05), (200, 0.01)])
 def test_lognormal_distances_exceed_the_threshold_about_as_often_as_asked(n, rate):
     # A distance that is left out is larger than that of a new clip: here by nothing, so that

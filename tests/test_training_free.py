@@ -73,6 +73,7 @@ POOLED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", POOLED)
 def test_an_embedding_is_the_pooled_mean_of_the_chosen_layers(patches, tokens, pooling):
     embedder = AnoPatchEmbedder(layers=LAYERS, pooling=pooling, statistics=False)

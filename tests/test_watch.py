@@ -437,6 +437,7 @@ def ends(process, code=0, **kwargs):
     return error.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*recorded in another way")
 def test_a_folder_is_scored_once_and_not_again(path_of_model, model, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))

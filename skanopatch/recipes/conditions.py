@@ -85,7 +85,7 @@ class Conditions:
         for row in np.linspace(0, len(clips) - 1, min(n_most, len(clips))).astype(int):
             faults[row] = _sample_faults(clips[row])
         self.faults = np.vstack([self.faults, faults])
-        self.own_formats += [clip_format(clip) for clip in clips]
+        self.own_formats = [*self.own_formats, *(clip_format(clip) for clip in clips)]
 
     def keep(self, rows: NDArray[np.intp]) -> None:
         """Forget all clips but some; `summarize` is to follow."""

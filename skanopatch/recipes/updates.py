@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Hashable, Iterable
-from copy import copy, deepcopy
+from copy import copy
 from datetime import UTC, datetime
 from time import time
 from typing import Any, Self
@@ -246,7 +246,7 @@ class UpdatesMixin:
         self.normal_statistics_ = self.normal_statistics_[rows]
         if self.embeddings_ is not None:
             self.embeddings_ = self.embeddings_[rows]
-        self.conditions_ = deepcopy(self.conditions_)
+        self.conditions_ = copy(self.conditions_)
         self.conditions_.keep(rows)
 
     def _summarize(self) -> None:
