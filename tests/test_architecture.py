@@ -276,9 +276,15 @@ clips = np.random.default_rng(0).normal(size=(8, 8000))
     "model",
     [
         "make_pipeline(MelPatcher(duration=0.5), BandStatistics(), MahalanobisDetector())",
-        "AnomalousSoundDetector(MelPatcher(duration=0.5), embedder='drop')",
+        pytest.param(
+            "AnomalousSoundDetector(MelPatcher(duration=0.5), embedder='drop')",
+            marks=pytest.mark.slow,
+        ),
         "AnomalousSoundDetector(MelPatcher(duration=0.5))",
-        "AnomalousSoundDetector().set_params(patcher__duration=0.5, detector__shrinkage=0.5)",
+        pytest.param(
+            "AnomalousSoundDetector().set_params(patcher__duration=0.5, detector__shrinkage=0.5)",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_model_without_a_network_loads_no_torch(model):

@@ -112,6 +112,7 @@ def test_the_quantile_of_ten_clips_cannot_place_small_rates_where_the_default_ca
     assert default[0] < 0.4 * quantile[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("detector", [KNNDetector(), MahalanobisDetector(), JOINED], ids=by_name)
 def test_false_alarms_hold_with_domains(detector):
     # The fresh clips are of both domains in the proportion of the training clips.

@@ -602,6 +602,7 @@ def test_a_finished_fit_is_not_run_again(tmp_path, monkeypatch):
     assert_array_equal(embedder.fit_transform(patches, labels=labels), expected)
 
 
+@pytest.mark.slow
 def test_other_clips_or_parameters_do_not_take_a_checkpoint_of_others(tmp_path):
     patches, labels = make_patches()
     params = {"max_epochs": 1, "checkpoint_dir": tmp_path}

@@ -121,6 +121,7 @@ def test_each_import_is_a_dependency_or_of_an_extra_and_each_dependency_is_impor
     assert {*OPTIONAL.values()} <= set(project["optional-dependencies"])
 
 
+@pytest.mark.slow
 def test_a_package_without_extras_fits_scores_and_reports(tmp_path):
     for i in range(6):
         write(tmp_path / f"{i}.wav", seed=i)

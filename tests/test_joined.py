@@ -156,6 +156,7 @@ THIRD_PARTY = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("member", THIRD_PARTY, ids=lambda m: type(m).__name__)
 def test_detectors_of_other_packages_join(member):
     X, odd = clips(60), clips(30, seed=1) + 5

@@ -275,6 +275,7 @@ def test_shaft_lines_are_at_the_stated_speed():
             assert_allclose(found, expected, rtol=0.012)  # the speed drifts by 0.4 % at full load
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("snr", [-6.0, 0.0, 12.0])
 def test_snr_is_the_one_asked_for(snr):
     asked = make_machine_sounds(**SMALL, severity=0, snr=snr, random_state=0).clips

@@ -258,6 +258,7 @@ def test_int8_is_smaller_and_ranks_clips_alike(network):
     assert not np.allclose(scores, expected, rtol=1e-4)  # it is another precision
 
 
+@pytest.mark.slow
 def test_a_score_of_int8_does_not_depend_on_the_other_clips(network):
     session = onnxruntime.InferenceSession(network[1]["int8"])
     clips = np.stack([NORMAL[0], 9 * NORMAL[1], NORMAL[2]])
@@ -342,9 +343,9 @@ def test_statistics_in_place_of_a_network_score_the_same(tmp_path):
     ("params", "metadata"),
     [
         ({}, {}),
-        ({"gain_tolerance": 6.0}, {"domains": DOMAINS}),
+        pytest.param({"gain_tolerance": 6.0}, {"domains": DOMAINS}, marks=pytest.mark.slow),
         ({}, {"groups": GROUPS}),
-        ({}, {"groups": GROUPS, "domains": DOMAINS}),
+        pytest.param({}, {"groups": GROUPS, "domains": DOMAINS}, marks=pytest.mark.slow),
         ({"detector": KNNDetector(3)}, {}),
         ({"map_detector": PatchKNNDetector(max_bank_size=200, random_state=0)}, {}),
         ({"map_detector": "drop"}, {}),

@@ -103,6 +103,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_score(run, monkeypatch, tmp_p
     assert len(epochs) == 3
 
 
+@pytest.mark.slow
 def test_seeds_are_averaged(run, tmp_path):
     output = run(2020, seeds=(0, 1), margin=0.5)
     scores = official(output)

@@ -338,6 +338,7 @@ def test_a_long_list_of_bad_clips_is_shortened():
     assert len(str(caught.value).splitlines()) == 23
 
 
+@pytest.mark.slow
 def test_a_bad_clip_in_a_worker_is_named_too():
     clips = [NOISE[:16000]] * 39 + [np.zeros(0)]
     with pytest.raises(ValueError, match=r"1 of 40 clips cannot be used:\n- clip 39: it has no"):

@@ -51,7 +51,9 @@ def assert_same(one, two, new=NEW, **groups):
     assert list(map(str, one.explain(new, **groups))) == list(map(str, two.explain(new, **groups)))
 
 
-@pytest.mark.parametrize("parameters", [{}, {"detector": KNNDetector()}])
+@pytest.mark.parametrize(
+    "parameters", [{}, pytest.param({"detector": KNNDetector()}, marks=pytest.mark.slow)]
+)
 def test_an_update_equals_a_fit_on_all_clips(files, parameters):
     updated = detector(**parameters).fit(files[:12]).update(files[12:18]).update(files[18:])
     assert_same(updated, detector(**parameters).fit(files))

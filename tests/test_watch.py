@@ -477,7 +477,9 @@ def test_results_that_are_lost_are_an_error(path_of_model, tmp_path):
         assert history.last_stop(str(sound)) == 3.0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_the_watch_of_a_folder_cleanly(start, tmp_path, number):
     record(tmp_path / "sounds/a.wav")
     results = tmp_path / "results.jsonl"
@@ -712,6 +714,7 @@ def make_pipe():
     return make_pipeline(MelPatcher(duration=1.0), MelStatistics(), KNNDetector())
 
 
+@pytest.mark.slow
 def test_a_sqlite_sink_is_what_a_restart_goes_on_from(start, tmp_path):
     from skanopatch.streaming.history import History
 
