@@ -14,6 +14,7 @@ import soundfile
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
+from threadpoolctl import threadpool_info, threadpool_limits
 from torchaudio.compliance.kaldi import fbank, get_mel_banks
 
 from skanopatch import MelPatcher, patchify, unpatchify
@@ -406,3 +407,18 @@ def test_the_least_patch_is_one_cell():
 def test_no_clips_at_all():
     with pytest.raises(ValueError, match=r"^Found array with 0 sample\(s\) while a minimum of 1"):
         MelPatcher().fit([])
+
+
+def test_a_worker_is_one_thread(monkeypatch):
+    def threads():
+        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+    seen = []
+    log_mel = FrontEnd.log_mel
+    monkeypatch.setattr(FrontEnd, "log_mel", lambda *a: (seen.append(threads()), log_mel(*a))[1])
+    with threadpool_limits(2, user_api="blas"):
+        before = threads()
+        MelPatcher(duration=0.2).fit_transform(np.ones((40, 3200)) * np.arange(3200) / 3200)
+        assert threads() == before
+    assert len(seen) == 40
+    assert {number for numbers in seen for number in numbers} == {1}

@@ -188,8 +188,8 @@ def _refuse_other_than_sequences(X: Any) -> None:
         advice = "pass the one column with the clips"
     elif getattr(X, "ndim", None) == 1 and getattr(X.dtype, "kind", "O") in "biufc":
         raise ValueError(
-            f"X must be a sequence of clips. Got one array of {len(X)} numbers instead. Reshape your "
-            "data with X[np.newaxis], or put the clip into a list."
+            f"X must be a sequence of clips. Got one array of {len(X)} numbers instead. Reshape "
+            "your data with X[np.newaxis], or put the clip into a list."
         )
     if found:
         raise TypeError(f"X must be a sequence of clips. Got {found} instead; {advice}.")

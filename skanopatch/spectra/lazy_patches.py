@@ -11,6 +11,7 @@ import numpy as np
 from joblib import Parallel, cpu_count, delayed, effective_n_jobs
 from joblib.parallel import get_active_backend
 from sklearn.utils import gen_batches
+from threadpoolctl import threadpool_limits
 
 from skanopatch.audio import Clip, clip_name, clip_state, load_clip
 from skanopatch.spectra.log_mel import FrontEnd
@@ -144,16 +145,17 @@ class LazyPatches:
         if prefer == "threads" and len(indices) <= _CLIPS_PER_TASK:
             n_jobs = n_tasks = 1
         tasks = [task for task in np.array_split(indices, n_tasks) if len(task)]
-        results = Parallel(n_jobs=n_jobs, prefer=prefer)(
-            delayed(_clips_to_patches)(
-                [self.clips[i] for i in task],
-                front_end=self.front_end,
-                channel=self.channel,
-                level=self.level,
-                n_samples=self.n_samples,
+        with threadpool_limits(1, user_api="blas"):  # a worker is one thread
+            results = Parallel(n_jobs=n_jobs, prefer=prefer)(
+                delayed(_clips_to_patches)(
+                    [self.clips[i] for i in task],
+                    front_end=self.front_end,
+                    channel=self.channel,
+                    level=self.level,
+                    n_samples=self.n_samples,
+                )
+                for task in tasks
             )
-            for task in tasks
-        )
         errors = [
             f"{clip_name(self.clips[i], i)}: {reason}"
             for task, (_, reasons) in zip(tasks, results, strict=True)
