@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from functools import cache
 from multiprocessing import current_process
 from typing import Any, Self, TypeAlias
 
@@ -11,7 +13,7 @@ import numpy as np
 from joblib import Parallel, cpu_count, delayed, effective_n_jobs
 from joblib.parallel import get_active_backend
 from sklearn.utils import gen_batches
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from skanopatch.audio import Clip, clip_name, clip_state, load_clip
 from skanopatch.spectra.log_mel import FrontEnd
@@ -145,7 +147,9 @@ class LazyPatches:
         if prefer == "threads" and len(indices) <= _CLIPS_PER_TASK:
             n_jobs = n_tasks = 1
         tasks = [task for task in np.array_split(indices, n_tasks) if len(task)]
-        with threadpool_limits(1, user_api="blas"):  # a worker is one thread
+        # A worker is one thread.
+        limit = _blas().limit(limits=1) if len(tasks) > 1 else nullcontext()
+        with limit:
             results = Parallel(n_jobs=n_jobs, prefer=prefer)(
                 delayed(_clips_to_patches)(
                     [self.clips[i] for i in task],
@@ -170,6 +174,12 @@ class LazyPatches:
         if not results:
             return np.empty((0, *self.shape[1:]), dtype=self.dtype), errors
         return np.concatenate([patches for patches, _ in results]), errors
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """Return the libraries of NumPy and SciPy that compute products; to find them takes 10 ms."""
+    return ThreadpoolController().select(user_api="blas")
 
 
 def bullets(sentences: list[str], most: int = 20) -> str:
