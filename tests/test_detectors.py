@@ -1286,3 +1286,13 @@ def test_metadata_reaches_the_detectors_with_routing():
 
         pipe = make_pipeline(StandardScaler(), knn).fit(X, domains=domains)
         assert [len(bank) for bank in pipe[-1].banks_] == [60, 60]
+
+
+def test_what_a_search_computes_first_does_not_travel():
+    normal, new = np.random.default_rng(0).normal(size=(2, 200, 8)) + 3
+    detector = KNNDetector().fit(normal)
+    scores = detector.score_samples(new)
+    copied = pickle.loads(pickle.dumps(detector))
+    assert "fast" in vars(detector._banks[0])
+    assert list(vars(copied._banks[0])) == ["rows"]
+    assert_array_equal(copied.score_samples(new), scores)

@@ -52,7 +52,7 @@ class SubbandKNNDetector(MapDetector):
     Notes
     -----
     The anomaly of a cell is the sum of ``log(1 + d)`` of its two distances. Each logarithm is first
-    reduced by `band_median_` and divided by `band_iqr_`. All tokens of `fit` are kept.
+    reduced by `band_median_` and divided by `band_iqr_`.
 
     References
     ----------
