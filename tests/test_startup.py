@@ -138,6 +138,27 @@ def test_score_loads_no_network_library_and_takes_little_memory(fitted):
     assert peak < MEMORY
 
 
+def test_the_program_hardly_looks_for_garbage(fitted):
+    """It would look hundreds of times at modules, which all live on, and once more at exit."""
+    script = """
+import atexit, gc, sys
+from skanopatch.__main__ import run
+sys.argv = ["skanopatch", "score", "fan.skano", "normal/0.wav"]
+atexit.register(lambda: print(gc.get_freeze_count() > 10_000))  # the last registered runs first
+before = sum(generation["collections"] for generation in gc.get_stats())
+try:
+    run()
+except SystemExit:
+    print(sum(generation["collections"] for generation in gc.get_stats()) - before)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=fitted[0], timeout=300
+    )
+    *_, n_collections, is_frozen = result.stdout.split()
+    assert int(n_collections) < 20
+    assert is_frozen == "True"
+
+
 def test_info_loads_no_library(fitted):
     output, modules, _ = run_command("info", "fan.skano", cwd=fitted[0])
     assert "normal clips        12" in output

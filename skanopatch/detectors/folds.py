@@ -7,8 +7,6 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.neighbors import NearestNeighbors
-from sklearn.preprocessing import StandardScaler
 
 MAX_FOLDS = 20  # more folds take longer and hardly change the false-alarm rate
 
@@ -118,6 +116,8 @@ def warn_of_sessions(X: NDArray | None, sessions: Sequence[Hashable]) -> None:
         )
     if X is None:
         return
+    from sklearn.preprocessing import StandardScaler
+
     rows = X.reshape(len(X), -1).astype(np.float64)
     is_whole = ~np.isnan(rows).any(axis=1)
     if not is_whole.any():
@@ -134,6 +134,8 @@ def warn_of_sessions(X: NDArray | None, sessions: Sequence[Hashable]) -> None:
 
 def _session_distances(rows: NDArray, sessions: NDArray[np.intp]) -> tuple[float, float]:
     """Return the median distances to the nearest clip of the same session, and of another one."""
+    from sklearn.neighbors import NearestNeighbors  # slow to import
+
     inside, outside = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
     for session in np.unique(sessions):
         own = sessions == session

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from numbers import Integral, Real
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 from sklearn import config_context
-from sklearn.mixture import GaussianMixture
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skanopatch.detectors.base import BaseDetector, Members, spreads_of
+
+if TYPE_CHECKING:
+    from sklearn.mixture import GaussianMixture
 
 
 class GMMDetector(BaseDetector):
@@ -93,6 +96,8 @@ class GMMDetector(BaseDetector):
         self.random_state = random_state
 
     def _fit(self, X: NDArray, members: Members) -> None:
+        from sklearn.mixture import GaussianMixture  # slow to import
+
         random_state = check_random_state(self.random_state)
         self.location_ = X.mean(axis=0, dtype=np.float64)
         spreads = spreads_of(X - self.location_, X)

@@ -7,7 +7,6 @@ from numbers import Real
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skanopatch.detectors.base import BaseDetector, Members, spreads_of
@@ -156,6 +155,8 @@ class MahalanobisDetector(BaseDetector):
         if self.shrinkage == "ledoit-wolf" and len(residuals) == 1:
             return 1.0
         if self.shrinkage == "ledoit-wolf":
+            from sklearn.covariance import ledoit_wolf_shrinkage  # slow to import
+
             shrinkage = float(ledoit_wolf_shrinkage(residuals, assume_centered=True))
             return max(shrinkage, _LEAST_SHRINKAGE)
         return float(self.shrinkage)

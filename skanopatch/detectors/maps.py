@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import solve_triangular
 from sklearn.base import clone
-from sklearn.covariance import ledoit_wolf
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
@@ -160,6 +159,8 @@ class MapDetector(BaseDetector):
 
     def _fit_space(self, tokens: NDArray) -> Space:
         """Return the space in which squared Euclidean distances rank as `metric` does."""
+        from sklearn.covariance import ledoit_wolf  # slow to import
+
         center = np.zeros(tokens.shape[1])
         if self.metric == "cosine":
             return center, None, np.zeros(1)
