@@ -184,8 +184,11 @@ def prepare(X: NDArray, metric: str) -> NDArray:
     For "cosine" they have unit length, and one more coordinate that is 1 for a vector of zeros.
     """
     if metric == "cosine":
-        norms = np.linalg.norm(X.astype(np.float64), axis=1, keepdims=True)
-        X = np.hstack([X / np.where(norms > 0, norms, 1), norms == 0]).astype(X.dtype)
+        norms = np.sqrt(np.einsum("ij,ij->i", X, X, dtype=np.float64))[:, np.newaxis]
+        rows = np.empty((len(X), X.shape[1] + 1), dtype=X.dtype)
+        np.divide(X, np.where(norms > 0, norms, 1), out=rows[:, :-1], casting="same_kind")
+        rows[:, -1:] = norms == 0
+        return rows
     return X
 
 
