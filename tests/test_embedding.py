@@ -396,6 +396,18 @@ def test_a_clip_is_embedded_alike_alone_and_in_a_batch():
     assert_allclose(*alone_and_together(), rtol=1e-4, atol=1e-5)
 
 
+def test_a_batch_is_embedded_in_parts_of_few_tokens():
+    rng = np.random.default_rng(0)
+    embedder = make_embedder(batch_size=32).fit(rng.normal(size=(2, 12, 8, 256)))
+    seen = []
+    embedder.module_.backbone.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    embedder.transform(rng.normal(size=(32, 62, 8, 256)))  # 62 x 8 tokens a clip
+    assert seen == [4] * 8
+    seen.clear()
+    embedder.transform(rng.normal(size=(32, 6, 8, 256)))
+    assert seen == [32]
+
+
 def test_unreadable_clips_stay_nan_and_harm_no_other():
     patches, labels = make_patches()
     with_nan = patches.copy()

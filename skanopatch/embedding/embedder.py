@@ -390,7 +390,8 @@ class AnoPatchEmbedder(
         module = self.module_.to(device)
         network = module.token_map if self.fitted_output_ == "patches" else module
         with torch.inference_mode(), memory_errors(self.batch_size):
-            return network(torch.tensor(unpatchify(batch), device=device)).cpu().numpy()
+            log_mel = torch.tensor(unpatchify(batch), device=device)
+            return torch.cat([network(part) for part in module.parts(log_mel)]).cpu().numpy()
 
     def _given_normalization(self) -> tuple[float, float] | None:
         if isinstance(self.normalization, str):

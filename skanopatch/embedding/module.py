@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
@@ -14,6 +15,8 @@ from skanopatch.embedding.augmentation import spec_augment
 from skanopatch.embedding.lora import add_lora
 from skanopatch.embedding.pooling import POOLINGS
 from skanopatch.spectra.patches import PatchGrid
+
+_TOKENS_OF_A_PART = 2048
 
 
 class EmbeddingNetwork(nn.Module):
@@ -128,6 +131,16 @@ class EmbeddingNetwork(nn.Module):
             return self.pooling(self.tokens(log_mel))
         bands = self.token_map(log_mel).transpose(1, 2)
         return self.pooling(bands.flatten(0, 1)).reshape(len(log_mel), -1)
+
+    def parts(self, log_mel: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Split spectrograms into parts of few clips, which a CPU embeds faster than all at once.
+
+        What a layer makes of few tokens stays in the cache, and its memory is used again.
+        """
+        if log_mel.device.type != "cpu":
+            return [log_mel]
+        n_tokens = math.prod(self.backbone.token_grid(*log_mel.shape[1:]))
+        return log_mel.split(max(1, _TOKENS_OF_A_PART // n_tokens))
 
     def forward(self, log_mel: torch.Tensor) -> torch.Tensor:
         """Return the embeddings (n_clips, n_dims) of spectrograms (n_clips, n_frames, n_mels)."""

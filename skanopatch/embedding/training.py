@@ -68,8 +68,9 @@ def standardize_head(
     module.to(device).eval()
     with torch.inference_mode():
         features = [
-            module.pooled(patches.to(device)).cpu().numpy()
-            for patches, _ in DataLoader(Subset(dataset, sample.tolist()), batch_size)
+            module.pooled(part).cpu().numpy()
+            for log_mel, _ in DataLoader(Subset(dataset, sample.tolist()), batch_size)
+            for part in module.parts(log_mel.to(device))
         ]
     scaler = StandardScaler().fit(np.concatenate(features, dtype=np.float64))
     mean, scale = (torch.from_numpy(x).float().to(device) for x in (scaler.mean_, scaler.scale_))
