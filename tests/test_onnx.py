@@ -12,6 +12,7 @@ import pytest
 import torch
 from mini_beats import save_mini_beats
 from numpy.testing import assert_allclose, assert_array_equal
+from onnx import TensorProto, helper, numpy_helper
 from onnx_models import CLIPS, DURATION, NEW, NORMAL, RATE, assert_equal_to, export, patcher
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
@@ -54,6 +55,8 @@ from skanopatch import (
 )
 from skanopatch.backbones import create_backbone, make_patcher
 from skanopatch.backbones.front_ends import DECIBELS
+from skanopatch.persistence.onnx_graph import OPSET
+from skanopatch.persistence.onnx_network import quantize
 from skanopatch.spectra.patches import PatchGrid
 
 GROUPS, DOMAINS = ["fan"] * 12 + ["pump"] * 12, ["source", "target"] * 12
@@ -256,6 +259,32 @@ def test_int8_is_smaller_and_ranks_clips_alike(network):
     assert_array_equal(np.argsort(scores)[:2], np.argsort(expected)[:2])  # the two faults
     assert_allclose(scores, expected, rtol=0.1)
     assert not np.allclose(scores, expected, rtol=1e-4)  # it is another precision
+
+
+def test_int8_keeps_the_digits_of_small_tokens_beside_a_large_one():
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(64, 32)).astype(np.float32)
+    tokens = rng.normal(size=(1, 40, 64)).astype(np.float32)
+    tokens[0, 0] *= 1000
+    tokens[0, 1] = 0
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 40, size])
+        for name, size in (("tokens", 64), ("products", 32))
+    ]
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["tokens", "matrix"], ["products"])],
+        "product",
+        ends[:1],
+        ends[1:],
+        [numpy_helper.from_array(matrix, "matrix")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
+    session = onnxruntime.InferenceSession(quantize(model).SerializeToString())
+    (products,) = session.run(None, {"tokens": tokens})
+    error = np.linalg.norm(products - tokens @ matrix, axis=2)[0]
+    lengths = np.linalg.norm(tokens @ matrix, axis=2)[0]
+    assert (error <= 0.02 * lengths).all()
+    assert (error > 0).sum() == 39  # all but the token of zeros: they are quantized
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ def add_network(
     """Add a network that reads spectrograms clip by clip.
 
     A loop over the clips keeps the memory of a batch that of one clip. With int8 it also keeps the
-    score of a clip independent of the others: activations are quantized by the range of a tensor.
+    score of a clip independent of the others: what is quantized together is of one clip.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def add_network(
 
     model = _trace(network, shape, gives_tokens)
     if int8:
-        model = _quantize(model)
+        model = quantize(model)
     body = model.graph
     (source,), (result,) = body.input, body.output
     output_shape = tuple(d.dim_value for d in result.type.tensor_type.shape.dim)[1:]
@@ -117,11 +117,16 @@ def _with_fixed_size(network: Any, shape: tuple[int, int]) -> Any:
     return network
 
 
-def _quantize(model: Any) -> Any:
-    """Return a model whose constant matrices are 8-bit integers, quantized column by column."""
+def quantize(model: Any) -> Any:
+    """Return a model whose constant matrices are 8-bit integers, quantized column by column.
+
+    What they are multiplied by is quantized when the model runs, token by token (Yao et al. 2022,
+    ZeroQuant): one token of large numbers takes no digits from the others.
+    """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    model = _with_scaled_tokens(model)
     with tempfile.TemporaryDirectory() as folder:
         given, made = Path(folder, "given.onnx"), Path(folder, "made.onnx")
         onnx.save(model, given)
@@ -138,6 +143,48 @@ def _quantize(model: Any) -> Any:
         finally:
             logging.getLogger().setLevel(level)
         return onnx.load(made)
+
+
+def _with_scaled_tokens(model: Any) -> Any:
+    """Return a model that divides each token by its largest number before it meets a matrix.
+
+    The product is multiplied by that number. onnxruntime quantizes by the range of a whole tensor.
+    Tokens that layer normalization gives are of one size already.
+    """
+    from onnx import ModelProto, helper, numpy_helper
+
+    scaled = ModelProto()
+    scaled.CopyFrom(model)
+    graph = scaled.graph
+    matrices = {matrix.name for matrix in graph.initializer}
+    kinds = {output: node.op_type for node in graph.node for output in node.output}
+    last, least = "scaled_axis", "scaled_least"
+    nodes = []
+    for i, node in enumerate(graph.node):
+        tokens, matrix = (*node.input, "", "")[:2]
+        is_product = node.op_type == "MatMul" and matrix in matrices
+        if not is_product or kinds.get(tokens) == "LayerNormalization":
+            nodes.append(node)
+            continue
+        highest, lowest, depth, scale, inverse, token, product = (
+            f"scaled_{i}_{part}" for part in range(7)
+        )
+        nodes += [
+            helper.make_node("ReduceMax", [tokens, last], [highest], keepdims=1),
+            helper.make_node("ReduceMin", [tokens, last], [lowest], keepdims=1),
+            helper.make_node("Neg", [lowest], [depth]),
+            helper.make_node("Max", [highest, depth, least], [scale]),
+            helper.make_node("Reciprocal", [scale], [inverse]),
+            helper.make_node("Mul", [tokens, inverse], [token]),
+            helper.make_node("MatMul", [token, matrix], [product]),
+            helper.make_node("Mul", [product, scale], [node.output[0]]),
+        ]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    smallest = np.array(1e-30, dtype=np.float32)  # its inverse is in the range of float32
+    graph.initializer.append(numpy_helper.from_array(np.array([-1], dtype=np.int64), last))
+    graph.initializer.append(numpy_helper.from_array(smallest, least))
+    return scaled
 
 
 def _rename(graph: Any, prefix: str) -> None:
