@@ -89,9 +89,13 @@ def split_sections(
     if needs_domain and unknown:
         raise ValueError(f"domain must hold 'source' and 'target'. Got {unknown} as well.")
 
-    groups = pd.DataFrame(arrays).groupby(["machine", "section"]).indices
+    groups: dict[tuple, list[int]] = {}
+    for row, group in enumerate(
+        zip(arrays["machine"].tolist(), arrays["section"].tolist(), strict=True)
+    ):
+        groups.setdefault(group, []).append(row)
     sections = [
-        Section(name, number, rows, is_anomaly[rows], arrays["domain"][rows])
+        Section(name, number, np.array(rows), is_anomaly[rows], arrays["domain"][rows])
         for (name, number), rows in sorted(groups.items())
     ]
     for part in sections:

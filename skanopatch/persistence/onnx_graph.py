@@ -45,7 +45,9 @@ class Graph:
         from onnx import helper
 
         names = [self.new_name(kind) for _ in dtypes]
-        self.nodes.append(helper.make_node(kind, [x.name for x in inputs], names, **attributes))
+        read = [x.name for x in inputs]
+        # Without names of their own, two nodes that onnxruntime 1.20 fuses get the same one.
+        self.nodes.append(helper.make_node(kind, read, names, name=names[0], **attributes))
         return [Tensor(self, n, np.dtype(d)) for n, d in zip(names, dtypes, strict=True)]
 
     def constant(self, values: Any, dtype: DTypeLike = np.float64) -> Tensor:

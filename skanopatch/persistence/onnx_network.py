@@ -192,9 +192,9 @@ def _rename(graph: Any, prefix: str) -> None:
     for item in (*graph.initializer, *graph.input, *graph.output):
         item.name = f"{prefix}_{item.name}"
     for node in graph.node:
-        node.name = ""
         for names in (node.input, node.output):
             names[:] = [f"{prefix}_{name}" if name else "" for name in names]
+        node.name = node.output[0]
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 raise ValueError(f"The network has a {node.op_type}, which cannot be exported.")
