@@ -23,7 +23,7 @@ from skanopatch import (
     unpatchify,
 )
 from skanopatch.spectra.lazy_patches import LazyPatches
-from skanopatch.spectra.patches import warn_of_another_unit
+from skanopatch.spectra.patches import iterate_batches, warn_of_another_unit
 
 
 def by_definition(log_mel):
@@ -175,6 +175,24 @@ def test_patches_without_their_grid_are_refused(estimator):
     for method in (clone(estimator).fit, fitted.transform):
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             method(patches.reshape(3, 16, 256))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("clip", [2, 9])
+@pytest.mark.parametrize(
+    "estimator",
+    [AnoPatchEmbedder(), BandStatistics(), PatchStatistics()],
+    ids=lambda estimator: type(estimator).__name__,
+)
+def test_a_hole_in_a_clip_is_refused_by_its_number(estimator, clip, value):
+    patches = patchify(np.random.default_rng(0).normal(size=(12, 16, 128)))
+    estimator = clone(estimator).fit(patches)
+    patches[1] = np.nan
+    patches[clip, 0, 3, 4] = value
+    with pytest.raises(ValueError, match=f"^The patches of clip {clip} contain NaN or infinity.$"):
+        list(iterate_batches(patches, 8))
+    with pytest.raises(ValueError, match=r"^The patches of clip \d+ contain NaN or infinity\.$"):
+        estimator.transform(patches)
 
 
 def noise_patches(colour, n_clips=4):
