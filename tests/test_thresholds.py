@@ -234,6 +234,32 @@ def test_joint_distance_is_the_geometric_mean_in_units_of_the_spread():
     assert_allclose(joint(new.reshape(3, 3, 2)), expected.reshape(3, 3))
 
 
+@pytest.mark.parametrize("joining", ["mean", "min"])
+def test_powers_say_how_much_a_joint_distance_grows_with_each(joining):
+    d = np.column_stack([two_distances(), np.full(50, 3.0)])  # the last has no weight
+    joint = JointDistance(d, np.ones(50), joining)
+    for near in (d[7], d[8] * [0.1, 1, 1], d[8] * [1, 0.1, 1]):
+        # Of 1 % more of one distance, by the definition of a power.
+        grown = joint(near * (1 + 0.01 * np.eye(3)))
+        found = np.log(grown / joint(near)) / np.log(1.01)
+        counts = [True] * 3
+        if joining == "min":
+            standardized = [
+                scale.standardize(x) for scale, x in zip(joint.scales, near, strict=True)
+            ]
+            counts = [i == np.argmin(standardized[:2]) for i in range(3)]
+        assert_allclose(found, np.where(counts, joint.powers, 0), atol=1e-9)
+    if joining == "mean":
+        assert_allclose(joint.powers, joint.weights)
+    assert joint.powers[2] == 0
+    assert JointDistance(np.ones((5, 2)), np.ones(5)).powers == [1, 1]
+    # Without logarithms it is the power of the exponential.
+    plain = JointDistance(np.linspace(-1, 1, 9)[:, np.newaxis], np.ones(9))
+    assert np.log(plain(np.array([0.1])) / plain(np.array([0.0]))) == pytest.approx(
+        0.1 * plain.powers[0]
+    )
+
+
 def test_joint_distance_of_one_is_in_units_of_its_geometric_mean():
     d = distances(30)[:, np.newaxis]
     joint = JointDistance(d, np.ones(30))

@@ -76,6 +76,16 @@ class JointDistance:
         if joining == "min":
             self.unit *= np.count_nonzero(self.weights) or 1
 
+    @property
+    def powers(self) -> list[float]:
+        """The power of each distance in the joint distance; of its exponential without logarithms.
+
+        With ``joining="min"``, that of the distance that is the least.
+        """
+        count = self.weights > 0 if self.weights.any() else np.full(len(self.weights), True)
+        powers = [self.unit / (scale.deviation or 1.0) for scale in self.scales]
+        return [power if counts else 0.0 for power, counts in zip(powers, count, strict=True)]
+
     def __call__(self, distances: NDArray) -> NDArray[np.float64]:
         """Return the joint distances (...,) of distances (..., n_distances)."""
         is_mean = self.joining == "mean"
