@@ -48,7 +48,7 @@ PATCHES = "detectors_patches map_pipelines"
 SPECTRA = "patching front_ends band_statistics"
 NEAREST = {
     "detectors/*.py": DETECTORS,
-    "detectors/contributions.py": "explanation training_free " + DETECTORS,
+    "detectors/contributions.py": "contributions explanation training_free",
     "detectors/gain_tolerance.py": "conditions " + DETECTORS,
     "detectors/joined.py": "joined " + DETECTORS,
     "detectors/maps.py": PATCHES,

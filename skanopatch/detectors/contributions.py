@@ -273,7 +273,7 @@ def _typical(detector: Any) -> float:
 def _slopes(transform: Any, values: NDArray, typical: Any) -> NDArray[np.float64]:
     """Return the slope of the chord of a function, from `typical` to each value."""
     ends = np.broadcast_to(np.asarray(typical, dtype=np.float64), values.shape)
-    is_near = np.abs(values - ends) < 1e-6 * np.abs(ends)
+    is_near = np.abs(values - ends) <= 1e-6 * np.abs(ends)
     values = np.where(is_near, ends * (1 + 1e-6) + 1e-300, values)
     return (transform(values) - transform(ends)) / (values - ends)
 
