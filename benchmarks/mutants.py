@@ -49,7 +49,7 @@ SPECTRA = "patching front_ends band_statistics"
 NEAREST = {
     "detectors/*.py": DETECTORS,
     "detectors/contributions.py": "contributions explanation training_free",
-    "detectors/gain_tolerance.py": "conditions " + DETECTORS,
+    "detectors/gain_tolerance.py": "conditions",
     "detectors/joined.py": "joined " + DETECTORS,
     "detectors/maps.py": PATCHES,
     "detectors/patch_knn.py": PATCHES,
