@@ -38,7 +38,9 @@ class DistanceScale:
         self.floor = float(_LEAST_DISTANCE * typical)
         values = self.transform(distances)
         self.center, deviation, self.n = _moments(values, weights)
-        is_rounding = deviation <= _ROUNDING * np.abs(values).max()
+        # Logarithms of numbers near 1 are near 0, but differ by what the numbers differ relatively.
+        largest = max(float(np.abs(values).max()), 1.0 if self.is_log else 0.0)
+        is_rounding = deviation <= _ROUNDING * largest
         self.deviation = 0.0 if is_rounding else deviation
 
     def transform(self, distances: NDArray) -> NDArray[np.float64]:
