@@ -14,6 +14,7 @@ from sklearn import config_context
 from sklearn.base import clone
 
 from skanopatch import (
+    AnomalousSoundDetector,
     AnoPatchEmbedder,
     BandStatistics,
     MelPatcher,
@@ -403,6 +404,14 @@ def test_patches_in_another_unit_are_warned_of_by_the_steps_of_noise(colour):
         warn_of_another_unit(10 / np.log(10) * patches)
     with pytest.warns(UserWarning, match=r"step by 0\.1\d from frame to frame"):
         warn_of_another_unit((patches - patches.mean()) / 4.5)
+
+
+def test_a_warning_of_another_unit_points_to_the_fit():
+    decibels = 10 / np.log(10) * noise_patches(0.0, n_clips=8)
+    model = AnomalousSoundDetector("passthrough", embedder="drop", map_detector="drop")
+    with pytest.warns(UserWarning, match="may have another unit") as caught:
+        model.fit(decibels)
+    assert {w.filename for w in caught if "another unit" in str(w.message)} == {__file__}
 
 
 @pytest.mark.parametrize(

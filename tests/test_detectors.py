@@ -21,6 +21,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.utils import gen_batches
 
 from skanopatch.detectors import (
     CalibratedDetector,
@@ -588,6 +589,124 @@ def test_within_a_bank_none_is_its_own_neighbour(name):
     np.fill_diagonal(exact, np.inf)
     assert_allclose(distances, np.sort(exact, axis=1)[:, :2], rtol=1e-9)
     assert (neighbors != np.arange(len(X))[:, np.newaxis]).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n_rows", [7, 128, 1000, 1001, 2500])
+def test_a_bank_has_a_center_a_unit_and_squares_of_its_rows(n_rows, dtype):
+    X = (np.random.default_rng(0).normal(size=(n_rows, 5)) * 6 + 40).astype(dtype)
+    X[:, 3] = X[:, 4] = 7  # features at the end that do not vary are left out
+    bank = search.Bank(X)
+    step = int(np.ceil(n_rows / 1000))  # of at most a thousand rows, evenly spread
+    center = X[::step].mean(axis=0, dtype=np.float64)
+    assert len(bank) == n_rows
+    assert bank.center.dtype == dtype
+    assert_allclose(bank.center, center, rtol=1e-6)
+    assert_allclose(bank.rounding, 32 * np.finfo(dtype).eps * np.abs(X).max(axis=0))
+    unit, rows, squares = bank.fast
+    largest = np.abs(X - center).max()
+    assert unit <= largest < 2 * unit
+    assert np.log2(unit) == round(np.log2(unit))
+    assert rows.shape == (n_rows, 3)
+    assert rows.dtype == squares.dtype == np.float32
+    assert_allclose(rows, ((X - center) / unit)[:, :3], atol=1e-6)
+    assert_allclose(squares, (rows.astype(float) ** 2).sum(axis=1), rtol=1e-5)
+
+
+def test_a_bank_of_equal_rows_has_a_unit_too():
+    unit, rows, squares = search.Bank(np.full((4, 3), -7.0)).fast
+    assert unit == 1
+    assert rows.shape == (4, 1)
+    assert not squares.any()
+    assert_allclose(search.Bank(np.full((4, 3), -7.0)).rounding, 32 * 2.0**-52 * 7)
+    found, _ = find_nearest(np.full((1, 3), -5.0), np.full((4, 3), -7.0), 2)
+    assert_allclose(found, np.sqrt(12))
+
+
+@pytest.mark.parametrize("working_memory", [0.05, 0.5, 1024])
+@pytest.mark.parametrize("normalized", [False, True])
+def test_a_search_takes_as_many_queries_at_once_as_the_working_memory_holds(
+    monkeypatch, normalized, working_memory
+):
+    sizes = []
+
+    def batches(n, size):
+        sizes.append((n, size))
+        return gen_batches(n, size)
+
+    monkeypatch.setattr(search, "gen_batches", batches)
+    bank, queries = clips(300, 16), clips(1000, 16, seed=1)
+    normalize = (lambda distances, references: distances) if normalized else None
+    with config_context(working_memory=working_memory):
+        find_nearest(queries, bank, 3, normalize=normalize)
+    # Products in float32, their copy and ranks; or distances, their squares and two more.
+    row_bytes = 300 * (32 if normalized else 12) + (3 + 2) * 16 * 16
+    n_rows = int(working_memory * 2**20 / row_bytes)
+    n_rows = n_rows if normalized else min(n_rows, 512)
+    assert next(size for n, size in sizes if n == 1000) == n_rows
+    sizes.clear()
+    with config_context(working_memory=1e-5):
+        found, _ = find_nearest(queries[:3], bank, 1, normalize=normalize)
+    assert next(size for n, size in sizes if n == 3) == 1  # one at least
+    assert_allclose(found[:, 0], cdist(queries[:3], bank).min(axis=1))
+
+
+@pytest.mark.parametrize("k", [1, 3, 8])
+@pytest.mark.parametrize("n_columns", [8, 31, 160, 161, 1000, 1055, 4096])
+def test_the_smallest_columns_are_those_of_a_sort(n_columns, k):
+    values = np.random.default_rng(0).normal(size=(40, n_columns)).astype(np.float32)
+    values[3] = np.sort(values[3])
+    values[4] = -np.sort(-values[4])
+    columns = search._smallest(values, k)
+    assert columns.shape == (40, k)
+    found = np.sort(np.take_along_axis(values, columns, axis=1), axis=1)
+    assert_array_equal(found, np.sort(values, axis=1)[:, :k])
+    assert all(len(set(row)) == k for row in columns.tolist())
+
+
+@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_within_a_bank_normalized_distances_leave_each_out(name, metric):
+    bank, _ = scenes(name, np.random.default_rng(0))
+    bank = prepare(bank, metric)
+    unit = np.linspace(1, 2, len(bank))
+    found, neighbors = find_nearest(
+        bank, bank, 2, metric=metric, normalize=lambda d, rows: d / unit[rows], within_bank=True
+    )
+    exact = cdist(bank, bank)
+    exact = (exact**2 / 2 if metric == "cosine" else exact) / unit
+    np.fill_diagonal(exact, np.inf)
+    assert_allclose(found, np.sort(exact, axis=1)[:, :2], rtol=1e-6)
+    assert (neighbors != np.arange(len(bank))[:, np.newaxis]).all()
+
+
+def test_a_tolerance_of_a_feature_says_what_equals_a_reference():
+    bank = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
+    for moved, tolerance, nearest in (
+        ([0.5, 0.0], [0.5, 0.0], 9.5),
+        ([0.5, 0.0], [0.4, 9.0], 0.5),
+        ([0.0, 0.5], [0.5, 0.0], 0.5),
+        ([0.5, 0.5], [0.5, 0.5], np.hypot(9.5, 0.5)),
+    ):
+        found, _ = find_nearest(
+            np.array([moved]), bank, 1, skip_self=True, tolerance=np.array(tolerance)
+        )
+        assert found[0, 0] == pytest.approx(nearest)
+    # Without others there is nothing else to compare with.
+    found, rows = find_nearest(np.zeros((1, 2)), bank[:1], 1, skip_self=True)
+    assert (found[0, 0], rows[0, 0]) == (0, 0)
+    found, _ = find_nearest(np.zeros((1, 2)), bank, 3, skip_self=True)
+    assert_allclose(found[0], [0, 10, 10])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_of_unit_length_have_one_more_coordinate_for_zeros(dtype):
+    X = np.array([[3.0, 4.0], [0.0, 0.0], [-1e-20, 0.0]], dtype=dtype)
+    assert_allclose(prepare(X, "cosine"), [[0.6, 0.8, 0], [0, 0, 1], [-1, 0, 0]])
+    assert prepare(X, "cosine").dtype == dtype
+    assert prepare(X, "euclidean") is X
+    assert_allclose(as_distance(np.array([0.0, 2.0, 4.0]), "cosine"), [0, 1, 2])
+    assert_allclose(as_distance(np.array([0.0, 2.25, 4.0]), "euclidean"), [0, 1.5, 2])
 
 
 def test_spare_candidates_leave_few_queries_to_an_exact_search(monkeypatch):

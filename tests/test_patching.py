@@ -273,6 +273,11 @@ def test_unpatchify_is_the_inverse():
             "Got an array of shape (998, 128) instead.",
         ),
         (
+            (1, 1, 998, 128),
+            "log_mel must have shape (n_clips, n_frames, n_mels). "
+            "Got an array of shape (1, 1, 998, 128) instead.",
+        ),
+        (
             (1, 998, 100),
             "log_mel must have a multiple of patch_size=16 mel bins and at least as many frames. "
             "Got 998 frames and 100 mel bins instead.",
