@@ -120,9 +120,9 @@ def places_of(path):
 
 
 def nearest_tests(path):
-    """Return the test files of a module, those of the last pattern that it matches."""
+    """Return the test files of a module: of all, and of the last pattern that it matches."""
     names = [tests for pattern, tests in NEAREST.items() if path.match(f"skanopatch/{pattern}")]
-    return [f"tests/test_{name}.py" for name in names[-1].split()]
+    return [f"tests/test_{name}.py" for name in ("defaults", *names[-1].split())]
 
 
 def modules():
