@@ -48,10 +48,13 @@ PATCHES = "detectors_patches map_pipelines"
 SPECTRA = "patching front_ends band_statistics"
 NEAREST = {
     "detectors/*.py": DETECTORS,
+    "detectors/calibrated.py": "joined " + DETECTORS,
     "detectors/contributions.py": "contributions explanation training_free",
+    "detectors/folds.py": "thresholds detectors_domains detectors",
     "detectors/gain_tolerance.py": "conditions",
     "detectors/joined.py": "joined " + DETECTORS,
     "detectors/maps.py": PATCHES,
+    "detectors/metadata.py": "joined " + DETECTORS,
     "detectors/patch_knn.py": PATCHES,
     "detectors/subband.py": PATCHES,
     "detectors/thresholds.py": "thresholds detectors_calibration detectors",

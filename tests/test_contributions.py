@@ -215,6 +215,14 @@ def test_parts_of_mahalanobis_are_those_of_its_quadratic_forms(n_clips, n_featur
     assert_columns_add_up(typical, parts, detector, new)
 
 
+@pytest.mark.parametrize(("n_clips", "n_features"), [(60, 6), (18, 24)])
+def test_a_clip_at_the_mean_of_normal_ones_has_finite_parts(n_clips, n_features):
+    detector = MahalanobisDetector().fit(clips(n_clips, n_features))
+    typical, parts = contributions(detector, detector.location_)
+    assert (parts < 0).all()
+    assert_columns_add_up(typical, parts, detector, detector.location_)
+
+
 # --- other detectors -----------------------------------------------------------------------------
 
 

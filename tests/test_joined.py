@@ -368,6 +368,14 @@ def test_tags_of_joined_detectors_are_those_of_the_first_and_errors_are_left_to_
         assert JoinedDetector(detectors).__sklearn_tags__().estimator_type == "outlier_detector"
 
 
+def test_parameters_of_members_are_checked_by_them():
+    wrong = KNNDetector(metric="manhattan")
+    message = "The 'metric' parameter of KNNDetector must be"
+    for detector in (joined(NEAR, wrong), CalibratedDetector(wrong), GroupedDetector(wrong)):
+        with pytest.raises(ValueError, match=message):
+            detector.fit(clips(9))
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("joining", "max"), ("false_alarm_rate", 0.0), ("false_alarm_rate", 0.6), ("threshold", "t")],

@@ -532,8 +532,10 @@ def test_missing_clips_are_named(year, dropped, message):
 
 def test_wrong_input_is_named():
     clips = clips_of()
-    with pytest.raises(ValueError, match=r"^year must be one of the challenges, 2020 to 2026. Got"):
-        score(clips, 2019)
+    for year in (2019, 2027, "2023"):
+        message = f"year must be one of the challenges, 2020 to 2026. Got {year!r} instead."
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            score(clips, year)
     with pytest.raises(ValueError, match=r"^domain must hold 'source' and 'target'. Got \['0'\]"):
         score(clips.assign(domain=clips.domain.where(clips.domain == TARGET, "0")), 2023)
     with pytest.raises(ValueError, match=r"^The scores of 1 of 80 clips are NaN\."):

@@ -294,6 +294,8 @@ def test_clips_of_labels_alone_are_cut_and_all_normal_ones_are_not(clips):
     assert recorder.estimator_.seen_["y"].tolist() == [1] * 160
     with pytest.raises(ValueError, match="The 'estimator' parameter of FitOnNormal must be"):
         FitOnNormal("no estimator").fit(X)
+    with pytest.raises(ValueError, match="The 'n_neighbors' parameter of KNNDetector must be"):
+        FitOnNormal(KNNDetector(0)).fit(X)
 
 
 def test_text_as_long_as_the_clips_are_many_is_handed_on_whole():
