@@ -65,7 +65,7 @@ NEAREST = {
     "model_selection/fit_on_normal.py": "model_selection",
     "model_selection/pseudo_anomalies.py": "model_selection_pseudo_anomalies",
     "spectra/*.py": SPECTRA,
-    "spectra/*_statistics.py": "band_statistics front_ends training_free",
+    "spectra/*_statistics.py": "band_statistics front_ends",
 }
 
 

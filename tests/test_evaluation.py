@@ -485,10 +485,22 @@ def test_wrong_input_is_named(root, tmp_path):
     )
     with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
         evaluate_dcase(BandLevels(), root, year=2023)
+    for missing in ("fit", "score_samples", "predict"):
+        names = {"fit", "score_samples", "predict"} - {missing}
+        detector = type("Half", (BaseEstimator,), {name: lambda self, X: None for name in names})
+        with pytest.raises(TypeError, match=r"Got Half\(\) instead"):
+            evaluate_dcase(detector(), root, year=2023)
     copy = make_miniature_dcase(
-        tmp_path, year=2023, machines=["fan"], n_train=2, n_test=1, random_state=0
+        tmp_path,
+        year=2023,
+        machines=["valve", "fan", "slider"],
+        n_train=2,
+        n_test=1,
+        random_state=0,
     )
-    for path in (copy / "fan" / "train").iterdir():
-        path.unlink()
-    with pytest.raises(ValueError, match=r"has no clips to train on of fan/00\.$"):
-        evaluate_dcase(pipe(), copy, year=2023, machine="fan")
+    for machine in ("fan", "valve"):
+        for path in (copy / machine / "train").iterdir():
+            path.unlink()
+    message = f"'{copy}' has no clips to train on of fan/00, valve/00."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        evaluate_dcase(pipe(), copy, year=2023, machine=["valve", "fan", "slider"])
