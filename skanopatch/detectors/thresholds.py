@@ -84,9 +84,11 @@ class JointDistance:
 
         With ``joining="min"``, that of the distance that is the least.
         """
-        count = self.weights > 0 if self.weights.any() else np.full(len(self.weights), True)
-        powers = [self.unit / (scale.deviation or 1.0) for scale in self.scales]
-        return [power if counts else 0.0 for power, counts in zip(powers, count, strict=True)]
+        weights = self.weights if self.weights.any() else np.ones(len(self.weights))
+        return [
+            self.unit / (scale.deviation or 1.0) if weight else 0.0
+            for scale, weight in zip(self.scales, weights, strict=True)
+        ]
 
     def __call__(self, distances: NDArray) -> NDArray[np.float64]:
         """Return the joint distances (...,) of distances (..., n_distances)."""
