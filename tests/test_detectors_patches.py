@@ -163,7 +163,9 @@ def test_an_unreadable_clip_has_a_map_of_nan_and_harms_no_other(detector):
     assert np.isnan(maps[2]).all()
     assert_allclose(maps[[0, 1, 3, 4]], whole[[0, 1, 3, 4]])
     assert again.predict(new)[2] == -1
-    assert np.isnan(again.anomaly_map(np.full((2, 6, 4, N_DIMS), np.nan))).all()
+    nothing = again.anomaly_map(np.full((2, 6, 4, N_DIMS), np.nan))
+    assert nothing.shape == (2, 6, 4)
+    assert np.isnan(nothing).all()
 
 
 @every_detector
