@@ -8,8 +8,10 @@ import pytest
 import soundfile
 from numpy.testing import assert_array_equal
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from skanopatch import (
     AnomalousSoundDetector,
@@ -283,6 +285,26 @@ def test_embeddings_in_a_table_are_scored_alike_with_and_without_a_cache(root, t
     for cache in (None, tmp_path, tmp_path):
         found = evaluate_dcase(steps, root, year=2023, machine="fan", cache=cache).clips
         pd.testing.assert_frame_equal(found, expected)
+
+
+@pytest.mark.filterwarnings("ignore:.* lacks:UserWarning")
+def test_all_steps_before_the_detector_embed_and_are_fitted_on_all_machines(root):
+    machines = ["fan", "valve"]
+    steps = make_pipeline(BandLevels(), StandardScaler(), PCA(3), KNNDetector(metric="euclidean"))
+    evaluation = evaluate_dcase(steps, root, year=2023, machine=machines)
+    train = load_dcase(root, year=2023, machine=machines, split="train")
+    embedder = make_pipeline(StandardScaler(), PCA(3)).fit(levels_of(train.paths))
+    for machine in machines:
+        own = train.machine == machine
+        alone = KNNDetector(metric="euclidean").fit(
+            embedder.transform(levels_of(train.paths[own])), domains=train.domain[own]
+        )
+        found = evaluation.clips[evaluation.clips.machine == machine]
+        embedded = embedder.transform(levels_of(found.path))
+        assert_array_equal(
+            np.argsort(found.anomaly_score), np.argsort(alone.anomaly_score(embedded))
+        )
+        assert_array_equal(found.decision, alone.predict(embedded) == -1)
 
 
 @pytest.mark.filterwarnings("ignore:.* lacks:UserWarning")
