@@ -431,11 +431,11 @@ def test_a_detector_says_how_it_fits_and_measures(missing):
     [
         (np.zeros((5, 3)), True),
         (np.full((5, 3), 1 / 3), True),
-        (np.array([[1.0, -7], [1 + 30 * 2.3e-16, -7]]), True),
-        (np.array([[1.0, -7], [1 + 40 * 2.3e-16, -7]]), False),
+        (np.array([[1.0, -7], [1 + 32 * 2.0**-52, -7]]), True),
+        (np.array([[1.0, -7], [1 + 33 * 2.0**-52, -7]]), False),
         (np.array([[1.0, -7], [1, -7 - 1e-13]]), False),
-        (np.array([[1.0, -7], [1 + 30 * 1.2e-7, -7]], np.float32), True),
-        (np.array([[1.0, -7], [1 + 40 * 1.2e-7, -7]], np.float32), False),
+        (np.array([[1.0, -7], [1 + 32 * 2.0**-23, -7]], np.float32), True),
+        (np.array([[1.0, -7], [1 + 33 * 2.0**-23, -7]], np.float32), False),
     ],
 )
 def test_clips_are_equal_but_for_32_units_in_the_last_place(X, is_equal):
@@ -937,10 +937,12 @@ def test_shrinkage_is_ledoit_and_wolfs():
     assert MahalanobisDetector("ledoit-wolf").fit(X[:, :1]).shrinkage_ > 0
 
 
-@pytest.mark.parametrize(("n_clips", "n_features"), [(60, 12), (12, 30)])
-def test_left_out_clips_are_likeliest_at_the_shrinkage(n_clips, n_features):
+@pytest.mark.parametrize(
+    ("n_clips", "n_features", "unit"), [(60, 12, 1.0), (12, 30, 1.0), (12, 30, 0.1)]
+)
+def test_left_out_clips_are_likeliest_at_the_shrinkage(n_clips, n_features, unit):
     """By refits without each clip in turn, at shrinkages around the one that was found."""
-    X = clips(n_clips, n_features)
+    X = unit * clips(n_clips, n_features)
     found = MahalanobisDetector(standardize=False).fit(X).shrinkage_
     target = X.var(axis=0).mean() * np.eye(n_features)
 
