@@ -48,10 +48,13 @@ PATCHES = "detectors_patches map_pipelines"
 SPECTRA = "patching front_ends band_statistics"
 NEAREST = {
     "detectors/*.py": DETECTORS,
-    "detectors/contributions.py": "explanation training_free " + DETECTORS,
-    "detectors/gain_tolerance.py": "conditions " + DETECTORS,
+    "detectors/calibrated.py": "joined " + DETECTORS,
+    "detectors/contributions.py": "contributions explanation training_free",
+    "detectors/folds.py": "thresholds detectors_domains detectors",
+    "detectors/gain_tolerance.py": "conditions",
     "detectors/joined.py": "joined " + DETECTORS,
     "detectors/maps.py": PATCHES,
+    "detectors/metadata.py": "joined " + DETECTORS,
     "detectors/patch_knn.py": PATCHES,
     "detectors/subband.py": PATCHES,
     "detectors/thresholds.py": "thresholds detectors_calibration detectors",
@@ -62,7 +65,7 @@ NEAREST = {
     "model_selection/fit_on_normal.py": "model_selection",
     "model_selection/pseudo_anomalies.py": "model_selection_pseudo_anomalies",
     "spectra/*.py": SPECTRA,
-    "spectra/*_statistics.py": "band_statistics front_ends training_free",
+    "spectra/*_statistics.py": "band_statistics front_ends",
 }
 
 
@@ -120,9 +123,9 @@ def places_of(path):
 
 
 def nearest_tests(path):
-    """Return the test files of a module, those of the last pattern that it matches."""
+    """Return the test files of a module: of all, and of the last pattern that it matches."""
     names = [tests for pattern, tests in NEAREST.items() if path.match(f"skanopatch/{pattern}")]
-    return [f"tests/test_{name}.py" for name in names[-1].split()]
+    return [f"tests/test_{name}.py" for name in ("defaults", *names[-1].split())]
 
 
 def modules():

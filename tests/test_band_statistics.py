@@ -1,4 +1,4 @@
-"""BandStatistics: each number against its definition; what all that takes patches refuses."""
+"""Statistics of clips and patches against their definitions; what takes patches, and what not."""
 
 import re
 import warnings
@@ -14,6 +14,7 @@ from sklearn import config_context
 from sklearn.base import clone
 
 from skanopatch import (
+    AnomalousSoundDetector,
     AnoPatchEmbedder,
     BandStatistics,
     MelPatcher,
@@ -23,7 +24,13 @@ from skanopatch import (
     unpatchify,
 )
 from skanopatch.spectra.lazy_patches import LazyPatches
-from skanopatch.spectra.patches import warn_of_another_unit
+from skanopatch.spectra.patches import (
+    given_patches,
+    iterate_batches,
+    refuse_equal_clips,
+    survey_patches,
+    warn_of_another_unit,
+)
 
 
 def by_definition(log_mel):
@@ -40,18 +47,76 @@ def by_definition(log_mel):
     fluctuating = [bins(16, b).std(axis=0).mean() for b in range(16)]
     swelling = [log_power(n, b).std() for n in (4, 2, 1) for b in range(n)]
     level = log_mel.mean(axis=1)
-    slow = [level[i : i + 8].mean() for i in range(0, n_frames // 8 * 8, 8)]
-    frames = [level.std(), np.abs(np.diff(level)).mean(), np.std(slow)]
+    width = min(8, n_frames)
+    slow = [level[i : i + width].mean() for i in range(0, n_frames // width * width, width)]
+    step = np.abs(np.diff(level)).mean() if n_frames > 1 else 0
+    frames = [level.std(), step, np.std(slow)]
     return np.concatenate([log_mel.mean(axis=0), loud, fluctuating, swelling, frames])
 
 
-@pytest.mark.parametrize("n_frames", [16, 192, 992])
-def test_statistics_equal_their_definition(n_frames):
+@pytest.mark.parametrize(
+    ("n_frames", "patch_size"), [(1, 1), (6, 2), (12, 4), (16, 16), (192, 16), (992, 16)]
+)
+def test_statistics_equal_their_definition(n_frames, patch_size):
     log_mel = np.random.default_rng(0).normal(8, 3, size=(10, n_frames, 128)).astype(np.float32)
-    statistics = BandStatistics().fit_transform(patchify(log_mel))
+    found = BandStatistics()
+    statistics = found.fit_transform(patchify(log_mel, patch_size=patch_size))
     assert statistics.dtype == np.float32
     expected = [by_definition(clip.astype(float)) for clip in log_mel]
     assert_allclose(statistics, expected, atol=2e-4)
+    assert (found.n_mels_, found.n_level_) == (128, 160)
+    assert len(found.get_feature_names_out()) == statistics.shape[1]
+    mean_and_deviation = np.hstack([log_mel.mean(axis=1), log_mel.std(axis=1)])
+    of_bins = MelStatistics()
+    found = of_bins.fit_transform(patchify(log_mel, patch_size=patch_size))
+    assert_allclose(found, mean_and_deviation, atol=1e-5)
+    assert len(of_bins.get_feature_names_out()) == found.shape[1]
+
+
+def test_a_gain_shifts_the_first_statistics_and_no_others():
+    log_mel = np.random.default_rng(0).normal(size=(2, 32, 64))
+    of_clips = BandStatistics()
+    calm, loud = (of_clips.fit_transform(patchify(log_mel + gain)) for gain in (0, 3))
+    assert_allclose((loud - calm)[:, : of_clips.n_level_], 3, atol=1e-4)
+    assert_allclose(calm[:, of_clips.n_level_ :], loud[:, of_clips.n_level_ :], atol=1e-4)
+
+
+def patch_by_definition(log_mel, log_unit=1.0, height=16, width=16):
+    """Work out the statistics of the patches of one spectrogram, one by one."""
+    n_time, n_freq = log_mel.shape[0] // height, log_mel.shape[1] // width
+    found = np.empty((n_time, n_freq, 2 * width + 16))
+    for f in range(n_freq):
+        band = log_unit * log_mel[:, width * f : width * (f + 1)]
+        level = np.log(np.exp(band).sum(axis=1))
+        for t in range(n_time):
+            frames = slice(height * t, height * (t + 1))
+            spectrum = band[frames].mean(axis=0)
+            peaks = np.log(np.exp(band[frames]).mean(axis=0)) - spectrum
+            # A level counts half for a frame that is as loud, and hardly for one 0.4 louder.
+            above = (level - level.mean())[frames, np.newaxis] - np.linspace(-3, 3, 16)
+            shares = (1 / (1 + np.exp(-above / 0.4))).mean(axis=0)
+            found[t, f] = np.concatenate([spectrum - band.mean(), peaks, shares])
+    return found
+
+
+@pytest.mark.parametrize("log_unit", [1.0, 0.5])
+@pytest.mark.parametrize(("patch_size", "n_frames"), [(16, 64), (4, 12), (1, 5)])
+def test_a_patch_is_described_by_its_definition(patch_size, n_frames, log_unit):
+    # More clips than in one batch.
+    log_mel = np.random.default_rng(0).normal(scale=2, size=(9, n_frames, 32))
+    patches = patchify(log_mel, patch_size=patch_size)
+    tokens = PatchStatistics(log_unit=log_unit).fit_transform(patches)
+    size = patch_size
+    expected = [patch_by_definition(clip, log_unit, size, size) for clip in log_mel]
+    assert tokens.dtype == np.float32
+    assert_allclose(tokens, expected, atol=1e-5)
+
+
+def test_gain_and_colour_of_bands_do_not_show_in_the_statistics_of_patches():
+    log_mel = np.random.default_rng(0).normal(size=(1, 64, 128))
+    coloured = log_mel + 7 + np.repeat(np.arange(8.0), 16)
+    plain, other = (PatchStatistics().fit_transform(patchify(x)) for x in (log_mel, coloured))
+    assert_allclose(other, plain, atol=1e-5)
 
 
 def test_a_range_beyond_float32_stays_finite():
@@ -76,6 +141,14 @@ def test_a_spectrum_of_few_bins_has_fewer_bands():
     assert BandStatistics().fit_transform(patchify(log_mel, patch_size=8)).shape == (
         2, 24 + 8 + 8 + 7 + 3,
     )  # fmt: skip
+
+
+def test_statistics_are_in_nepers_of_power_unless_said_otherwise():
+    assert BandStatistics().log_unit == PatchStatistics().log_unit == 1
+    for statistics in (BandStatistics, PatchStatistics):
+        message = f"The 'log_unit' parameter of {statistics.__name__} must be a float in the range"
+        with pytest.raises(ValueError, match=f"{message} \\(0\\.0, inf\\)"):
+            statistics(log_unit=0.0).fit(np.zeros((2, 1, 8, 256)))
 
 
 def test_clips_that_are_nan_stay_so():
@@ -165,6 +238,137 @@ def test_rows_of_samples_in_place_of_patches_are_refused(estimator, form):
     [AnoPatchEmbedder(), BandStatistics(), MelStatistics(), PatchStatistics()],
     ids=lambda estimator: type(estimator).__name__,
 )
+def test_patches_of_another_area_or_other_bands_are_refused(estimator):
+    patches = patchify(np.random.default_rng(0).normal(size=(4, 32, 128)))
+    estimator, name = clone(estimator).fit(patches), type(estimator).__name__
+    message = f"X has patches of 64 values, but {name} was fitted on patches of 256."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        estimator.transform(np.zeros((2, 4, 16, 64)))
+    if name == "PatchStatistics":
+        assert estimator.transform(patches[:, :, :4]).shape == (4, 2, 4, 48)
+        return
+    message = "X has {} bands of patches, which are {} mel bins, but {} was fitted on 128 mel bins."
+    with pytest.raises(ValueError, match=f"^{re.escape(message.format(4, 64, name))}$"):
+        estimator.transform(patches[:, :, :4])
+    for one_patch in (patches[:, :1, :1], patches[:, 0, 0]):
+        with pytest.raises(ValueError, match=f"^{re.escape(message.format(1, 16, name))}$"):
+            estimator.transform(one_patch)
+
+
+@pytest.mark.parametrize("statistics", [BandStatistics(), MelStatistics(), PatchStatistics()])
+def test_a_table_is_one_patch_a_clip(statistics):
+    patches = np.random.default_rng(0).normal(size=(5, 256))
+    expected = clone(statistics).fit_transform(patches[:, np.newaxis, np.newaxis])
+    for table in (patches, patches.tolist(), pd.DataFrame(patches)):
+        assert_allclose(clone(statistics).fit_transform(table), expected, atol=1e-6)
+    with pytest.raises(ValueError, match="NaN"):
+        clone(statistics).fit(np.where(np.arange(256) == 3, np.nan, patches))
+    with pytest.raises(ValueError, match=r"dim 5"):
+        clone(statistics).fit(np.zeros((2, 1, 1, 1, 256)))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("clip", [2, 9])
+@pytest.mark.parametrize(
+    "estimator",
+    [AnoPatchEmbedder(), BandStatistics(), PatchStatistics()],
+    ids=lambda estimator: type(estimator).__name__,
+)
+def test_a_hole_in_a_clip_is_refused_by_its_number(estimator, clip, value):
+    patches = patchify(np.random.default_rng(0).normal(size=(12, 16, 128)))
+    estimator = clone(estimator).fit(patches)
+    patches[1] = np.nan
+    patches[clip, 0, 3, 4] = value
+    with pytest.raises(ValueError, match=f"^The patches of clip {clip} contain NaN or infinity.$"):
+        list(iterate_batches(patches, 8))
+    with pytest.raises(ValueError, match=r"^The patches of clip \d+ contain NaN or infinity\.$"):
+        estimator.transform(patches)
+
+
+@pytest.mark.parametrize(
+    "transformer",
+    [BandStatistics(), MelStatistics(), AnoPatchEmbedder()],
+    ids=lambda estimator: type(estimator).__name__,
+)
+def test_silent_or_equal_clips_teach_nothing(transformer):
+    patches = np.full((4, 1, 8, 256), 3.0, dtype=np.float32)
+    message = "All 4 clips are silent: there is no sound to learn from."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        clone(transformer).fit_transform(patches)
+    patches += np.arange(256, dtype=np.float32)
+    patches[0] = np.nan
+    message = "All 3 clips are the same: how normal clips differ cannot be learnt."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        clone(transformer).fit_transform(patches)
+    patches[1] *= 1 + 1e-6  # but for rounding
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        clone(transformer).fit_transform(patches)
+    patches[1] += 0.1
+    assert np.isfinite(clone(transformer).fit_transform(patches)[1]).all()
+
+
+def test_one_clip_is_no_reason_to_say_that_all_are_the_same():
+    one = patchify(np.random.default_rng(0).normal(size=(3, 16, 128)))
+    one[1:] = np.nan
+    assert BandStatistics().fit_transform(one).shape == (3, 186)
+    refuse_equal_clips(np.array([[1.0, 2.0]]), one[:1])
+
+
+def test_two_clips_that_differ_in_one_feature_by_more_than_rounding_can_be_learnt_from():
+    features = np.array([[1.0, -500.0], [1.0, -500.0]])
+    features[1, 1] *= 1 + 3e-6
+    with pytest.raises(ValueError, match="All 2 clips are the same"):
+        refuse_equal_clips(features, np.arange(2.0).reshape(1, 1, 1, 2))
+    features[1, 1] = -500 * (1 + 5e-6)
+    refuse_equal_clips(features, np.arange(2.0).reshape(1, 1, 1, 2))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_the_survey_of_patches_finds_what_numpy_finds_at_once(batch_size):
+    patches = np.random.default_rng(0).normal(50, 3, size=(10, 2, 3, 16)).astype(np.float32)
+    patches *= np.arange(1, 11, dtype=np.float32)[:, None, None, None]
+    usable = [0, 1, 5, 6, 9]
+    patches[[2, 3, 4, 7, 8]] = np.nan
+    found, (mean, std) = survey_patches(patches, batch_size)
+    assert found.tolist() == usable
+    assert mean == pytest.approx(patches[usable].mean(dtype=np.float64), rel=1e-12)
+    assert std == pytest.approx(patches[usable].std(dtype=np.float64), rel=1e-12)
+    _, normalization = survey_patches(np.full((3, 1, 1, 4), 7.0, np.float32), batch_size)
+    assert normalization == (7, 1)
+    with pytest.raises(ValueError, match=r"^Every clip is NaN: there is nothing to learn from\.$"):
+        survey_patches(patches[2:5], batch_size)
+
+
+def test_given_patches_are_square_and_on_their_grid():
+    for patches in (np.zeros((2, 3, 8, 256)), np.zeros((2, 3, 8, 4)).tolist()):
+        assert_array_equal(given_patches(patches), np.asarray(patches))
+    for shape in ((2, 3, 8, 255), (2, 3, 8, 8), (24, 256), (2, 3, 256)):
+        message = (
+            "With patcher='passthrough' X must be patches of shape (n_clips, n_time, n_freq, "
+            f"patch_size ** 2). Got an array of shape {shape} instead; patchify makes patches of "
+            "spectrograms, and patcher=None takes clips."
+        )
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            given_patches(np.zeros(shape))
+
+
+def test_a_clip_is_a_path_a_pair_or_no_table_of_numbers_and_none_of_them_is_a_patch():
+    for clips in ([None, None], {"a": 1}):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            BandStatistics().fit(clips)
+        assert "MelPatcher" not in str(caught.value)
+
+
+@pytest.mark.parametrize("statistics", [BandStatistics(), MelStatistics(), PatchStatistics()])
+def test_statistics_keep_float32_and_say_so(statistics):
+    assert statistics.__sklearn_tags__().transformer_tags.preserves_dtype == ["float32"]
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [AnoPatchEmbedder(), BandStatistics(), MelStatistics(), PatchStatistics()],
+    ids=lambda estimator: type(estimator).__name__,
+)
 def test_patches_without_their_grid_are_refused(estimator):
     patches = patchify(np.random.default_rng(0).normal(size=(3, 32, 128)))
     message = (
@@ -200,6 +404,14 @@ def test_patches_in_another_unit_are_warned_of_by_the_steps_of_noise(colour):
         warn_of_another_unit(10 / np.log(10) * patches)
     with pytest.warns(UserWarning, match=r"step by 0\.1\d from frame to frame"):
         warn_of_another_unit((patches - patches.mean()) / 4.5)
+
+
+def test_a_warning_of_another_unit_points_to_the_fit():
+    decibels = 10 / np.log(10) * noise_patches(0.0, n_clips=8)
+    model = AnomalousSoundDetector("passthrough", embedder="drop", map_detector="drop")
+    with pytest.warns(UserWarning, match="may have another unit") as caught:
+        model.fit(decibels)
+    assert {w.filename for w in caught if "another unit" in str(w.message)} == {__file__}
 
 
 @pytest.mark.parametrize(

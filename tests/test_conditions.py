@@ -7,7 +7,15 @@ import pytest
 import soundfile
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skanopatch import AnomalousSoundDetector, BandStatistics, MahalanobisDetector, MelPatcher
+from skanopatch import (
+    AnomalousSoundDetector,
+    BandStatistics,
+    GroupedDetector,
+    KNNDetector,
+    MahalanobisDetector,
+    MelPatcher,
+    PatchKNNDetector,
+)
 from skanopatch.detectors.gain_tolerance import GainTolerantDetector
 
 RATE = 16000
@@ -144,6 +152,114 @@ def test_the_gain_is_relative_to_the_nearest_domain():
     assert forgiving.gain_deviation_ < 0.5
     left = forgiving.reduce_gain(X[40:] - DECIBEL * np.array([1, 1, 1, 1, 1, 0, 0]))
     assert abs(np.median(left[:, :5] - X[40:].mean(axis=0)[:5])) < 0.3 * DECIBEL
+
+
+def reduced_by_definition(X, new, groups, of_new, classes, tolerance=1.5):
+    """Reduce the gains of clips of five bins, one clip after the other."""
+    keys = list(dict.fromkeys(classes))
+    means = {key: X[[c == key for c in classes]].mean(axis=0) for key in keys}
+    gains = [np.median((row - means[c])[:5]) for row, c in zip(X, classes, strict=True)]
+    deviation = np.sqrt(np.sum(np.square(gains)) / (len(X) - len(keys))) / DECIBEL
+    reduced = new.copy()
+    for row, group in enumerate(of_new):
+        best = None
+        for key in keys:
+            if group is not None and groups[classes.index(key)] != group:
+                continue
+            difference = (new[row] - means[key])[:5]
+            gain = np.median(difference)
+            shape = np.abs(difference - gain).mean()
+            if best is None or shape < best[0]:
+                best = shape, gain
+        reduced[row, :5] -= (1 - deviation / tolerance) * best[1]
+    return reduced, deviation
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_gain_is_reduced_by_its_definition_within_the_classes_of_the_group(known):
+    places = np.array([[0, 0, 0, 0, 0], [2, 0, 2, 0, 2], [0, 5, 0, 5, 0], [9, 0, 0, 0, 9]])
+    kind = np.arange(48) % 4
+    X = rows(48)
+    X[:, :5] += 0.1 * places[kind]
+    groups = ["fan" if k < 2 else "pump" for k in kind]
+    domains = ["source" if k % 2 else "target" for k in kind]
+    detector = tolerant(detector=GroupedDetector(pooled=True))
+    detector.fit(X, groups=groups, domains=domains)
+    classes = list(zip(groups, domains, strict=True))
+    new = rows(8, seed=1, gains=np.linspace(-3, 3, 8))
+    new[:, :5] += 0.1 * places[np.arange(8) % 4]
+    of_new = [("fan", "pump")[i // 2 % 2] for i in range(8)] if known else [None] * 8
+    expected, deviation = reduced_by_definition(X, new, groups, of_new, classes)
+    assert detector.gain_deviation_ == pytest.approx(deviation, rel=1e-9)
+    given = iter(of_new) if known else None
+    assert_allclose(detector.reduce_gain(new, given), expected, rtol=1e-9)
+    assert detector.location_groups_ == ["fan", "fan", "pump", "pump"]
+    assert detector.n_features_in_ == 7
+    assert detector.locations_of("pump").shape == (2, 7)
+    assert detector.locations_of("valve").shape == (0, 7)
+    kwargs = {"groups": of_new} if known else {}
+    scores = [
+        detector.detector_.score_samples(statistics, **kwargs) for statistics in (new, expected)
+    ]
+    assert_allclose(detector.score_samples(new, **kwargs), np.max(scores, axis=0), rtol=1e-7)
+    single = detector.reduce_gain(new.astype(np.float32), of_new if known else None)
+    assert single.dtype == np.float32
+    assert_allclose(single, expected, atol=1e-5)
+
+
+def test_unreadable_clips_have_no_gain_and_harm_none():
+    X = rows(40)
+    with_gap = np.insert(X, 7, np.nan, axis=0)
+    plain, other = tolerant().fit(X), tolerant().fit(with_gap, domains=["a"] * 41)
+    assert other.gain_deviation_ == pytest.approx(plain.gain_deviation_)
+    assert_allclose(other.locations_, plain.locations_)
+    new = np.insert(rows(4, seed=1, gains=np.full(4, 2.0)), 2, np.nan, axis=0)
+    reduced = other.reduce_gain(new)
+    assert np.isnan(reduced).any(axis=1).tolist() == [False, False, True, False, False]
+    assert np.isnan(other.score_samples(new)).tolist() == [False, False, True, False, False]
+
+
+def test_classes_of_one_clip_leave_gains_as_they_are():
+    detector = tolerant(detector=KNNDetector(metric="euclidean"))
+    detector.fit(rows(6), labels=list("abcdef"))
+    assert detector.gain_deviation_ > 0  # labels make no classes
+    alone = tolerant(detector=PatchKNNDetector("euclidean")).fit(rows(6), domains=list("abcdef"))
+    assert np.isnan(alone.gain_deviation_)
+    assert alone.reduce_gain(rows(2)) is None
+    assert tolerant(0.0).fit(rows(20)).reduce_gain(rows(2)) is None
+
+
+def test_a_group_that_is_taken_out_has_its_own_classes_and_scores():
+    X = rows(60)
+    X[1::2, :5] += 0.3 * np.array([1, 0, 1, 0, 1])
+    groups = ["fan", "pump"] * 30
+    detector = tolerant(detector=GroupedDetector()).fit(X, groups=groups)
+    new = rows(9, seed=1, gains=np.linspace(-2, 2, 9))
+    for group, part in (("fan", X[::2]), ("pump", X[1::2])):
+        alone = detector.select_group(group)
+        assert_allclose(alone.locations_, part.mean(axis=0)[np.newaxis])
+        assert alone.location_groups_ == [group]
+        assert len(alone.training_scores_) == len(alone.session_weights_) == 30
+        expected = detector.score_samples(new, groups=[group] * 9)
+        assert_array_equal(alone.score_samples(new, groups=[group] * 9), expected)
+        assert_array_equal(alone.score_samples(new), expected)
+    assert_array_equal(detector.group_rows_["pump"], np.arange(1, 60, 2))
+    assert detector.location_groups_ == ["fan", "pump"]  # as it was
+
+
+def test_another_rate_moves_the_threshold_and_nothing_else():
+    X, new = rows(60), rows(9, seed=1)
+    moved = tolerant().fit(X)
+    scores = moved.score_samples(new)
+    assert moved.set_false_alarm_rate(0.3) is moved
+    again = tolerant(detector=MahalanobisDetector(false_alarm_rate=0.3)).fit(X)
+    assert moved.offset_ == again.offset_ == moved.detector_.offset_
+    assert_array_equal(moved.score_samples(new), scores)
+
+
+def test_a_decibel_and_a_half_is_tolerated_unless_said_otherwise():
+    detector = GainTolerantDetector(MahalanobisDetector(), n_mels=5, n_level=5)
+    assert detector.gain_tolerance == 1.5
 
 
 def test_one_decibel_less_gain_raises_few_alarms():

@@ -20,7 +20,8 @@ from sklearn.metrics.pairwise import cosine_distances, euclidean_distances
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.utils import gen_batches
 
 from skanopatch.detectors import (
     CalibratedDetector,
@@ -33,6 +34,7 @@ from skanopatch.detectors import (
     SubbandKNNDetector,
     search,
 )
+from skanopatch.detectors.base import BaseDetector, spreads_of
 from skanopatch.detectors.grouped import with_threshold
 from skanopatch.detectors.search import as_distance, find_nearest, prepare
 from skanopatch.detectors.thresholds import place_threshold
@@ -371,8 +373,89 @@ def test_recordings_need_a_patcher_first(detector, kind):
 
 
 def test_15000_features_are_taken():
-    X = np.random.default_rng(0).normal(size=(4, 15_000)).astype(np.float32)
-    assert KNNDetector().fit(X).n_features_in_ == 15_000
+    X = np.random.default_rng(0).normal(size=(4, 15_001)).astype(np.float32)
+    assert KNNDetector().fit(X[:, 1:]).n_features_in_ == 15_000
+    message = (
+        "X has 15001 features a clip. More than 15000 are taken for the samples of a recording. A "
+        "detector takes embeddings, not recordings: put MelPatcher() first, as in "
+        "make_pipeline(MelPatcher(), BandStatistics(), MahalanobisDetector()). Reduce larger "
+        "embeddings by PCA()."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        KNNDetector().fit(X)
+
+
+RANGES = [
+    (KNNDetector, "n_neighbors", [0, 1.5], [1]),
+    (KNNDetector, "n_density_neighbors", [0], [1]),
+    (KNNDetector, "smote", [0, 1.1], [0.1, 1]),
+    (KNNDetector, "metric", ["mahalanobis"], ["euclidean"]),
+    (KNNDetector, "normalization", ["density"], ["local_density"]),
+    (KNNDetector, "standardize", ["yes"], [True]),
+    (MahalanobisDetector, "shrinkage", [0, 1.1, "oas"], [1, 1e-6]),
+    (MahalanobisDetector, "standardize", [None], [False]),
+    (GMMDetector, "n_components", [0, 1.5], [1]),
+    (GMMDetector, "reg_covar", [0, "silverman"], [1e-3, 2.0]),
+    (GMMDetector, "covariance_type", ["tied"], ["full"]),
+    (PatchKNNDetector, "max_bank_size", [0, 2.5], [1, None]),
+    (PatchKNNDetector, "metric", ["manhattan"], ["cosine"]),
+    (PatchKNNDetector, "verbose", [-1], [0]),
+    (SubbandKNNDetector, "max_bank_size", [0], [1, None]),
+    (GroupedDetector, "pooled", ["yes"], [True, "auto"]),
+    *((kind, "false_alarm_rate", [0, 0.51], [1e-6, 0.5]) for kind in (GMMDetector, KNNDetector)),
+    *((kind, "threshold", ["normal"], ["gamma"]) for kind in (MahalanobisDetector, KNNDetector)),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "wrong", "right"), RANGES)
+def test_parameters_out_of_their_range_are_refused_and_its_ends_are_taken(kind, name, wrong, right):
+    X = clips(12)
+    for value in wrong:
+        message = f"^The '{name}' parameter of {kind.__name__} must be .* Got {value!r} instead"
+        with pytest.raises(ValueError, match=message):
+            kind(**{name: value}).fit(X)
+    for value in right:
+        fitted = kind(**{name: value}).fit(X)
+        assert np.isfinite(fitted.score_samples(clips(3, seed=1))).all()
+
+
+@pytest.mark.parametrize("missing", ["_fit", "_terms"])
+def test_a_detector_says_how_it_fits_and_measures(missing):
+    methods = {name: lambda self, *arguments: None for name in {"_fit", "_terms"} - {missing}}
+    with pytest.raises(TypeError, match=f"abstract method '?{missing}"):
+        type("Half", (BaseDetector,), methods)()
+
+
+@pytest.mark.parametrize(
+    ("X", "is_equal"),
+    [
+        (np.zeros((5, 3)), True),
+        (np.full((5, 3), 1 / 3), True),
+        (np.array([[1.0, -7], [1 + 32 * 2.0**-52, -7]]), True),
+        (np.array([[1.0, -7], [1 + 33 * 2.0**-52, -7]]), False),
+        (np.array([[1.0, -7], [1, -7 - 1e-13]]), False),
+        (np.array([[1.0, -7], [1 + 32 * 2.0**-23, -7]], np.float32), True),
+        (np.array([[1.0, -7], [1 + 33 * 2.0**-23, -7]], np.float32), False),
+    ],
+)
+def test_clips_are_equal_but_for_32_units_in_the_last_place(X, is_equal):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        KNNDetector(metric="euclidean").fit(X)
+    n_clips, n_features = X.shape
+    message = f"All {n_clips} clips are equal: none of the {n_features} features varies, so that"
+    assert [str(w.message).startswith(message) for w in caught] == [True] * is_equal
+    assert {w.filename for w in caught} <= {__file__}  # where fit was called
+
+
+def test_a_spread_of_rounding_errors_is_none():
+    X = np.array([[1.0, 10.0, 1e6], [2.0, 10.0, 1e6], [3.0, 10.0, 1e6]])
+    residuals = X - X.mean(axis=0)
+    residuals[:, 1] = [1e-12, -1e-12, 0]  # of 10: a deviation of 8e-14, relatively
+    residuals[:, 2] = [1e-6, -1e-6, 0]  # of a million: 8e-13
+    found = spreads_of(residuals, X)
+    assert_allclose(found, [np.sqrt(2 / 3), 0, 1e-6 * np.sqrt(2 / 3)])
+    assert spreads_of(residuals.astype(np.float32), X).dtype == np.float64
 
 
 def test_nothing_but_unreadable_training_clips():
@@ -508,6 +591,124 @@ def test_within_a_bank_none_is_its_own_neighbour(name):
     assert (neighbors != np.arange(len(X))[:, np.newaxis]).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n_rows", [7, 128, 1000, 1001, 2500])
+def test_a_bank_has_a_center_a_unit_and_squares_of_its_rows(n_rows, dtype):
+    X = (np.random.default_rng(0).normal(size=(n_rows, 5)) * 6 + 40).astype(dtype)
+    X[:, 3] = X[:, 4] = 7  # features at the end that do not vary are left out
+    bank = search.Bank(X)
+    step = int(np.ceil(n_rows / 1000))  # of at most a thousand rows, evenly spread
+    center = X[::step].mean(axis=0, dtype=np.float64)
+    assert len(bank) == n_rows
+    assert bank.center.dtype == dtype
+    assert_allclose(bank.center, center, rtol=1e-6)
+    assert_allclose(bank.rounding, 32 * np.finfo(dtype).eps * np.abs(X).max(axis=0))
+    unit, rows, squares = bank.fast
+    largest = np.abs(X - center).max()
+    assert unit <= largest < 2 * unit
+    assert np.log2(unit) == round(np.log2(unit))
+    assert rows.shape == (n_rows, 3)
+    assert rows.dtype == squares.dtype == np.float32
+    assert_allclose(rows, ((X - center) / unit)[:, :3], atol=1e-6)
+    assert_allclose(squares, (rows.astype(float) ** 2).sum(axis=1), rtol=1e-5)
+
+
+def test_a_bank_of_equal_rows_has_a_unit_too():
+    unit, rows, squares = search.Bank(np.full((4, 3), -7.0)).fast
+    assert unit == 1
+    assert rows.shape == (4, 1)
+    assert not squares.any()
+    assert_allclose(search.Bank(np.full((4, 3), -7.0)).rounding, 32 * 2.0**-52 * 7)
+    found, _ = find_nearest(np.full((1, 3), -5.0), np.full((4, 3), -7.0), 2)
+    assert_allclose(found, np.sqrt(12))
+
+
+@pytest.mark.parametrize("working_memory", [0.05, 0.5, 1024])
+@pytest.mark.parametrize("normalized", [False, True])
+def test_a_search_takes_as_many_queries_at_once_as_the_working_memory_holds(
+    monkeypatch, normalized, working_memory
+):
+    sizes = []
+
+    def batches(n, size):
+        sizes.append((n, size))
+        return gen_batches(n, size)
+
+    monkeypatch.setattr(search, "gen_batches", batches)
+    bank, queries = clips(300, 16), clips(1000, 16, seed=1)
+    normalize = (lambda distances, references: distances) if normalized else None
+    with config_context(working_memory=working_memory):
+        find_nearest(queries, bank, 3, normalize=normalize)
+    # Products in float32, their copy and ranks; or distances, their squares and two more.
+    row_bytes = 300 * (32 if normalized else 12) + (3 + 2) * 16 * 16
+    n_rows = int(working_memory * 2**20 / row_bytes)
+    n_rows = n_rows if normalized else min(n_rows, 512)
+    assert next(size for n, size in sizes if n == 1000) == n_rows
+    sizes.clear()
+    with config_context(working_memory=1e-5):
+        found, _ = find_nearest(queries[:3], bank, 1, normalize=normalize)
+    assert next(size for n, size in sizes if n == 3) == 1  # one at least
+    assert_allclose(found[:, 0], cdist(queries[:3], bank).min(axis=1))
+
+
+@pytest.mark.parametrize("k", [1, 3, 8])
+@pytest.mark.parametrize("n_columns", [8, 31, 160, 161, 1000, 1055, 4096])
+def test_the_smallest_columns_are_those_of_a_sort(n_columns, k):
+    values = np.random.default_rng(0).normal(size=(40, n_columns)).astype(np.float32)
+    values[3] = np.sort(values[3])
+    values[4] = -np.sort(-values[4])
+    columns = search._smallest(values, k)
+    assert columns.shape == (40, k)
+    found = np.sort(np.take_along_axis(values, columns, axis=1), axis=1)
+    assert_array_equal(found, np.sort(values, axis=1)[:, :k])
+    assert all(len(set(row)) == k for row in columns.tolist())
+
+
+@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_within_a_bank_normalized_distances_leave_each_out(name, metric):
+    bank, _ = scenes(name, np.random.default_rng(0))
+    bank = prepare(bank, metric)
+    unit = np.linspace(1, 2, len(bank))
+    found, neighbors = find_nearest(
+        bank, bank, 2, metric=metric, normalize=lambda d, rows: d / unit[rows], within_bank=True
+    )
+    exact = cdist(bank, bank)
+    exact = (exact**2 / 2 if metric == "cosine" else exact) / unit
+    np.fill_diagonal(exact, np.inf)
+    assert_allclose(found, np.sort(exact, axis=1)[:, :2], rtol=1e-6)
+    assert (neighbors != np.arange(len(bank))[:, np.newaxis]).all()
+
+
+def test_a_tolerance_of_a_feature_says_what_equals_a_reference():
+    bank = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
+    for moved, tolerance, nearest in (
+        ([0.5, 0.0], [0.5, 0.0], 9.5),
+        ([0.5, 0.0], [0.4, 9.0], 0.5),
+        ([0.0, 0.5], [0.5, 0.0], 0.5),
+        ([0.5, 0.5], [0.5, 0.5], np.hypot(9.5, 0.5)),
+    ):
+        found, _ = find_nearest(
+            np.array([moved]), bank, 1, skip_self=True, tolerance=np.array(tolerance)
+        )
+        assert found[0, 0] == pytest.approx(nearest)
+    # Without others there is nothing else to compare with.
+    found, rows = find_nearest(np.zeros((1, 2)), bank[:1], 1, skip_self=True)
+    assert (found[0, 0], rows[0, 0]) == (0, 0)
+    found, _ = find_nearest(np.zeros((1, 2)), bank, 3, skip_self=True)
+    assert_allclose(found[0], [0, 10, 10])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_of_unit_length_have_one_more_coordinate_for_zeros(dtype):
+    X = np.array([[3.0, 4.0], [0.0, 0.0], [-1e-20, 0.0]], dtype=dtype)
+    assert_allclose(prepare(X, "cosine"), [[0.6, 0.8, 0], [0, 0, 1], [-1, 0, 0]])
+    assert prepare(X, "cosine").dtype == dtype
+    assert prepare(X, "euclidean") is X
+    assert_allclose(as_distance(np.array([0.0, 2.0, 4.0]), "cosine"), [0, 1, 2])
+    assert_allclose(as_distance(np.array([0.0, 2.25, 4.0]), "euclidean"), [0, 1.5, 2])
+
+
 def test_spare_candidates_leave_few_queries_to_an_exact_search(monkeypatch):
     """Each such query costs a pass over the bank in float64."""
     calls = []
@@ -592,6 +793,26 @@ def test_densities_of_twins_are_a_millionth_of_the_largest():
     ).fit(X)
     (densities,) = detector.densities_
     assert_array_equal(densities[:2], 1e-6 * densities.max())
+
+
+@pytest.mark.parametrize(("n_clips", "n_others"), [(2, 1), (3, 1), (4, 2), (17, 8), (40, 8)])
+def test_the_density_of_a_bank_is_of_half_of_it_and_at_most_eight_clips(n_clips, n_others):
+    X = clips(n_clips + 20)
+    detector = KNNDetector(metric="euclidean", normalization="local_density")
+    detector.fit(X, domains=["a"] * 20 + ["b"] * n_clips) if n_clips > 2 else detector._fit(
+        X, {"a": np.arange(20), "b": np.arange(20, 22)}
+    )
+    D = euclidean_distances(X[20:])
+    expected = [density(D, j, n_others) for j in range(n_clips)]
+    assert_allclose(detector.densities_[1], expected, rtol=1e-9)
+
+
+def test_references_that_do_not_vary_leave_distances_as_they_are():
+    square = np.array([[0.0, 0], [0, 1], [1, 0], [1, 1]])  # each is as far from its nearest
+    detector = KNNDetector(metric="euclidean", normalization="variance_min")
+    detector._fit(square, {None: np.arange(4)})
+    assert detector.alpha_ == 0
+    assert_array_equal(detector._terms(square + 5)[:, 0], cdist(square + 5, square).min(axis=1))
 
 
 def test_a_domain_of_equal_clips_has_densities_of_one():
@@ -716,10 +937,12 @@ def test_shrinkage_is_ledoit_and_wolfs():
     assert MahalanobisDetector("ledoit-wolf").fit(X[:, :1]).shrinkage_ > 0
 
 
-@pytest.mark.parametrize(("n_clips", "n_features"), [(60, 12), (12, 30)])
-def test_left_out_clips_are_likeliest_at_the_shrinkage(n_clips, n_features):
+@pytest.mark.parametrize(
+    ("n_clips", "n_features", "unit"), [(60, 12, 1.0), (12, 30, 1.0), (12, 30, 0.1)]
+)
+def test_left_out_clips_are_likeliest_at_the_shrinkage(n_clips, n_features, unit):
     """By refits without each clip in turn, at shrinkages around the one that was found."""
-    X = clips(n_clips, n_features)
+    X = unit * clips(n_clips, n_features)
     found = MahalanobisDetector(standardize=False).fit(X).shrinkage_
     target = X.var(axis=0).mean() * np.eye(n_features)
 
@@ -810,6 +1033,24 @@ def test_few_target_clips_borrow_the_covariance_of_the_source():
     source, moved = detector.score_samples(fresh), detector.score_samples(fresh + 3)
     # A mean of 10 clips is off by a tenth of the variance, so that distances grow by 5 %.
     assert np.median(moved) / np.median(source) == pytest.approx(np.sqrt(1.1), rel=0.05)
+
+
+def test_a_fold_of_one_clip_has_a_covariance_all_the_same():
+    """Of two clips one is left out at a time: what remains does not vary."""
+    for shrinkage in ("likelihood", "ledoit-wolf"):
+        detector = MahalanobisDetector(shrinkage)
+        detector._fit(clips(1), {None: np.arange(1)})
+        assert detector.shrinkage_ == 1
+        assert detector.variance_ == 1
+        assert detector.n_components_ == 0
+        assert_allclose(detector._terms(clips(1) + 2)[0, 0], np.sqrt([24, 0, 24]))
+
+
+def test_the_shrinkage_of_one_feature_is_the_least():
+    X = clips(60, 1)
+    assert MahalanobisDetector("ledoit-wolf").fit(X).shrinkage_ == 1e-7
+    wide = np.hstack([X, X, X])  # features that depend on each other
+    assert MahalanobisDetector().fit(wide).shrinkage_ == pytest.approx(1e-3, rel=0.05)
 
 
 # --- GMMDetector ---------------------------------------------------------------------------------
@@ -1252,6 +1493,81 @@ def test_detectors_of_maps_can_be_grouped(detector):
     assert 0 < best.sum() < 9
     assert_array_equal(grouped.anomaly_map(new), np.where(best[:, np.newaxis, np.newaxis], *maps))
     assert np.isfinite(grouped.score_samples(tokens[:, :2], groups=groups)).all()
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        KNNDetector(),
+        make_pipeline(StandardScaler(), KNNDetector()),
+        IsolationForest(n_estimators=5, random_state=0),
+    ],
+    ids=by_name,
+)
+def test_a_group_is_taken_out_with_its_scores(inner):
+    X, groups = machines()
+    order = np.random.default_rng(0).permutation(120)
+    X, groups = X[order], groups[order]
+    detector = GroupedDetector(inner).fit(X, groups=groups, sessions=np.arange(120) // 2)
+    new = clips(9, seed=3)
+    for group in ("pump", "valve"):
+        alone, own = detector.select_group(group), groups == group
+        expected = detector.score_samples(new, groups=[group] * 9)
+        assert_array_equal(alone.score_samples(new), expected)
+        assert_array_equal(alone.score_samples(new, groups=[group] * 9), expected)
+        assert_array_equal(alone.p_values(new), detector.p_values(new, groups=[group] * 9))
+        assert_array_equal(alone.training_scores_, detector.training_scores_[own])
+        assert_array_equal(alone.session_weights_, detector.session_weights_[own])
+        assert_array_equal(alone.group_rows_[group], np.arange(own.sum()))
+        for name in ("detectors_", "thresholds_", "scales_", "group_rows_"):
+            assert list(getattr(alone, name)) == [group]
+        assert alone.offset_ == -1
+    assert set(detector.detectors_) == {"fan", "pump", "valve"}  # as it was
+
+
+def test_what_cannot_be_taken_out_is_said():
+    X, groups = machines()
+    with pytest.raises(ValueError, match=r"^This GroupedDetector instance is not fitted yet"):
+        GroupedDetector().select_group("fan")
+    message = "Group 'belt' was not seen in fit. The groups are: 'fan', 'pump', 'valve'."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        GroupedDetector().fit(X, groups=groups).select_group("belt")
+    message = (
+        "The groups share one detector, since fit was given domains or labels (pooled=True), and "
+        "none can be taken out. Fit without them."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        GroupedDetector(pooled=True).fit(X, groups=groups).select_group("fan")
+
+
+def test_the_map_of_a_clip_without_a_group_is_that_of_its_best_and_unread_ones_have_none():
+    tokens = np.random.default_rng(0).normal(size=(24, 3, 2, 5))
+    tokens[12:] += 3
+    pipe = make_pipeline(FunctionTransformer(), SubbandKNNDetector())
+    detector = GroupedDetector(pipe).fit(tokens, groups=["fan"] * 12 + ["pump"] * 12)
+    new = np.random.default_rng(1).normal(size=(4, 3, 2, 5))
+    new[2:] += 3
+    new[1] = np.nan
+    found = detector.anomaly_map(new)
+    expected = detector.anomaly_map(new, groups=["fan", "fan", "pump", "pump"])
+    assert_array_equal(found, expected)
+    assert np.isnan(found).all(axis=(1, 2)).tolist() == [False, True, False, False]
+    with pytest.raises(ValueError, match="not fitted yet"):
+        GroupedDetector(pipe).anomaly_map(new)
+
+
+def test_metadata_of_single_clips_follow_them_into_their_groups():
+    X, groups = machines()
+    domains = np.array(["source", "target"])[np.arange(120) // 3 % 2]
+    sessions = np.arange(120) // 2
+    detector = euclidean_by_group().fit(X, groups=groups, domains=domains, sessions=sessions)
+    for group in ("fan", "pump", "valve"):
+        own = groups == group
+        alone = KNNDetector(metric="euclidean").fit(
+            X[own], domains=domains[own], sessions=sessions[own]
+        )
+        assert_array_equal(detector.detectors_[group].training_scores_, alone.training_scores_)
+        assert_array_equal(detector.session_weights_[own], alone.session_weights_)
 
 
 # --- metadata in a pipeline ----------------------------------------------------------------------

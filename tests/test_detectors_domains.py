@@ -306,6 +306,25 @@ def test_smote_on_a_line_adds_points_between_neighbours():
     assert_allclose(plain.score_samples([[22.0], [28.0]]), [-2, -4])
 
 
+@pytest.mark.parametrize(("n_target", "n_references"), [(1, 1), (2, 12), (7, 12), (12, 12)])
+def test_smote_enlarges_what_has_two_clips_with_up_to_five_neighbours(n_target, n_references):
+    X, _ = shifted(12, n_target)
+    detector = KNNDetector(metric="euclidean", smote=1.0, random_state=0)
+    detector._fit(X, {"source": np.arange(12), "target": np.arange(12, 12 + n_target)})
+    bank, target = detector.banks_[1], X[12:]
+    assert len(bank) == n_references
+    assert_array_equal(bank[:n_target], target)
+    for added in bank[n_target:]:
+        # It lies on the way from a clip to one of its nearest five.
+        detours = []
+        for clip in target:
+            others = np.linalg.norm(target - clip, axis=1)
+            for near in target[np.argsort(others)[1:6]]:
+                way = np.linalg.norm(added - clip) + np.linalg.norm(near - added)
+                detours.append(way - np.linalg.norm(near - clip))
+        assert min(detours) < 1e-9
+
+
 def test_clips_are_left_out_before_smote():
     """No point that was made of a clip is among those that it is compared with."""
     X, domains = shifted(12, 8)

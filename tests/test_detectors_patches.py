@@ -11,6 +11,7 @@ from sklearn import config_context
 from sklearn.base import clone
 from sklearn.covariance import ledoit_wolf
 from sklearn.metrics.pairwise import cosine_distances
+from sklearn.random_projection import GaussianRandomProjection
 
 from skanopatch.detectors import PatchKNNDetector, SubbandKNNDetector, patch_knn
 from skanopatch.detectors.patch_knn import _farthest_first
@@ -162,7 +163,9 @@ def test_an_unreadable_clip_has_a_map_of_nan_and_harms_no_other(detector):
     assert np.isnan(maps[2]).all()
     assert_allclose(maps[[0, 1, 3, 4]], whole[[0, 1, 3, 4]])
     assert again.predict(new)[2] == -1
-    assert np.isnan(again.anomaly_map(np.full((2, 6, 4, N_DIMS), np.nan))).all()
+    nothing = again.anomaly_map(np.full((2, 6, 4, N_DIMS), np.nan))
+    assert nothing.shape == (2, 6, 4)
+    assert np.isnan(nothing).all()
 
 
 @every_detector
@@ -399,6 +402,87 @@ def test_features_that_are_one_in_fit_and_differ_in_a_new_cell_are_an_anomaly(de
     assert found.max() > 1
 
 
+@pytest.mark.parametrize("metric", ["euclidean", "cosine", "mahalanobis"])
+def test_a_map_of_patches_is_its_definition_band_by_band(metric):
+    """Distances to the nearest token of any band, as logarithms in quartile ranges of a band."""
+    X, new = clips(24), clips(5, seed=1)
+    tokens = X.reshape(-1, N_DIMS)
+
+    def space(rows):
+        if metric == "cosine":
+            return np.zeros(N_DIMS), np.eye(N_DIMS)
+        if metric == "euclidean":
+            return rows.mean(axis=0), np.eye(N_DIMS)
+        scale = rows.std(axis=0)
+        covariance, _ = ledoit_wolf((rows - rows.mean(axis=0)) / scale, assume_centered=True)
+        covariance += 1e-6 * np.eye(N_DIMS)
+        return rows.mean(axis=0), np.linalg.inv(np.linalg.cholesky(covariance)).T / scale[:, None]
+
+    def distances(rows, others):
+        center, matrix = space(others)
+        if metric == "cosine":
+            return cosine_distances(rows, others).min(axis=1)
+        a, b = (rows - center) @ matrix, (others - center) @ matrix
+        return np.linalg.norm(a[:, np.newaxis] - b, axis=2).min(axis=1)
+
+    left_out = np.empty((24, N_TIME, N_FREQ))
+    for fold in range(20):
+        left = np.arange(fold, 24, 20)
+        others = np.delete(X, left, axis=0).reshape(-1, N_DIMS)
+        found = distances(X[left].reshape(-1, N_DIMS), others)
+        left_out[left] = found.reshape(len(left), N_TIME, N_FREQ)
+    low, median, high = np.quantile(np.log1p(left_out), [0.25, 0.5, 0.75], axis=(0, 1))
+    detector = PatchKNNDetector(metric).fit(X)
+    assert_allclose(detector.band_median_, median[np.newaxis], rtol=1e-6)
+    assert_allclose(detector.band_iqr_, (high - low)[np.newaxis], rtol=1e-6)
+    of_new = distances(new.reshape(-1, N_DIMS), tokens).reshape(5, N_TIME, N_FREQ)
+    expected = (np.log1p(of_new) - median) / (high - low) / detector.level_
+    assert_allclose(detector.anomaly_map(new), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_band_whose_distances_are_all_the_same_is_in_units_of_logarithms():
+    X = np.random.default_rng(0).normal(size=(20, 2, 2, 3))
+    X[:, :, 1] = 100 + np.arange(3)  # one token, in each clip
+    detector = PatchKNNDetector("euclidean").fit(X)
+    assert_array_equal(detector.band_median_[0, 1], 0)
+    assert_array_equal(detector.band_iqr_[0, 1], 1)
+    new = X[:1].copy()
+    new[0, 1, 1, 2] += 2.0
+    found = detector.anomaly_map(new)[0, :, 1]
+    assert_allclose(found, [0, np.log1p(2.0) / detector.level_])
+
+
+def test_a_level_that_is_not_above_0_is_none():
+    """Of two clips that are alike, each is as near as the median: the highest cell is 0."""
+    X = np.repeat(clips(1, n_time=1), 6, axis=0)
+    with pytest.warns(UserWarning, match="All 6 clips are equal"):
+        detector = PatchKNNDetector("euclidean").fit(X)
+    assert detector.level_ == 1
+    assert_array_equal(detector.anomaly_map(X), 0)
+
+
+def test_directions_of_rounding_errors_are_none_and_constant_ones_have_their_unit():
+    X = clips(20)
+    X[..., 2] = 7.0
+    detector = PatchKNNDetector().fit(X)
+    center, matrix, rounding = detector.space_
+    assert_allclose(center, X.reshape(-1, N_DIMS).mean(axis=0))
+    residuals = X.reshape(-1, N_DIMS) - center
+    residuals[:, 2] = 0
+    scale = np.where(np.arange(N_DIMS) == 2, 1, residuals.std(axis=0))
+    covariance, _ = ledoit_wolf(residuals / scale, assume_centered=True)
+    covariance += np.diag(np.where(np.arange(N_DIMS) == 2, 1, 1e-6))
+    assert_allclose(matrix @ matrix.T * np.outer(scale, scale), np.linalg.inv(covariance))
+    largest = np.abs(residuals).max(axis=0) @ np.abs(matrix)
+    assert_allclose(rounding, 8 * np.finfo(float).eps * largest)
+    for metric in ("euclidean", "cosine"):
+        plain = PatchKNNDetector(metric).fit(X)
+        center, matrix, rounding = plain.space_
+        assert matrix is None
+        assert not rounding.any()
+        assert_allclose(center, 0 if metric == "cosine" else X.reshape(-1, N_DIMS).mean(axis=0))
+
+
 def test_one_odd_clip_among_the_normal_ones_hides_no_fault():
     X, new = clips(60), clips(3, seed=1)
     new[:, 2, 1] += 20
@@ -493,6 +577,78 @@ def test_too_little_memory_is_an_error_that_says_what_to_set(monkeypatch):
     assert "MelPatcher" not in str(caught.value)
     memory.available = 2 * 10**9
     PatchKNNDetector().fit(clips(20))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("metric", ["euclidean", "mahalanobis"])
+@pytest.mark.parametrize(("n_dims", "size"), [(5, None), (5, 480), (5, 100), (80, 100)])
+def test_memory_is_that_of_tokens_bank_matrices_and_chunks(
+    monkeypatch, n_dims, size, metric, dtype
+):
+    X = np.random.default_rng(0).normal(size=(20, 6, 4, n_dims)).astype(dtype)
+    n_tokens, itemsize = 480, np.dtype(dtype).itemsize
+    kept = n_tokens if size is None else size
+    needed = n_tokens * n_dims * (itemsize + 8)  # projected, and their differences in float64
+    needed += 2 * kept * n_dims * itemsize  # the bank, and that of a fold
+    if kept < n_tokens:  # of the choice: float32 rows of at most 64 dimensions, and three numbers
+        needed += n_tokens * 4 * (min(n_dims, 64) + 3)
+    if metric == "mahalanobis":
+        needed += 4 * 8 * n_dims * n_dims
+    needed += 3 * 2**20  # to work in
+    memory = SimpleNamespace(available=needed)
+    monkeypatch.setattr(patch_knn.psutil, "virtual_memory", lambda: memory)
+    detector = PatchKNNDetector(metric, max_bank_size=size, random_state=0)
+    with config_context(working_memory=3):
+        detector._check_memory(n_tokens, n_dims, itemsize)
+        detector.fit(X)
+        memory.available = needed - 1
+        message = (
+            f"PatchKNNDetector needs {needed / 1e9:.2g} GB to keep {kept} of 480 tokens of "
+            f"{n_dims} dimensions, and {memory.available / 1e9:.2g} GB are available. Set "
+            f"max_bank_size below {size}, give fewer clips, or float32 for float64."
+        )
+        with pytest.raises(MemoryError, match=f"^{re.escape(message)}$"):
+            detector.fit(X)
+
+
+@pytest.mark.parametrize(("n_dims", "is_many"), [(2000, False), (2001, True)])
+def test_tokens_of_more_dimensions_than_any_network_has_may_be_samples(
+    monkeypatch, n_dims, is_many
+):
+    memory = SimpleNamespace(available=0)
+    monkeypatch.setattr(patch_knn.psutil, "virtual_memory", lambda: memory)
+    with pytest.raises(MemoryError) as caught:
+        PatchKNNDetector("cosine").fit(np.random.default_rng(0).normal(size=(3, 1, 1, n_dims)))
+    assert ("put MelPatcher() first" in str(caught.value)) is is_many
+
+
+@pytest.mark.parametrize(("size", "n_folds"), [(None, 20), (600, 20), (599, 5), (50, 5)])
+def test_clips_are_left_out_in_five_folds_if_tokens_are_chosen(size, n_folds):
+    detector = PatchKNNDetector(max_bank_size=size)
+    assert detector._n_folds(clips(25)) == n_folds  # of 600 tokens
+
+
+@pytest.mark.parametrize(("n_dims", "is_exact"), [(64, True), (65, False)])
+def test_the_choice_measures_in_at_most_64_dimensions(n_dims, is_exact):
+    """On rows along the axes, each at its own distance, the order of the choice is known."""
+    lengths = 1 + 0.02 * np.arange(n_dims)
+    rows = np.vstack([np.zeros(n_dims), np.diag(lengths)])
+    start = SimpleNamespace(randint=lambda n: 0)
+    if is_exact:
+        chosen = _farthest_first(rows, range(n_dims + 1), start)
+        assert chosen[0] == 0
+        assert chosen[1] == n_dims
+        assert sorted(chosen) == list(range(n_dims + 1))
+        return
+    chosen = _farthest_first(rows, range(n_dims + 1), np.random.RandomState(0))
+    again = _farthest_first(rows, range(n_dims + 1), np.random.RandomState(0))
+    assert_array_equal(chosen, again)
+    assert sorted(chosen) == list(range(n_dims + 1))  # each once, also those that look alike
+    projection = GaussianRandomProjection(64, random_state=np.random.RandomState(0))
+    near = projection.fit_transform(rows.astype(np.float32))
+    for i in range(1, 20):
+        gaps = np.linalg.norm(near[:, np.newaxis] - near[chosen[:i]], axis=2).min(axis=1)
+        assert gaps[chosen[i]] == pytest.approx(gaps.max(), rel=1e-3)
 
 
 def test_tokens_of_many_dimensions_need_memory_for_their_covariance(monkeypatch):

@@ -9,8 +9,10 @@ import pytest
 import soundfile
 from numpy.testing import assert_array_equal
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from skanopatch import (
     AnomalousSoundDetector,
@@ -287,6 +289,26 @@ def test_embeddings_in_a_table_are_scored_alike_with_and_without_a_cache(root, t
 
 
 @pytest.mark.filterwarnings("ignore:.* lacks:UserWarning")
+def test_all_steps_before_the_detector_embed_and_are_fitted_on_all_machines(root):
+    machines = ["fan", "valve"]
+    steps = make_pipeline(BandLevels(), StandardScaler(), PCA(3), KNNDetector(metric="euclidean"))
+    evaluation = evaluate_dcase(steps, root, year=2023, machine=machines)
+    train = load_dcase(root, year=2023, machine=machines, split="train")
+    embedder = make_pipeline(StandardScaler(), PCA(3)).fit(levels_of(train.paths))
+    for machine in machines:
+        own = train.machine == machine
+        alone = KNNDetector(metric="euclidean").fit(
+            embedder.transform(levels_of(train.paths[own])), domains=train.domain[own]
+        )
+        found = evaluation.clips[evaluation.clips.machine == machine]
+        embedded = embedder.transform(levels_of(found.path))
+        assert_array_equal(
+            np.argsort(found.anomaly_score), np.argsort(alone.anomaly_score(embedded))
+        )
+        assert_array_equal(found.decision, alone.predict(embedded) == -1)
+
+
+@pytest.mark.filterwarnings("ignore:.* lacks:UserWarning")
 def test_other_parameters_and_other_files_are_embedded_anew(root, tmp_path):
     cache = tmp_path / "cache"
     copy = make_miniature_dcase(
@@ -362,6 +384,104 @@ def test_evaluation_sets_are_scored_with_and_without_their_truth(root, tmp_path)
     assert_array_equal(files.decision, known.clips.decision)
 
 
+@pytest.fixture(scope="module")
+def root_of_sections(tmp_path_factory):
+    return make_miniature_dcase(
+        tmp_path_factory.mktemp("sections"),
+        year=2021,
+        machines=["fan", "valve"],
+        n_test=1,
+        random_state=0,
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.* lacks:UserWarning")
+@pytest.mark.parametrize("kind", ["pipeline", "groups", "each"])
+def test_sections_are_judged_by_their_own_normal_clips(root_of_sections, kind):
+    root, arguments = root_of_sections, {"year": 2021, "machine": ["fan", "valve"]}
+    detector = {
+        "pipeline": pipe(),
+        "groups": LevelDetectorOfGroups(),
+        "each": make_pipeline(LevelDetector()),
+    }[kind]
+    evaluation = evaluate_dcase(detector, root, **arguments)
+    clips = evaluation.clips
+    assert list(clips.columns) == [
+        "path", "machine", "section", "domain", "y", "anomaly_score", "decision", "name",
+    ]  # fmt: skip
+    data = load_dcase(root, subset="development", **arguments)
+    levels = levels_of(data.paths)
+    is_train = data.split == "train"
+    sections = sorted(set(zip(data.machine.tolist(), data.section.tolist(), strict=True)))
+    assert len(sections) == 6
+    for machine, section in sections:
+        own = (data.machine == machine) & (data.section == section)
+        train, test = own & is_train, own & (data.split == "test")
+        found = clips[(clips.machine == machine) & (clips.section == section)]
+        assert found.path.tolist() == data.paths[test].tolist()
+        if kind == "pipeline":
+            alone = KNNDetector(metric="euclidean").fit(levels[train], domains=data.domain[train])
+            distances, decisions = alone.anomaly_score(levels[test]), alone.predict(levels[test])
+            assert_array_equal(np.argsort(found.anomaly_score), np.argsort(distances))
+            assert_array_equal(found.decision, decisions == -1)
+        else:
+            mean = levels[train].mean(axis=0)
+            distances = np.linalg.norm(levels[test] - mean, axis=1)
+            np.testing.assert_allclose(found.anomaly_score, distances, rtol=1e-9)
+            assert_array_equal(found.decision, distances > 1)
+        rates = evaluation.rates.loc[machine, section]
+        assert list(rates.index) == ["false_alarm_rate", "detection_rate"]
+        assert rates.false_alarm_rate == found.decision[found.y == 1].mean()
+        assert rates.detection_rate == found.decision[found.y == -1].mean()
+    assert_array_equal(clips.y, data.y[data.split == "test"])
+    assert_array_equal(clips.domain, data.domain[data.split == "test"])
+    assert clips.name.tolist() == [path.split("/")[-1] for path in clips.path]
+    assert len(evaluation.scores.per_section) == 6
+    assert evaluation.year == evaluation.scores.year == 2021
+    assert evaluation.rates.columns.name is None
+
+
+@pytest.mark.filterwarnings("ignore:.* lacks:UserWarning")
+def test_supplemental_clips_are_neither_embedded_nor_scored(tmp_path):
+    root = make_miniature_dcase(tmp_path, year=2025, machines=["fan"], n_test=1, random_state=0)
+    data = load_dcase(root, year=2025, machine="fan", subset="development")
+    supplemental = data.paths[data.split == "supplemental"]
+    assert len(supplemental) > 0
+    BandLevels.embedded.clear()
+    evaluation = evaluate_dcase(pipe(), root, year=2025, machine="fan")
+    assert not set(supplemental) & set(BandLevels.embedded)
+    assert evaluation.clips.path.tolist() == data.paths[data.split == "test"].tolist()
+    ((paths, _),) = BandLevels.fits
+    assert paths == data.paths[data.split == "train"].tolist()
+
+
+@pytest.mark.filterwarnings("ignore:.* lacks:UserWarning")
+@pytest.mark.parametrize(
+    ("detector", "bars"),
+    [(None, ["embedding"]), (LevelDetector(), ["sections"]), (LevelDetectorOfGroups(), [])],
+)
+def test_progress_is_shown_if_it_is_asked_for(root, capfd, detector, bars):
+    detector = pipe() if detector is None else detector
+    for verbose in (0, 1):
+        evaluate_dcase(detector, root, year=2023, machine=["fan", "valve"], verbose=verbose)
+        shown = capfd.readouterr().err
+        for bar in ("embedding", "sections"):
+            assert (f"{bar}: 100%" in shown) is (bool(verbose) and bar in bars)
+        if verbose and bars:
+            assert "2/2" in shown
+
+
+def test_labels_of_extra_clips_need_their_clips(root):
+    with pytest.raises(ValueError, match="Got 2 labels for 0 clips"):
+        evaluate_dcase(pipe(), root, year=2023, extra_labels=["a", "b"])
+    with pytest.raises(ValueError, match="Got 0 labels for 1 clips"):
+        evaluate_dcase(pipe(), root, year=2023, extra_clips=["a.wav"])
+    with pytest.raises(ValueError, match="extra_clips need a Pipeline, whose steps before the"):
+        evaluate_dcase(
+            make_pipeline(LevelDetector()), root, year=2023, extra_clips=["a"], extra_labels=["a"]
+        )
+
+
 @pytest.mark.filterwarnings("ignore:.* lacks:UserWarning")
 def test_tables_are_written(root, tmp_path):
     evaluation = evaluate_dcase(pipe(), root, year=2023, machine=["fan", "valve"])
@@ -372,8 +492,12 @@ def test_tables_are_written(root, tmp_path):
     assert sections.detection_rate["fan", 0] == evaluation.rates.detection_rate["fan", 0]
     machines = read_csv(tmp_path / "per_machine.csv", index_col="machine")
     assert machines.official["fan"] == evaluation.scores.per_machine.official["fan"]
-    assert len(pd.read_csv(tmp_path / "clips.csv")) == 24
+    clips = pd.read_csv(tmp_path / "clips.csv")
+    pd.testing.assert_frame_equal(clips, evaluation.clips)
     assert len(list((tmp_path / "challenge").iterdir())) == 4
+    assert sorted(path.name for path in tmp_path.glob("*.csv")) == [
+        "clips.csv", "per_machine.csv", "per_section.csv",
+    ]  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore:.* lacks:UserWarning")
@@ -385,10 +509,22 @@ def test_wrong_input_is_named(root, tmp_path):
     )
     with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
         evaluate_dcase(BandLevels(), root, year=2023)
+    for missing in ("fit", "score_samples", "predict"):
+        names = {"fit", "score_samples", "predict"} - {missing}
+        detector = type("Half", (BaseEstimator,), {name: lambda self, X: None for name in names})
+        with pytest.raises(TypeError, match=r"Got Half\(\) instead"):
+            evaluate_dcase(detector(), root, year=2023)
     copy = make_miniature_dcase(
-        tmp_path, year=2023, machines=["fan"], n_train=2, n_test=1, random_state=0
+        tmp_path,
+        year=2023,
+        machines=["valve", "fan", "slider"],
+        n_train=2,
+        n_test=1,
+        random_state=0,
     )
-    for path in (copy / "fan" / "train").iterdir():
-        path.unlink()
-    with pytest.raises(ValueError, match=r"has no clips to train on of fan/00\.$"):
-        evaluate_dcase(pipe(), copy, year=2023, machine="fan")
+    for machine in ("fan", "valve"):
+        for path in (copy / machine / "train").iterdir():
+            path.unlink()
+    message = f"'{copy}' has no clips to train on of fan/00, valve/00."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        evaluate_dcase(pipe(), copy, year=2023, machine=["valve", "fan", "slider"])

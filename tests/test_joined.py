@@ -278,6 +278,117 @@ def test_members_have_names_of_their_own():
         JoinedDetector([("threshold", NEAR)]).fit(clips(9))
 
 
+class Plain(OutlierMixin, BaseEstimator):
+    """A detector that counts no features, as scikit-learn does not demand of it."""
+
+    def fit(self, X, y=None):
+        self.mean_ = np.asarray(X).mean(axis=0)
+        return self
+
+    def score_samples(self, X):
+        return -np.linalg.norm(np.asarray(X) - self.mean_, axis=1)
+
+
+def test_features_are_those_of_the_first_member():
+    frame = pd.DataFrame(clips(30), columns=list("abcdef"))
+    seen = ColumnTransformer([("seen", "passthrough", list("abcdef"))])
+    found = joined(make_pipeline(seen, NEAR), Plain(), Plain()).fit(frame)
+    assert found.n_features_in_ == 6
+    assert_array_equal(found.feature_names_in_, list("abcdef"))
+
+
+@pytest.mark.parametrize("joining", ["mean", "min"])
+def test_ends_that_are_fitted_to_given_features_are_those_of_a_whole_fit(joining):
+    X, new = clips(40), clips(9, seed=1)
+    metadata = {"sessions": list(np.arange(40) // 2), "groups": ["a", "b"] * 20}
+    steps = [
+        make_pipeline(StandardScaler(), PCA(4, random_state=0), GroupedDetector(NEAR)),
+        make_pipeline(StandardScaler(), IsolationForest(n_estimators=5, random_state=0)),
+        make_pipeline(SPREAD),
+    ]
+    whole = joined(*steps, joining=joining).fit(X, **metadata)
+    fitted = [clone(member).fit(X) for member in steps]
+    features = [member[:-1].transform(X) if len(member) > 1 else X for member in fitted]
+    found = joined(*fitted, joining=joining).fit_ends(features, metadata)
+    assert [len(member) for member in found.detectors_] == [3, 2, 1]
+    for name in ("training_scores_", "session_weights_", "weights_", "offset_"):
+        assert_allclose(getattr(found, name), getattr(whole, name), rtol=1e-9)
+    for given in ({}, {"groups": ["a", "b", "a"] * 3}):
+        expected = whole.score_samples(new, **given)
+        assert_allclose(found.score_samples(new, **given), expected, rtol=1e-9)
+    for (name, _), member, before in zip(found.detectors, found.detectors_, fitted, strict=True):
+        assert found.named_detectors_[name] is member
+        assert all(a is b for a, b in zip(member[:-1], before[:-1], strict=True))
+        assert member[-1] is not before[-1]
+        assert [n for n, _ in member.steps] == [n for n, _ in before.steps]
+
+
+def test_a_group_of_joined_members_is_taken_out_with_its_scores():
+    X, groups = clips(40), np.array(["a", "b"])[np.arange(40) % 3 % 2]
+    members = [
+        make_pipeline(StandardScaler(), PCA(4, random_state=0), GroupedDetector(NEAR)),
+        GroupedDetector(SPREAD),
+    ]
+    found = joined(*members).fit(X, groups=groups, sessions=np.arange(40) // 2)
+    new = clips(9, seed=1)
+    for group in "ab":
+        alone, own = found.select_group(group), groups == group
+        expected = found.score_samples(new, groups=[group] * 9)
+        assert_array_equal(alone.score_samples(new), expected)
+        assert_array_equal(alone.training_scores_, found.training_scores_[own])
+        assert_array_equal(alone.session_weights_, found.session_weights_[own])
+        assert alone.offset_ == found.offset_
+        assert [len(m) for m in alone.detectors_[:1]] == [3]
+        for name, member in zip(("m0", "m1"), alone.detectors_, strict=True):
+            assert alone.named_detectors_[name] is member
+    assert found.score_samples(new).shape == (9,)  # as it was
+    with pytest.raises(ValueError, match="not fitted yet"):
+        joined(*members).select_group("a")
+
+
+@pytest.mark.filterwarnings("ignore:Clips of one session", "ignore:2 sessions are few")
+def test_weights_of_sessions_are_those_of_a_member_that_knows_them():
+    X, sessions = clips(30), np.arange(30) // 15
+    pipe = make_pipeline(ColumnTransformer([("seen", "passthrough", [0])]), NEAR)
+    found = joined(pipe, SPREAD).fit(X, sessions=sessions)
+    assert_allclose(found.session_weights_, 1 / 15)
+    X[3, 0] = np.nan  # for the first member
+    found = joined(pipe, make_pipeline(ColumnTransformer([("a", "passthrough", [1])]), NEAR)).fit(X)
+    assert found.detectors_[0][-1].session_weights_[3] == 0
+    assert found.session_weights_[3] == 1
+    assert np.isnan(found.training_scores_[3])
+
+
+def test_tags_of_joined_detectors_are_those_of_the_first_and_errors_are_left_to_fit():
+    tokens = JoinedDetector([("a", SubbandKNNDetector()), ("b", NEAR)])
+    assert (
+        tokens.__sklearn_tags__().input_tags == SubbandKNNDetector().__sklearn_tags__().input_tags
+    )
+    for detectors in ([], [NEAR], None):
+        assert JoinedDetector(detectors).__sklearn_tags__().estimator_type == "outlier_detector"
+
+
+def test_parameters_of_members_are_checked_by_them():
+    wrong = KNNDetector(metric="manhattan")
+    message = "The 'metric' parameter of KNNDetector must be"
+    for detector in (joined(NEAR, wrong), CalibratedDetector(wrong), GroupedDetector(wrong)):
+        with pytest.raises(ValueError, match=message):
+            detector.fit(clips(9))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("joining", "max"), ("false_alarm_rate", 0.0), ("false_alarm_rate", 0.6), ("threshold", "t")],
+)
+def test_parameters_of_joined_detectors_have_their_range(name, value):
+    message = f"The '{name}' parameter of JoinedDetector must be .* Got {value!r} instead"
+    with pytest.raises(ValueError, match=message):
+        joined(NEAR, **{name: value}).fit(clips(9))
+    if name != "joining":
+        with pytest.raises(ValueError, match=message.replace("Joined", "Calibrated")):
+            CalibratedDetector(NEAR, **{name: value}).fit(clips(9))
+
+
 # --- parameters ----------------------------------------------------------------------------------
 
 

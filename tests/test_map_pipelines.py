@@ -17,38 +17,8 @@ from skanopatch import (
     SubbandKNNDetector,
     anomaly_map,
     make_map_pipeline,
-    patchify,
 )
 from skanopatch.datasets import make_machine_sounds
-
-# --- PatchStatistics -----------------------------------------------------------------------------
-
-
-def test_statistics_of_a_patch_are_these():
-    log_mel = np.random.default_rng(0).normal(size=(2, 64, 128))
-    statistics = PatchStatistics(log_unit=1.0)
-    tokens = statistics.fit_transform(patchify(log_mel))
-    assert tokens.shape == (2, 4, 8, 48)
-    t, f = 2, 5
-    band = log_mel[1, :, 16 * f : 16 * f + 16]
-    patch = band[16 * t : 16 * t + 16]
-    spectrum = patch.mean(axis=0)
-    peaks = np.log(np.exp(patch).mean(axis=0)) - spectrum
-    level = np.log(np.exp(band).sum(axis=1))
-    above = (level - level.mean())[16 * t : 16 * t + 16, np.newaxis] - np.linspace(-3, 3, 16)
-    shares = (1 / (1 + np.exp(-above / 0.4))).mean(axis=0)
-    expected = np.concatenate([spectrum - band.mean(), peaks, shares])
-    assert_allclose(tokens[1, t, f], expected, atol=1e-5)
-
-
-def test_gain_and_colour_of_bands_do_not_show_in_the_statistics():
-    log_mel = np.random.default_rng(0).normal(size=(1, 64, 128))
-    coloured = log_mel + 7 + np.repeat(np.arange(8.0), 16)
-    plain, other = (PatchStatistics().fit_transform(patchify(x)) for x in (log_mel, coloured))
-    assert_allclose(other, plain, atol=1e-5)
-
-
-# --- pipelines -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

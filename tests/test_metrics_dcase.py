@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from skanopatch.metrics import compare_dcase_scores, dcase_scores
+from skanopatch.metrics import compare_dcase_scores, dcase, dcase_scores
 from skanopatch.metrics.dcase import _averages
 from skanopatch.metrics.sections import Section, bootstrap_weights, weighted_roc_area
 
@@ -391,6 +391,116 @@ def test_comparison_is_paired_and_seeded():
     assert reverse.share_better == pytest.approx(1 - first.share_better)
 
 
+@pytest.mark.parametrize("year", [2020, 2021, 2023])
+def test_a_comparison_is_that_of_its_resamples_written_out(year, monkeypatch):
+    clips = clips_of(n=4)
+    second = clips.score + np.random.default_rng(3).normal(size=len(clips))
+    drawn = []
+
+    def draw(part, n_resamples, rng):
+        weights = bootstrap_weights(part, n_resamples, rng)
+        drawn.append((part.rows, weights))
+        return weights
+
+    monkeypatch.setattr(dcase, "bootstrap_weights", draw)
+    found = compare(clips, clips.score, second, year=year, n_resamples=8)
+    differences = []
+    for resample in range(8):
+        rows = np.concatenate([np.repeat(rows, w[resample].astype(int)) for rows, w in drawn])
+        both = [
+            score(clips.assign(score=s).iloc[rows].reset_index(drop=True), year)
+            for s in (clips.score, second)
+        ]
+        differences.append(
+            [b - a for a, b in [[s.official for s in both]]]
+            + [b - a for a, b in zip(*(s.per_machine.official for s in both), strict=True)]
+        )
+    differences = np.array(differences)
+    low, high = np.quantile(differences, [0.025, 0.975], axis=0)
+    better = np.mean((differences > 0) + 0.5 * (differences == 0), axis=0)
+    assert_allclose(found.interval, [low[0], high[0]], atol=1e-12)
+    assert found.share_better == pytest.approx(better[0])
+    both = [score(clips.assign(score=s), year) for s in (clips.score, second)]
+    assert found.difference == pytest.approx(both[1].official - both[0].official)
+    expected = [both[1].per_machine.official - both[0].per_machine.official, low[1:], high[1:]]
+    assert list(found.per_machine.columns) == ["difference", "low", "high", "share_better"]
+    assert found.per_machine.index.tolist() == ["fan", "valve"]
+    assert found.per_machine.index.name == "machine"
+    assert_allclose(found.per_machine.to_numpy().T, [*expected, better[1:]], atol=1e-12)
+
+
+def test_a_comparison_draws_2000_resamples_from_any_seed_unless_said_otherwise(monkeypatch):
+    clips = clips_of(machines=("fan",), sections=(0,))
+    numbers = []
+
+    def draw(part, n_resamples, rng):
+        numbers.append(n_resamples)
+        return bootstrap_weights(part, n_resamples, rng)
+
+    monkeypatch.setattr(dcase, "bootstrap_weights", draw)
+    noisy = clips.score + np.random.default_rng(0).normal(size=len(clips))
+    arguments = {name: clips[name] for name in ("machine", "section", "domain")}
+    found = compare_dcase_scores(clips.y, clips.score, noisy, **arguments, year=2023)
+    assert numbers == [2000]
+    expected = score(clips.assign(score=noisy), 2023).official - score(clips, 2023).official
+    assert found.difference == pytest.approx(expected)  # -1 is the label of anomalies
+    state = np.random.RandomState(0)
+    few = [
+        compare_dcase_scores(
+            clips.y, clips.score, noisy, **arguments, year=2023, n_resamples=20, random_state=state
+        ).interval
+        for _ in range(2)
+    ]
+    assert few[0] != few[1]
+    for wrong in (1.5, "20", -1):
+        with pytest.raises(ValueError, match=f"at least 1. Got {wrong!r} instead"):
+            compare(clips, clips.score, noisy, n_resamples=wrong)
+    assert compare(clips, clips.score, noisy, n_resamples=1).interval[0] is not None
+
+
+def test_quick_intervals_are_those_of_a_jackknife_by_brute_force():
+    clips = clips_of(machines=("fan",), sections=(0, 1), n=2)
+    for year in (2020, 2021, 2024):
+        scores = score(clips, year)
+        left_out = {}
+        for row in clips.index:
+            try:
+                left_out[row] = score(clips.drop(index=row), year)
+            except ValueError:  # the last clip of its kind
+                left_out[row] = None
+        assert all(left_out.values())
+        n = len(clips)
+        official = np.array([s.official for s in left_out.values()])
+        spread = np.sqrt((n - 1) / n * np.sum((official - official.mean()) ** 2))
+        half = stats.t.ppf(0.975, n - 1) * spread
+        assert scores.official_ci95 == pytest.approx(half)
+        assert scores.year == year
+        areas = list(scores.per_section.columns[::2])
+        assert list(scores.per_section.columns[1::2]) == [f"{a}_ci95" for a in areas]
+        assert list(scores.per_machine.columns[::2]) == [*areas, "official"]
+        assert scores.per_section.index.names == ["machine", "section"]
+        for area in areas:
+            domain = area.split("_")[1] if "_" in area else None
+            of_area = clips[clips.section == 1]
+            if domain:
+                is_used = of_area.domain == domain
+                of_area = of_area[is_used if year == 2021 else is_used | (of_area.y == -1)]
+            values = np.array([left_out[row].per_section[area]["fan", 1] for row in of_area.index])
+            n_area = len(values)
+            spread = np.sqrt((n_area - 1) / n_area * np.sum((values - values.mean()) ** 2))
+            half = stats.t.ppf(0.975, n_area - 1) * spread
+            assert scores.per_section[f"{area}_ci95"]["fan", 1] == pytest.approx(half)
+
+
+def test_a_single_clip_to_leave_out_has_no_interval():
+    clips = clips_of(machines=("fan",), sections=(0,), n=3)
+    one = clips.drop(index=clips.query("y == -1").index[1:])
+    scores = score(one, 2020)
+    assert np.isfinite(scores.official)
+    assert np.isnan(scores.official_ci95)
+    assert np.isnan(scores.per_section.auc_ci95["fan", 0])
+
+
 @pytest.mark.parametrize(
     ("year", "dropped", "message"),
     [
@@ -422,8 +532,10 @@ def test_missing_clips_are_named(year, dropped, message):
 
 def test_wrong_input_is_named():
     clips = clips_of()
-    with pytest.raises(ValueError, match=r"^year must be one of the challenges, 2020 to 2026. Got"):
-        score(clips, 2019)
+    for year in (2019, 2027, "2023"):
+        message = f"year must be one of the challenges, 2020 to 2026. Got {year!r} instead."
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            score(clips, year)
     with pytest.raises(ValueError, match=r"^domain must hold 'source' and 'target'. Got \['0'\]"):
         score(clips.assign(domain=clips.domain.where(clips.domain == TARGET, "0")), 2023)
     with pytest.raises(ValueError, match=r"^The scores of 1 of 80 clips are NaN\."):

@@ -9,9 +9,11 @@ import pytest
 from numpy.testing import assert_array_equal
 from sklearn import config_context
 from sklearn.base import BaseEstimator, clone
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import get_tags
 
 from skanopatch import (
     FitOnNormal,
@@ -236,6 +238,64 @@ def test_the_number_of_labels_decides_what_is_warned_of(clips):
         warnings.simplefilter("error")
         for y in ([1] * 6, [0] * 6, ["fine"] * 6, [1, 1, 1, 2, 2, -1]):
             FitOnNormal(DETECTOR).fit(X, y)
+
+
+def test_warnings_point_to_the_fit():
+    X = np.random.default_rng(0).normal(size=(6, 3))
+    with pytest.warns(UserWarning, match="y is made of") as caught:
+        FitOnNormal(DETECTOR).fit(X, [0, 0, 0, 0, 1, 1])
+    assert [w.filename for w in caught] == [__file__]
+
+
+def test_labels_that_sound_like_anomalies_are_told_from_those_that_do_not():
+    X = np.random.default_rng(0).normal(size=(6, 3))
+    with pytest.warns(UserWarning, match=r"^y calls 1 of 6 clips 'anomaly'\."):
+        FitOnNormal(DETECTOR).fit(X, np.array([-1, "ok", "ok", "ok", "ok", "anomaly"], object))
+    for first, second in (("anomaly", "abnormal"), ("abnormal", "anomaly")):
+        # Two labels of anomalies and no other: which of them are meant is not known.
+        with pytest.warns(UserWarning, match=rf"label='{first}'\) drops 4.*='{second}'\) drops 2"):
+            FitOnNormal(DETECTOR).fit(X, [first] * 4 + [second] * 2)
+
+
+def test_metadata_go_to_the_estimator_where_they_are_routed(clips):
+    X, y = clips
+    with config_context(enable_metadata_routing=True):
+        model = FitOnNormal(GroupedDetector(MahalanobisDetector()))
+        groups = (np.arange(160) % 2).tolist()
+        model.fit(X, y, groups=groups)
+        assert list(model.estimator_.detectors_) == [0, 1]
+        expected = model.estimator_.decision_function(X, groups=groups)
+        assert_array_equal(model.decision_function(X, groups=groups), expected)
+        assert_array_equal(model.predict(X, groups=groups), np.where(expected >= 0, 1, -1))
+        for caller in ("fit", "fit_predict", "predict", "decision_function"):
+            routed = model.get_metadata_routing().consumes(caller, ["groups", "labels"])
+            assert set(routed) == {"groups"}
+        with pytest.raises(TypeError, match="labels"):
+            model.fit(X, y, labels=groups)
+    for name in ("score_samples", "anomaly_score"):
+        expected = getattr(model.estimator_, name)(X, groups=groups)
+        assert_array_equal(getattr(model, name)(X, groups=groups), expected)
+
+
+def test_tags_are_those_of_the_estimator():
+    for estimator in (DETECTOR, StandardScaler(), make_pipeline(StandardScaler(), DETECTOR)):
+        tags, inner = FitOnNormal(estimator).__sklearn_tags__(), get_tags(estimator)
+        assert tags.estimator_type == inner.estimator_type
+        assert tags.input_tags == inner.input_tags
+    with pytest.raises(NotFittedError):
+        FitOnNormal(DETECTOR).score_samples(np.zeros((2, 3)))
+
+
+def test_clips_of_labels_alone_are_cut_and_all_normal_ones_are_not(clips):
+    X, _ = clips
+    recorder = FitOnNormal(Recorder()).fit(X, np.ones(160), epochs=7, domains=list(range(160)))
+    assert recorder.estimator_.seen_["X"] is X  # not even a copy
+    assert recorder.estimator_.seen_["domains"] == list(range(160))
+    assert recorder.estimator_.seen_["y"].tolist() == [1] * 160
+    with pytest.raises(ValueError, match="The 'estimator' parameter of FitOnNormal must be"):
+        FitOnNormal("no estimator").fit(X)
+    with pytest.raises(ValueError, match="The 'n_neighbors' parameter of KNNDetector must be"):
+        FitOnNormal(KNNDetector(0)).fit(X)
 
 
 def test_text_as_long_as_the_clips_are_many_is_handed_on_whole():

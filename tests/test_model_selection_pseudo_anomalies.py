@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy import signal
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, StratifiedGroupKFold
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -113,6 +114,50 @@ def test_band_stopped_is_a_gaussian_notch_in_octaves(strength):
     assert -2 < max(centres) < -0.4
 
 
+@pytest.mark.parametrize("shape", [(999,), (1000, 2)])
+def test_a_pitched_clip_is_resampled_by_a_third_and_goes_back_where_it_ends(shape):
+    X = [0.1 * np.random.default_rng(seed).normal(size=shape) for seed in range(40)]
+    clips = X if len(shape) == 1 else [(samples, 8000) for samples in X]
+    made = make_pseudo_anomalies(clips, kinds=["pitched"], strength=0.4, random_state=0).clips[40:]
+    found = []
+    for samples, blend in zip(X, made, strict=True):
+        candidates = []
+        for up, down in ((4, 5), (5, 6), (6, 5), (5, 4)):
+            played = signal.resample_poly(samples, up, down, axis=0)[: len(samples)]
+            played = np.concatenate([played, played[::-1]])[: len(samples)]
+            played = 0.6 * samples + 0.4 * played
+            candidates.append(played * rms(samples) / rms(played))
+        blend = blend if len(shape) == 1 else blend[0]
+        assert blend.dtype == np.float32
+        errors = [np.abs(blend - candidate).max() for candidate in candidates]
+        assert min(errors) < 1e-6
+        found.append(int(np.argmin(errors)))
+    assert set(found) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("n_samples", [256, 257])
+def test_stopped_bands_lie_from_half_an_octave_to_six_and_a_half_below_the_highest(n_samples):
+    noise = np.random.default_rng(0).normal(size=n_samples)
+    pseudo = make_pseudo_anomalies(
+        [noise] * 400, kinds=["band_stopped"], strength=1.0, random_state=0
+    )
+    power = np.fft.rfft(noise)
+    # The frequency of a bin, of the highest one; that of a constant is far below all bands.
+    octaves = -np.log2(np.linspace(1e-6, 1, n_samples // 2 + 1))
+    grid = np.linspace(0, 7, 701)
+    gains = 1 - np.exp(-0.5 * ((octaves - grid[:, np.newaxis]) / 0.5) ** 2)
+    expected = np.fft.irfft(power * gains, n_samples)
+    expected *= rms(noise) / np.sqrt(np.mean(expected**2, axis=1, keepdims=True))
+    centres = []
+    for samples in pseudo.clips[400:]:
+        errors = np.abs(samples - expected).max(axis=1)
+        assert errors.min() < 0.05
+        centres.append(grid[errors.argmin()])
+    assert min(centres) == pytest.approx(0.5, abs=0.1)
+    assert max(centres) == pytest.approx(6.5, abs=0.1)
+    assert np.mean(centres) == pytest.approx(3.5, abs=0.4)  # uniform
+
+
 def test_loudness_and_length_do_not_tell():
     X = [*noises(30), *noises(3, 2501, seed=1)]
     kinds = ["mixed", "pitched", "band_stopped"]
@@ -170,6 +215,54 @@ def test_clips_of_another_machine_are_mixed_in_or_take_the_place():
 def test_an_odd_clip_makes_a_group_of_three():
     pseudo = make_pseudo_anomalies(noises(7), kinds=["mixed"], random_state=0)
     assert sorted(np.bincount(pseudo.groups[:7])) == [2, 2, 3]
+
+
+def test_a_clip_is_mixed_with_any_other_of_its_group_and_never_with_itself():
+    X = noises(60, 400)
+    groups = np.array(["a", "b", "c"])[np.arange(60) % 3]
+    pseudo = make_pseudo_anomalies(X, kinds=["mixed"], strength=1.0, groups=groups, random_state=0)
+    assert_array_equal(pseudo.groups, np.tile(np.arange(60) % 3, 2))  # in order of appearance
+    partners = []
+    for row in range(60):
+        alike = [likeness(pseudo.clips[60 + row], clip) for clip in X]
+        partners.append(int(np.argmax(alike)))
+        assert max(alike) == pytest.approx(1)
+        assert partners[-1] != row
+        assert groups[partners[-1]] == groups[row]
+    assert len(set(partners)) > 20
+
+
+def test_clips_to_mix_with_are_repeated_to_length_channel_by_channel():
+    rng = np.random.default_rng(0)
+    X = [(rng.normal(size=(900, 2)), 8000), (rng.normal(size=(400, 2)), 8000)]
+    made = make_pseudo_anomalies(X, kinds=["mixed"], strength=1.0, random_state=0).clips[2:]
+    expected = np.concatenate([X[1][0]] * 3)[:900]
+    assert_allclose(made[0][0], expected * rms(X[0][0]) / rms(expected), rtol=1e-5)
+    assert made[0][1] == 8000
+    for other in ((rng.normal(size=(400, 1)), 8000), (rng.normal(size=(400, 2)), 16000)):
+        with pytest.raises(ValueError, match="must have one sample rate and one number of chan"):
+            make_pseudo_anomalies([X[0], other], kinds=["mixed"], random_state=0)
+
+
+def test_one_clip_alone_has_nothing_to_be_mixed_with():
+    with pytest.raises(ValueError, match="There is no other clip in the group of clip 0"):
+        make_pseudo_anomalies(noises(1), kinds=["mixed"])
+    three = make_pseudo_anomalies(noises(3), kinds=["mixed"], random_state=0)
+    assert_array_equal(three.groups, 0)
+    assert make_pseudo_anomalies(noises(1), random_state=0).y.tolist() == [1, -1]
+
+
+@pytest.mark.parametrize("strength", [1.0, 1, 1e-3])
+def test_a_strength_is_the_share_of_the_changed_clip(strength):
+    X = noises(2)
+    other = noises(1, seed=5)
+    made = make_pseudo_anomalies(
+        X, kinds=["mixed"], strength=strength, other_clips=other, random_state=0
+    ).clips[2]
+    blend = (1 - strength) * X[0] + strength * other[0] * rms(X[0]) / rms(other[0])
+    assert_allclose(made, blend * rms(X[0]) / rms(blend), atol=1e-7)
+    with pytest.raises(ValueError, match=r"range \(0\.0, 1\.0\]\. Got 1\.01"):
+        make_pseudo_anomalies(X, strength=1.01)
 
 
 def test_one_seed_gives_one_set():

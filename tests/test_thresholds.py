@@ -16,11 +16,18 @@ from skanopatch.detectors import (
     KNNDetector,
     MahalanobisDetector,
 )
-from skanopatch.detectors.folds import cross_fit, session_weights, split_folds, warn_of_sessions
+from skanopatch.detectors.folds import (
+    _session_distances,
+    cross_fit,
+    session_weights,
+    split_folds,
+    warn_of_sessions,
+)
 from skanopatch.detectors.thresholds import (
     DistanceScale,
     JointDistance,
     conformal_p_values,
+    exp,
     place_threshold,
 )
 
@@ -197,6 +204,60 @@ def test_negative_distances_have_their_quantile_where_clips_suffice_for_it():
     assert place_threshold(few, 0.1) == few.max()  # one of the ten gaps is above it
 
 
+@pytest.mark.parametrize(("n", "is_quantile"), [(8, False), (9, True), (10, True)])
+def test_negative_distances_have_a_quantile_from_as_many_clips_on_as_one_is_beyond(n, is_quantile):
+    d = np.random.default_rng(0).normal(size=n)
+    quantile = np.quantile(d, 0.9, method="weibull")
+    normal = d.mean() + d.std(ddof=1) * stats.t(n - 1).ppf(0.9)
+    share = 0.1 * n / (0.1 * n + 10)
+    between = (1 - share) * normal + share * quantile
+    assert place_threshold(d, 0.1) == pytest.approx(quantile if is_quantile else between)
+
+
+def test_distances_that_differ_by_rounding_only_are_all_normal():
+    near, far = np.array([1.0, 1 + 0.9e-12, 1]), np.array([1.0, 1 + 1.2e-12, 1])
+    for rule in ("lognormal", "quantile", "gamma"):
+        assert place_threshold(near, 0.5, rule) == near.max()
+        assert place_threshold(far, 0.5, rule) < far.max()
+    assert place_threshold(-near, 0.5) == -1
+    assert DistanceScale(near, np.ones(3)).deviation == 0
+    assert JointDistance(near[:, np.newaxis], np.ones(3)).weights.tolist() == [0]
+
+
+def test_a_scale_of_negative_distances_takes_no_logarithms():
+    d = np.array([-2.0, 1.0, 4.0, 5.0])
+    scale = DistanceScale(np.append(d, np.nan), np.array([1, 1, 1, 0.5, 7.0]))
+    weights = np.array([1, 1, 1, 0.5])
+    mean = np.average(d, weights=weights)
+    deviation = np.sqrt(np.sum(weights * (d - mean) ** 2) / 2.5)
+    assert (scale.is_log, scale.n) == (False, 3.5)
+    assert scale.center == pytest.approx(mean)
+    assert scale.deviation == pytest.approx(deviation)
+    assert_allclose(scale.standardize(d), (d - mean) / deviation)
+    with_zero = DistanceScale(np.array([0.0, 1.0, 4.0]), np.ones(3))
+    assert with_zero.is_log
+    assert with_zero.floor == pytest.approx(2.5e-3)  # the median of those above 0
+    nothing = DistanceScale(np.zeros(3), np.ones(3))
+    assert (nothing.is_log, nothing.deviation) == (True, 0)
+    assert nothing.floor == 1e-3 * np.finfo(float).eps
+    assert_allclose(nothing.standardize(np.zeros(2)), 0, atol=1e-12)
+    assert nothing.standardize(np.ones(1))[0] == pytest.approx(-np.log(nothing.floor))
+
+
+def test_the_deviation_of_one_session_is_of_its_clips():
+    """With a single session n - 1 is 0: the sum of squares is divided by 1."""
+    d = np.exp([1.0, 2, 4])
+    scale = DistanceScale(d, np.full(3, 1 / 3))
+    assert scale.n == pytest.approx(1)
+    assert scale.deviation == pytest.approx(np.std([1, 2, 4]))
+
+
+def test_distances_of_infinity_have_the_largest_number_there_is_an_exponential_of():
+    assert exp(np.array([np.inf, 701.0, 700.0, 699.0])).tolist() == np.exp(
+        [700.0, 700.0, 700.0, 699.0]
+    ).tolist()  # fmt: skip
+
+
 def test_one_session_or_clip_has_its_largest_distance_for_a_threshold():
     assert place_threshold(np.array([3.0]), 0.1) == 3
     assert place_threshold(np.array([3.0, 4, 5]), 0.1, weights=np.full(3, 1 / 3)) == 5
@@ -234,6 +295,32 @@ def test_joint_distance_is_the_geometric_mean_in_units_of_the_spread():
     assert_allclose(joint(new.reshape(3, 3, 2)), expected.reshape(3, 3))
 
 
+@pytest.mark.parametrize("joining", ["mean", "min"])
+def test_powers_say_how_much_a_joint_distance_grows_with_each(joining):
+    d = np.column_stack([two_distances(), np.full(50, 3.0)])  # the last has no weight
+    joint = JointDistance(d, np.ones(50), joining)
+    for near in (d[7], d[8] * [0.1, 1, 1], d[8] * [1, 0.1, 1]):
+        # Of 1 % more of one distance, by the definition of a power.
+        grown = joint(near * (1 + 0.01 * np.eye(3)))
+        found = np.log(grown / joint(near)) / np.log(1.01)
+        counts = [True] * 3
+        if joining == "min":
+            standardized = [
+                scale.standardize(x) for scale, x in zip(joint.scales, near, strict=True)
+            ]
+            counts = [i == np.argmin(standardized[:2]) for i in range(3)]
+        assert_allclose(found, np.where(counts, joint.powers, 0), atol=1e-9)
+    if joining == "mean":
+        assert_allclose(joint.powers, joint.weights)
+    assert joint.powers[2] == 0
+    assert JointDistance(np.ones((5, 2)), np.ones(5)).powers == [1, 1]
+    # Without logarithms it is the power of the exponential.
+    plain = JointDistance(np.linspace(-1, 1, 9)[:, np.newaxis], np.ones(9))
+    assert np.log(plain(np.array([0.1])) / plain(np.array([0.0]))) == pytest.approx(
+        0.1 * plain.powers[0]
+    )
+
+
 def test_joint_distance_of_one_is_in_units_of_its_geometric_mean():
     d = distances(30)[:, np.newaxis]
     joint = JointDistance(d, np.ones(30))
@@ -257,10 +344,13 @@ def test_a_distance_that_does_not_vary_has_no_weight():
     assert_allclose(joint(np.array([[2.0, 1e9]])), 2 / stats.gmean(d[:, 0]))
 
 
-def test_a_distance_that_varies_by_rounding_has_no_weight():
+@pytest.mark.parametrize("distance", [150.0, 1.0, 1e-9])
+def test_a_distance_that_varies_by_rounding_has_no_weight(distance):
     noise = 1e-14 * np.random.default_rng(0).normal(size=30)
-    joint = JointDistance(np.column_stack([distances(30), 150 + 150 * noise]), np.ones(30))
-    assert_array_equal(joint.weights, [1, 0])
+    varied = np.column_stack([distances(30), distance * (1 + noise)])
+    assert_array_equal(JointDistance(varied, np.ones(30)).weights, [1, 0])
+    varied[:, 1] = distance * (1 + 1e4 * noise)
+    assert JointDistance(varied, np.ones(30)).weights[1] > 0.9
 
 
 def test_if_no_distance_varies_all_count():
@@ -284,6 +374,38 @@ def test_sessions_weigh_joint_distances():
     joint = JointDistance(d, np.ones(12))
     repeated = JointDistance(np.repeat(d, copies, axis=0), np.repeat(1 / copies, copies))
     assert_allclose(repeated(d), joint(d), rtol=1e-10)
+
+
+def test_joint_distances_of_several_spreads_without_logarithms_have_a_unit_of_at_most_1():
+    rng = np.random.default_rng(0)
+    for spread in (0.1, 1e3):
+        d = spread * rng.normal(size=(40, 2)) * [1, 3]
+        joint = JointDistance(d, np.ones(40))
+        deviations = d.std(axis=0, ddof=1)
+        unit = min(1 / (1 / deviations).sum(), 1)
+        standardized = (d - d.mean(axis=0)) / deviations
+        assert_allclose(joint(d), np.exp(unit * standardized.sum(axis=1)))
+        least = JointDistance(d, np.ones(40), "min")
+        assert_allclose(least(d), np.exp(2 * unit * standardized.min(axis=1)))
+    mixed = np.column_stack([spread * rng.normal(size=40), distances(40)])
+    joint = JointDistance(mixed, np.ones(40))
+    values = np.column_stack([mixed[:, 0], np.log(mixed[:, 1])])
+    standardized = (values - values.mean(axis=0)) / values.std(axis=0, ddof=1)
+    unit = min(1 / (1 / values.std(axis=0, ddof=1)).sum(), 1)
+    assert_allclose(joint(mixed), np.exp(unit * standardized.sum(axis=1)))
+
+
+def test_the_least_of_distances_is_in_units_of_the_harmonic_mean_of_their_deviations():
+    d, new = two_distances(), two_distances(9, seed=1)
+    joint = JointDistance(np.column_stack([d, np.full(50, 2.0)]), np.ones(50), "min")
+    logs = np.log(d)
+    deviations = logs.std(axis=0, ddof=1)
+    least = ((np.log(new) - logs.mean(axis=0)) / deviations).min(axis=1)
+    expected = np.exp(least * 2 / np.sum(1 / deviations))
+    found = joint(np.column_stack([new, np.full(9, 1e-9)]))  # of no weight, though it is less
+    assert_allclose(found, expected)
+    same = JointDistance(np.full((5, 2), 3.0), np.ones(5), "min")
+    assert_allclose(same(np.array([[3.0, 3.0], [9.0, 30.0]])), [1, 3])
 
 
 def test_far_clips_have_finite_distances_in_order():
@@ -393,6 +515,48 @@ def test_sessions_that_are_like_others_get_no_warning():
         warn_of_sessions(X, sessions)
         warn_of_sessions(X, np.arange(96))  # each clip is a session
         KNNDetector().fit(X, sessions=sessions)
+
+
+def test_clips_without_numbers_or_neighbours_leave_nothing_to_compare():
+    X, sessions = sessions_of_clips(12, 2, between=20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_sessions(None, sessions)
+        warn_of_sessions(np.full_like(X, np.nan), sessions)
+        X[::2] = np.nan  # one clip is left of each session
+        warn_of_sessions(X, sessions)
+    message = r"median distance (\S+)\) than to clips of other sessions \((\S+)\)"
+    X, sessions = sessions_of_clips(12, 8, between=20)
+    X = np.insert(X, 5, np.nan, axis=0)
+    sessions = np.insert(sessions, 5, 3)
+    whole = np.delete(X, 5, axis=0)
+    Z = (whole - whole.mean(axis=0)) / whole.std(axis=0)
+    near, far = session_distances(Z, np.delete(sessions, 5))
+    with pytest.warns(UserWarning, match=message) as caught:
+        warn_of_sessions(X, sessions)
+    assert re.search(message, str(caught[0].message)).groups() == (f"{near:.2g}", f"{far:.2g}")
+
+
+def test_sessions_of_one_clip_count_neither_as_near_nor_as_far():
+    X, sessions = sessions_of_clips(6, 3, between=5)
+    X, sessions = np.vstack([X, X[:4] + 50]), np.append(sessions, [6, 7, 8, 9])
+    D = np.linalg.norm(X[:, np.newaxis] - X, axis=2)
+    same = sessions[:, np.newaxis] == sessions
+    inside = np.where(same & ~np.eye(22, dtype=bool), D, np.inf)[:18].min(axis=1)
+    outside = np.where(same, np.inf, D)[:18].min(axis=1)
+    found = _session_distances(X, sessions)
+    assert_allclose(found, [np.median(inside), np.median(outside)])
+    assert np.isnan(_session_distances(X[:3], sessions[:3])).all()
+
+
+@pytest.mark.parametrize(("within", "is_near"), [(0.69, True), (0.71, False)])
+def test_clips_are_much_nearer_below_seven_tenths_of_the_distance_to_others(within, is_near):
+    X = np.repeat(np.arange(20.0), 2)[:, np.newaxis] * np.ones(1)
+    X[1::2] += within / (1 + within)  # the gap to the next is 1 / (1 + within)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_sessions(X, np.repeat(np.arange(20), 2))
+    assert len(caught) == is_near
 
 
 def test_one_session_is_said_to_be_one_and_clips_are_left_out():

@@ -65,7 +65,7 @@ def contributions(
     -----
     A quadratic form z'Az is the sum of z_i (Az)_i, the partial decomposition contributions of [1]_.
     For `MahalanobisDetector`, the part of a feature in each of its two distances is that less what
-    it is in a typical normal clip, and the two join by their exponents in the geometric mean.
+    it is in a typical normal clip, and the two join by their powers in the geometric mean.
     Changes of a product are split by the logarithmic mean [2]_, which leaves no remainder. For
     `KNNDetector` the squared differences from the nearest references add up.
 
@@ -142,15 +142,15 @@ def _of_mahalanobis(detector: MahalanobisDetector, X: NDArray, columns: list[int
             along[:, :k] @ precision @ leading,
             rest + along[:, k:] @ trailing,
         ]
-        for scale, exponent, gradient, usual in zip(
-            joint.scales, _exponents(joint), gradients, expected, strict=True
+        for scale, power, gradient, usual in zip(
+            joint.scales, joint.powers, gradients, expected, strict=True
         ):
-            if exponent:
+            if power:
                 squares, typical = offset * gradient, math.exp(2 * scale.center)
                 usual = np.maximum(usual, 0) if usual.max() > 0 else np.ones_like(usual)
                 excess = squares - usual / usual.sum() * typical
                 slopes = _slopes(np.log, np.maximum(squares.sum(axis=1), 1e-300), typical)
-                parts[rows] += exponent / 2 * slopes[:, np.newaxis] * excess
+                parts[rows] += power / 2 * slopes[:, np.newaxis] * excess
     return np.ones(len(X)), _scaled(parts, distances - 1)
 
 
@@ -239,13 +239,11 @@ def _of_joined(
     detector: JoinedDetector, X: Any, groups: list | None, normal: Any, blocks: Any
 ) -> Parts:
     joint, usual, own, parts, standardized = detector.joint_, [], [], [], []
-    for member, scale, exponent in zip(
-        detector.detectors_, joint.scales, _exponents(joint), strict=True
-    ):
+    for member, scale, power in zip(detector.detectors_, joint.scales, joint.powers, strict=True):
         typical, of_member = contributions(member, X, groups=groups, normal=normal, blocks=blocks)
         distances = typical + of_member.sum(axis=1)
         slopes = _slopes(scale.transform, distances, typical)
-        parts.append(exponent * slopes[:, np.newaxis] * of_member)
+        parts.append(power * slopes[:, np.newaxis] * of_member)
         standardized.append(scale.standardize(distances))
         usual.append(typical)
         own.append(distances)
@@ -272,19 +270,10 @@ def _typical(detector: Any) -> float:
     return math.exp(scale.center) if scale.is_log else scale.center
 
 
-def _exponents(joint: Any) -> list[float]:
-    """Return the power of each distance in a joint distance."""
-    weights = joint.weights if joint.weights.any() else np.ones(len(joint.weights))
-    return [
-        joint.unit * weight / (scale.deviation or 1.0)
-        for scale, weight in zip(joint.scales, weights, strict=True)
-    ]
-
-
 def _slopes(transform: Any, values: NDArray, typical: Any) -> NDArray[np.float64]:
     """Return the slope of the chord of a function, from `typical` to each value."""
     ends = np.broadcast_to(np.asarray(typical, dtype=np.float64), values.shape)
-    is_near = np.abs(values - ends) < 1e-6 * np.abs(ends)
+    is_near = np.abs(values - ends) <= 1e-6 * np.abs(ends)
     values = np.where(is_near, ends * (1 + 1e-6) + 1e-300, values)
     return (transform(values) - transform(ends)) / (values - ends)
 

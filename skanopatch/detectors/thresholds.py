@@ -38,7 +38,9 @@ class DistanceScale:
         self.floor = float(_LEAST_DISTANCE * typical)
         values = self.transform(distances)
         self.center, deviation, self.n = _moments(values, weights)
-        is_rounding = deviation <= _ROUNDING * np.abs(values).max()
+        # Logarithms of numbers near 1 are near 0, but differ by what the numbers differ relatively.
+        largest = max(float(np.abs(values).max()), 1.0 if self.is_log else 0.0)
+        is_rounding = deviation <= _ROUNDING * largest
         self.deviation = 0.0 if is_rounding else deviation
 
     def transform(self, distances: NDArray) -> NDArray[np.float64]:
@@ -75,6 +77,18 @@ class JointDistance:
         self.unit = 1 / total if is_log else min(1 / total, 1.0)
         if joining == "min":
             self.unit *= np.count_nonzero(self.weights) or 1
+
+    @property
+    def powers(self) -> list[float]:
+        """The power of each distance in the joint distance; of its exponential without logarithms.
+
+        With ``joining="min"``, that of the distance that is the least.
+        """
+        weights = self.weights if self.weights.any() else np.ones(len(self.weights))
+        return [
+            self.unit / (scale.deviation or 1.0) if weight else 0.0
+            for scale, weight in zip(self.scales, weights, strict=True)
+        ]
 
     def __call__(self, distances: NDArray) -> NDArray[np.float64]:
         """Return the joint distances (...,) of distances (..., n_distances)."""

@@ -12,7 +12,6 @@ from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skanopatch.detectors import (
     GroupedDetector,
@@ -190,16 +189,16 @@ class _Contributions:
                 beyond,
             ]
             added = offset * 0.0
-            for scale, exponent, gradient, usual in zip(
-                joint.scales, _exponents(joint), gradients, expected, strict=True
+            for scale, power, gradient, usual in zip(
+                joint.scales, joint.powers, gradients, expected, strict=True
             ):
-                if exponent:
+                if power:
                     squares, typical = offset * gradient, math.exp(2 * scale.center)
                     usual = np.maximum(usual, 0) if usual.max() > 0 else np.ones_like(usual)
                     sums = self.graph.maximum(squares.sum(1), _TINY)
                     slopes = self._slopes(Tensor.log, sums, ones * typical)
                     excess = squares - usual / usual.sum() * typical
-                    added = added + slopes.expand_dims(1) * (exponent / 2) * excess
+                    added = added + slopes.expand_dims(1) * (power / 2) * excess
             of_domains.append(added)
         added = self._choose(nearest, of_domains)
         return ones, self._scaled(added, distances - 1.0, n_features)
@@ -293,8 +292,8 @@ class _Contributions:
         if joint.joining == "min":
             raise refuse(detector, "joining='min' has no bands in ONNX")
         usual, own, added, width = [], [], [], 0
-        for member, scale, exponent in zip(
-            detector.detectors_, joint.scales, _exponents(joint), strict=True
+        for member, scale, power in zip(
+            detector.detectors_, joint.scales, joint.powers, strict=True
         ):
             typical, of_member = self.of(member, features)
             distances = typical + of_member.sum(1)
@@ -303,7 +302,7 @@ class _Contributions:
                 return self.graph.maximum(values, scale.floor).log() if scale.is_log else values
 
             slopes = self._slopes(transform, distances, typical)
-            added.append(of_member * slopes.expand_dims(1) * exponent)
+            added.append(of_member * slopes.expand_dims(1) * power)
             usual.append(typical)
             own.append(distances)
             width += self.parts.at_the_end(member, features)[1].shape[0]
@@ -316,12 +315,3 @@ def _typical(detector: Any) -> float:
     """Return the distance of a typical normal clip that was left out."""
     scale = DistanceScale(-detector.training_scores_, detector.session_weights_)
     return math.exp(scale.center) if scale.is_log else scale.center
-
-
-def _exponents(joint: Any) -> list[float]:
-    """Return the power of each distance in a joint distance."""
-    weights: NDArray = joint.weights if joint.weights.any() else np.ones(len(joint.weights))
-    return [
-        float(joint.unit * weight / (scale.deviation or 1.0))
-        for scale, weight in zip(joint.scales, weights, strict=True)
-    ]

@@ -350,9 +350,10 @@ def iterate_batches(X: np.ndarray | LazyPatches, batch_size: int) -> Iterator[np
         return
     for rows in gen_batches(len(X), batch_size):
         batch = X[rows]
-        broken = ~np.isfinite(batch).all(axis=(1, 2, 3))
-        if broken.any() and not np.isnan(batch[broken]).all():
-            first = rows.start + np.flatnonzero(broken)[0]
+        broken = np.flatnonzero(~np.isfinite(batch).all(axis=(1, 2, 3)))
+        in_part = broken[~np.isnan(batch[broken]).all(axis=(1, 2, 3))]
+        if len(in_part):
+            first = rows.start + in_part[0]
             raise ValueError(f"The patches of clip {first} contain NaN or infinity.")
         yield batch
 
