@@ -584,11 +584,45 @@ def test_scores_are_those_of_brute_force(metric, working_memory):
 @pytest.mark.parametrize("name", ["plain", "outlier"])
 def test_within_a_bank_none_is_its_own_neighbour(name):
     X, _ = scenes(name, np.random.default_rng(0))
-    distances, neighbors = find_nearest(X, X, 2, within_bank=True)
+    rows = np.arange(len(X))
+    distances, neighbors = find_nearest(X, X, 2, folds=(rows, rows))
     exact = cdist(X, X)
     np.fill_diagonal(exact, np.inf)
     assert_allclose(distances, np.sort(exact, axis=1)[:, :2], rtol=1e-9)
     assert (neighbors != np.arange(len(X))[:, np.newaxis]).all()
+
+
+@pytest.mark.parametrize("name", ["plain", "outlier"])
+def test_references_of_the_own_fold_are_no_neighbours(name):
+    bank, queries = scenes(name, np.random.default_rng(0))
+    of_bank, of_queries = np.arange(len(bank)) % 7 // 2, np.arange(len(queries)) % 5
+    distances, neighbors = find_nearest(queries, bank, 3, folds=(of_queries, of_bank))
+    exact = np.where(of_queries[:, np.newaxis] == of_bank, np.inf, cdist(queries, bank))
+    assert_allclose(distances, np.sort(exact, axis=1)[:, :3], rtol=1e-9)
+    assert_allclose(np.take_along_axis(exact, neighbors, axis=1), distances, rtol=1e-9)
+
+
+@pytest.mark.parametrize("n_neighbors", [1, 3])
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("metadata", [None, "domains", "sessions"])
+@pytest.mark.filterwarnings("ignore:Clips of one session")
+def test_one_search_for_all_folds_gives_the_scores_of_fits_without_them(
+    metadata, metric, n_neighbors
+):
+    X = np.random.default_rng(0).normal(1, 1, size=(90, 12)).astype(np.float32)
+    X[50] = X[7]  # a copy of a clip in another fold is one reference that is skipped
+    labels = {
+        None: {},
+        "domains": {"domains": ["source"] * 60 + ["target"] * 30},
+        "sessions": {"sessions": [i % 8 for i in range(90)]},
+    }[metadata]
+    fitted = KNNDetector(n_neighbors, metric=metric).fit(X, **labels)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KNNDetector, "_fit_scores", BaseDetector._fit_scores)
+        one_by_one = KNNDetector(n_neighbors, metric=metric).fit(X, **labels)
+    assert_allclose(fitted.training_scores_, one_by_one.training_scores_, rtol=1e-12)
+    assert_allclose(fitted.own_domain_scores_, one_by_one.own_domain_scores_, rtol=1e-12)
+    assert fitted.offset_ == pytest.approx(one_by_one.offset_, rel=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -670,8 +704,9 @@ def test_within_a_bank_normalized_distances_leave_each_out(name, metric):
     bank, _ = scenes(name, np.random.default_rng(0))
     bank = prepare(bank, metric)
     unit = np.linspace(1, 2, len(bank))
+    every = np.arange(len(bank))
     found, neighbors = find_nearest(
-        bank, bank, 2, metric=metric, normalize=lambda d, rows: d / unit[rows], within_bank=True
+        bank, bank, 2, metric=metric, normalize=lambda d, rows: d / unit[rows], folds=(every, every)
     )
     exact = cdist(bank, bank)
     exact = (exact**2 / 2 if metric == "cosine" else exact) / unit

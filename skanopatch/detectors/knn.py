@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skanopatch.detectors.base import BaseDetector, Members, spreads_of
+from skanopatch.detectors.base import BaseDetector, Members, Scores, rows_by_label, spreads_of
 from skanopatch.detectors.search import Bank, find_nearest, prepare
 
 _SMOTE_NEIGHBORS = 5  # as in the paper on SMOTE
@@ -171,13 +171,37 @@ class KNNDetector(BaseDetector):
         else:
             self.alpha_ = _variance_minimizing_alpha(neighbors)
 
+    def _fit_scores(self, X: NDArray, domains: list, folds: list, weights: NDArray) -> Scores:
+        members = rows_by_label(domains, len(X))
+        fold_of = np.full(len(X), -1)
+        for fold, (_, left_out) in enumerate(folds):
+            fold_of[left_out] = fold
+        least = min(len(rows) - np.bincount(fold_of[rows] + 1).max() for rows in members.values())
+        is_plain = self.normalization is None and self.smote is None and not self.standardize
+        if not is_plain or least < self.n_neighbors + 2 or (fold_of < 0).any():
+            return super()._fit_scores(X, domains, folds, weights)
+        # Clips that are left out change nothing but who is a neighbour: one search for all folds.
+        self._fit(X, members)
+        queries = prepare(X, self.metric)
+        distances = np.empty((len(X), len(members)))
+        for domain, (bank, rows) in enumerate(zip(self._banks, members.values(), strict=True)):
+            apart = (fold_of, fold_of[rows])
+            nearest, _ = find_nearest(
+                queries, bank, self.n_neighbors, metric=self.metric, folds=apart, skip_self=True
+            )
+            distances[:, domain] = nearest.mean(axis=1)
+        column_of = {domain: column for column, domain in enumerate(members)}
+        own = np.arange(len(X)), [column_of[domain] for domain in domains]
+        return -distances.min(axis=1), -distances[own]
+
     def _search_others(self, bank: Bank) -> tuple[NDArray, NDArray]:
         """Return the neighbours of each reference, one more than its density needs."""
         is_local = self.normalization == "local_density"
         size = self.n_density_neighbors if is_local else self.n_neighbors
         size = max(1, min(size, len(bank) // 2))
         n_others = min(size + 1, len(bank) - 1)
-        others = find_nearest(bank.rows, bank, n_others, metric=self.metric, within_bank=True)
+        rows = np.arange(len(bank))
+        others = find_nearest(bank.rows, bank, n_others, metric=self.metric, folds=(rows, rows))
         if n_others > size:
             return others
         distances, neighbors = (np.hstack([part, part[:, -1:]]) for part in others)

@@ -86,7 +86,7 @@ def find_nearest(
     *,
     metric: str = "euclidean",
     normalize: Normalize | None = None,
-    within_bank: bool = False,
+    folds: tuple[NDArray, NDArray] | None = None,
     skip_self: bool = False,
     tolerance: NDArray | float = 0.0,
 ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
@@ -97,10 +97,11 @@ def find_nearest(
     float64. Where rounding of the products may have hidden a nearer reference, the query is
     compared with all references in float64.
 
-    With `normalize`, neighbours are ranked by normalized distances, which are returned. With
-    `within_bank`, the queries are the references, and none is its own neighbour. With `skip_self`,
-    one reference that equals the query but for rounding is no neighbour, if there are others;
-    rounding may exceed that of the coordinates themselves by `tolerance`.
+    With `normalize`, neighbours are ranked by normalized distances, which are returned. `folds` are
+    those of the queries and of the references, integers: a reference of the same fold as the query
+    is no neighbour. With `skip_self`, one reference that equals the query but for rounding is no
+    neighbour, if there are others; rounding may exceed that of the coordinates themselves by
+    `tolerance`.
     """
     references = bank if isinstance(bank, Bank) else Bank(bank)
     bank = references.rows
@@ -110,7 +111,7 @@ def find_nearest(
     else:
         center = references.center.astype(np.float64)
         centred = bank - center
-    n_references = len(bank) - within_bank
+    n_references = len(bank) - (0 if folds is None else np.bincount(folds[1]).max())
     n_candidates = min(n_neighbors + _SPARE_CANDIDATES, n_references)
     row_bytes = (12 if normalize is None else 32) * len(bank) + 16 * n_candidates * bank.shape[1]
     n_rows = max(1, int(get_config()["working_memory"] * 2**20 // row_bytes))
@@ -146,8 +147,8 @@ def find_nearest(
             rank += np.einsum("ij,ij->i", rows, rows)[:, np.newaxis]
             rank = as_distance(np.maximum(rank, 0, out=rank), metric)
             rank = normalize(rank, np.broadcast_to(every, rank.shape))
-        if within_bank:
-            rank[np.arange(len(rank)), every[batch]] = np.inf
+        if folds is not None:
+            rank[folds[0][batch, np.newaxis] == folds[1]] = np.inf
 
         candidates = _smallest(rank, n_candidates)
         # Differences of few rows at a time stay in the processor's cache.
@@ -159,7 +160,7 @@ def find_nearest(
         order = np.argsort(exact, axis=1)[:, :n_neighbors]
         distances[batch] = np.take_along_axis(exact, order, axis=1)
         neighbors[batch] = np.take_along_axis(candidates, order, axis=1)
-        if normalize is not None or n_candidates == n_references:
+        if normalize is not None or n_candidates == len(bank):
             continue
         # Others are at least as far as the last candidate, but for rounding.
         own = np.einsum("ij,ij->i", fast, fast, dtype=np.float64)
@@ -168,12 +169,11 @@ def find_nearest(
         kth = distances[batch, -1] * 2 if metric == "cosine" else distances[batch, -1] ** 2
         is_sure = kth / unit**2 <= last - error  # False where a product overflowed
         for row in batch.start + np.flatnonzero(~is_sure):
-            exact = squared_to(slice(row, row + 1), every[np.newaxis])[0]
-            if within_bank:
-                exact[row] = np.inf
+            others = every if folds is None else np.flatnonzero(folds[1] != folds[0][row])
+            exact = squared_to(slice(row, row + 1), others[np.newaxis])[0]
             nearest = np.argpartition(exact, n_neighbors - 1)[:n_neighbors]
             nearest = nearest[np.argsort(exact[nearest])]
-            neighbors[row] = nearest
+            neighbors[row] = others[nearest]
             distances[row] = as_distance(exact[nearest], metric)
     return distances, neighbors
 

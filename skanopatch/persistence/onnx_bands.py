@@ -214,7 +214,8 @@ class _Contributions:
             queries, references = self.parts.nearest_references(detector, domain, X)
             usual = np.ones(n_features)
             if len(bank) > 1:
-                _, others = find_nearest(bank, bank, 1, metric=detector.metric, within_bank=True)
+                rows = np.arange(len(bank))
+                _, others = find_nearest(bank, bank, 1, metric=detector.metric, folds=(rows, rows))
                 usual += 1e9 * np.mean((bank - bank[others[:, 0]]) ** 2, axis=0)[:n_features]
             chosen = self.graph.constant(bank, bank.dtype).take(references, axis=0)
             differences = queries.expand_dims(1) - chosen.cast(np.float64)
