@@ -42,13 +42,17 @@ def label_list(
     listed = [tuple(label) if isinstance(label, list) else label for label in listed]
     if len(listed) != n_clips:
         raise ValueError(f"{name} must have one entry per clip. Got {len(listed)} for {n_clips}.")
-    for i, label in enumerate(listed):
-        if not isinstance(label, Hashable):
-            raise ValueError(f"{name} must be hashable. Got {label!r} for clip {i}.")
+    try:
+        distinct = dict.fromkeys(listed)
+    except TypeError as error:
+        i, label = next((i, label) for i, label in enumerate(listed) if not _has_hash(label))
+        raise ValueError(f"{name} must be hashable. Got {label!r} for clip {i}.") from error
+    for label in distinct:
         # One object that is NaN would be a label as any other, and two would be two labels.
         if not allow_nan and _is_missing(label):
+            first = next(i for i, other in enumerate(listed) if other is label)
             raise ValueError(
-                f"{name} must not be NaN. Got {label!r} for clip {i}; give what is not known a "
+                f"{name} must not be NaN. Got {label!r} for clip {first}; give what is not known a "
                 "name of its own, such as 'unknown'."
             )
     return listed
@@ -63,6 +67,14 @@ def encode_labels(labels: Any, n_clips: int) -> tuple[list[Any], NDArray[np.int_
     classes = list(dict.fromkeys(listed))
     index = {label: i for i, label in enumerate(classes)}
     return classes, np.array([index[label] for label in listed], dtype=int)
+
+
+def _has_hash(label: Any) -> bool:
+    try:
+        hash(label)
+    except TypeError:
+        return False
+    return True
 
 
 def _is_missing(label: Any) -> bool:
