@@ -592,6 +592,12 @@ def test_within_a_bank_none_is_its_own_neighbour(name):
     assert (neighbors != np.arange(len(X))[:, np.newaxis]).all()
 
 
+@pytest.mark.parametrize("normalization", ["local_density", "variance_min"])
+def test_a_bank_of_two_clips_has_densities(normalization):
+    X = np.random.default_rng(0).normal(size=(3, 4))  # one is left out
+    assert np.isfinite(KNNDetector(normalization=normalization).fit(X).training_scores_).all()
+
+
 @pytest.mark.parametrize("name", ["plain", "outlier"])
 def test_references_of_the_own_fold_are_no_neighbours(name):
     bank, queries = scenes(name, np.random.default_rng(0))
