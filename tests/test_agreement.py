@@ -79,8 +79,8 @@ def test_a_fresh_process_and_other_fits_before_change_no_bit(case, expected, els
 
 
 @pytest.mark.slow
-def test_two_threads_change_less_than_a_millionth(case, elsewhere, on_two_threads):
-    assert_allclose(on_two_threads[case], elsewhere[case], rtol=1e-6)
+def test_two_threads_change_less_than_a_hundred_thousandth(case, elsewhere, on_two_threads):
+    assert_allclose(on_two_threads[case], elsewhere[case], rtol=1e-5)
 
 
 def test_batches_and_order_change_less_than_a_hundred_thousandth(model, expected):
