@@ -33,9 +33,10 @@ pytestmark = pytest.mark.skipif(
 def test_log_mel_of_real_recordings_equals_torchaudio():
     for path in RECORDINGS[:: max(1, len(RECORDINGS) // 25)]:
         log_mel = unpatchify(MelPatcher(duration=None).fit_transform([path]))[0]
-        samples = torch.from_numpy(load_clip(path))[None] * 2**15
-        expected = fbank(samples, num_mel_bins=128, sample_frequency=16000)
-        assert_allclose(log_mel, expected[: len(log_mel)], rtol=0, atol=1e-4, err_msg=str(path))
+        samples = torch.from_numpy(load_clip(path))[None].double() * 2**15
+        expected = fbank(samples, num_mel_bins=128, sample_frequency=16000)[: len(log_mel)]
+        # In bins of almost no power, float32 of either is off by 1e-4 on some processors.
+        assert_allclose(log_mel, expected, rtol=0, atol=2e-4, err_msg=str(path))
 
 
 def of_state(folder, normal, anomalous):
