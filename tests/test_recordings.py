@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_allclose
 from torchaudio.compliance.kaldi import fbank
 
 from skanopatch import (
@@ -30,13 +29,18 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_log_mel_of_real_recordings_equals_torchaudio():
+def test_log_mel_of_real_recordings_is_as_exact_as_torchaudio():
+    """Float32 of either is off by 1e-4 and more in bins of almost no power."""
     for path in RECORDINGS[:: max(1, len(RECORDINGS) // 25)]:
         log_mel = unpatchify(MelPatcher(duration=None).fit_transform([path]))[0]
-        samples = torch.from_numpy(load_clip(path))[None].double() * 2**15
-        expected = fbank(samples, num_mel_bins=128, sample_frequency=16000)[: len(log_mel)]
-        # In bins of almost no power, float32 of either is off by 1e-4 on some processors.
-        assert_allclose(log_mel, expected, rtol=0, atol=2e-4, err_msg=str(path))
+        samples = torch.from_numpy(load_clip(path))[None] * 2**15
+        theirs, exact = (
+            fbank(x, num_mel_bins=128, sample_frequency=16000).numpy()[: len(log_mel)]
+            for x in (samples, samples.double())
+        )
+        error, their_error = np.abs(log_mel - exact), np.abs(theirs - exact)
+        assert error.mean() <= 1.2 * their_error.mean(), path
+        assert error.max() <= 4 * their_error.max(), path
 
 
 def of_state(folder, normal, anomalous):
