@@ -79,8 +79,10 @@ def test_a_fresh_process_and_other_fits_before_change_no_bit(case, expected, els
 
 
 @pytest.mark.slow
-def test_two_threads_change_less_than_a_hundred_thousandth(case, elsewhere, on_two_threads):
-    assert_allclose(on_two_threads[case], elsewhere[case], rtol=1e-5)
+def test_two_threads_change_less_than_a_millionth(case, elsewhere, on_two_threads):
+    # The cosine distance of two embeddings that are near each other has few digits of float32.
+    rtol = 5e-6 if case == "AnoPatchEmbedder" else 1e-6
+    assert_allclose(on_two_threads[case], elsewhere[case], rtol=rtol)
 
 
 def test_batches_and_order_change_less_than_a_hundred_thousandth(model, expected):

@@ -32,6 +32,12 @@ from skanopatch.spectra.patches import (
     warn_of_another_unit,
 )
 
+TAKING_PATCHES = pytest.mark.parametrize(
+    "estimator",
+    [AnoPatchEmbedder(), BandStatistics(), MelStatistics(), PatchStatistics()],
+    ids=lambda estimator: type(estimator).__name__,
+)
+
 
 def by_definition(log_mel):
     """Work out the statistics of one spectrogram, band by band, in double precision."""
@@ -201,11 +207,7 @@ CLIPS = {
 
 
 @pytest.mark.parametrize("clips", CLIPS.values(), ids=CLIPS)
-@pytest.mark.parametrize(
-    "estimator",
-    [AnoPatchEmbedder(), BandStatistics(), MelStatistics(), PatchStatistics()],
-    ids=lambda estimator: type(estimator).__name__,
-)
+@TAKING_PATCHES
 def test_clips_in_place_of_patches_are_refused(estimator, clips):
     name = type(estimator).__name__
     message = f"{name} takes patches, and X are clips. Put MelPatcher() first."
@@ -215,11 +217,7 @@ def test_clips_in_place_of_patches_are_refused(estimator, clips):
             method(clips)
 
 
-@pytest.mark.parametrize(
-    "estimator",
-    [AnoPatchEmbedder(), BandStatistics(), MelStatistics(), PatchStatistics()],
-    ids=lambda estimator: type(estimator).__name__,
-)
+@TAKING_PATCHES
 @pytest.mark.parametrize("form", [np.asarray, list, pd.DataFrame])
 def test_rows_of_samples_in_place_of_patches_are_refused(estimator, form):
     name = type(estimator).__name__
@@ -233,11 +231,7 @@ def test_rows_of_samples_in_place_of_patches_are_refused(estimator, form):
     clone(estimator).fit(form(rows[:, :4096]))
 
 
-@pytest.mark.parametrize(
-    "estimator",
-    [AnoPatchEmbedder(), BandStatistics(), MelStatistics(), PatchStatistics()],
-    ids=lambda estimator: type(estimator).__name__,
-)
+@TAKING_PATCHES
 def test_patches_of_another_area_or_other_bands_are_refused(estimator):
     patches = patchify(np.random.default_rng(0).normal(size=(4, 32, 128)))
     estimator, name = clone(estimator).fit(patches), type(estimator).__name__
@@ -364,11 +358,7 @@ def test_statistics_keep_float32_and_say_so(statistics):
     assert statistics.__sklearn_tags__().transformer_tags.preserves_dtype == ["float32"]
 
 
-@pytest.mark.parametrize(
-    "estimator",
-    [AnoPatchEmbedder(), BandStatistics(), MelStatistics(), PatchStatistics()],
-    ids=lambda estimator: type(estimator).__name__,
-)
+@TAKING_PATCHES
 def test_patches_without_their_grid_are_refused(estimator):
     patches = patchify(np.random.default_rng(0).normal(size=(3, 32, 128)))
     message = (

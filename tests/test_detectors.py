@@ -624,7 +624,7 @@ def test_one_search_for_all_folds_gives_the_scores_of_fits_without_them(
     }[metadata]
     fitted = KNNDetector(n_neighbors, metric=metric).fit(X, **labels)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(KNNDetector, "_fit_scores", BaseDetector._fit_scores)
+        patch.setattr(KNNDetector, "_left_out_terms", BaseDetector._left_out_terms)
         one_by_one = KNNDetector(n_neighbors, metric=metric).fit(X, **labels)
     assert_allclose(fitted.training_scores_, one_by_one.training_scores_, rtol=1e-12)
     assert_allclose(fitted.own_domain_scores_, one_by_one.own_domain_scores_, rtol=1e-12)

@@ -149,6 +149,16 @@ class BaseDetector(ThresholdMixin, BaseEstimator, ABC):
         """Fit, and return the scores of clips while they are left out."""
         members = rows_by_label(domains, len(X))
         self._fit(X, members)
+        terms = self._left_out_terms(X, domains, folds)
+        column_of = {domain: i for i, domain in enumerate(members)}
+        own = np.arange(len(X)), [column_of[domain] for domain in domains]
+        self._learn_to_join(terms[own], weights)
+        distances = self._join(terms)
+        return -distances.min(axis=1), -distances[own]
+
+    def _left_out_terms(self, X: NDArray, domains: list, folds: list) -> NDArray[np.float64]:
+        """Return the terms of clips while they are left out, (n_clips, n_domains, ...)."""
+        members = rows_by_label(domains, len(X))
         column_of = {domain: i for i, domain in enumerate(members)}
 
         def evaluate(kept: NDArray, left_out: NDArray) -> tuple[NDArray]:
@@ -160,10 +170,7 @@ class BaseDetector(ThresholdMixin, BaseEstimator, ABC):
             return (terms,)
 
         (terms,) = cross_fit(folds, domains, evaluate)
-        own = np.arange(len(X)), [column_of[domain] for domain in domains]
-        self._learn_to_join(terms[own], weights)
-        distances = self._join(terms)
-        return -distances.min(axis=1), -distances[own]
+        return terms
 
     def _validate(self, X: ArrayLike, *, reset: bool) -> tuple[NDArray, NDArray[np.bool_]]:
         """Return the rows that are not all NaN, and a mask of these rows."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skanopatch.detectors.base import BaseDetector, Members, Scores, rows_by_label, spreads_of
+from skanopatch.detectors.base import BaseDetector, Members, rows_by_label, spreads_of
 from skanopatch.detectors.search import Bank, find_nearest, prepare
 
 _SMOTE_NEIGHBORS = 5  # as in the paper on SMOTE
@@ -171,17 +171,16 @@ class KNNDetector(BaseDetector):
         else:
             self.alpha_ = _variance_minimizing_alpha(neighbors)
 
-    def _fit_scores(self, X: NDArray, domains: list, folds: list, weights: NDArray) -> Scores:
+    def _left_out_terms(self, X: NDArray, domains: list, folds: list) -> NDArray[np.float64]:
         members = rows_by_label(domains, len(X))
-        fold_of = np.full(len(X), -1)
+        fold_of = np.empty(len(X), dtype=np.intp)
         for fold, (_, left_out) in enumerate(folds):
             fold_of[left_out] = fold
-        least = min(len(rows) - np.bincount(fold_of[rows] + 1).max() for rows in members.values())
+        least = min(len(rows) - np.bincount(fold_of[rows]).max() for rows in members.values())
         is_plain = self.normalization is None and self.smote is None and not self.standardize
-        if not is_plain or least < self.n_neighbors + 2 or (fold_of < 0).any():
-            return super()._fit_scores(X, domains, folds, weights)
+        if not is_plain or least < self.n_neighbors + 2:
+            return super()._left_out_terms(X, domains, folds)
         # Clips that are left out change nothing but who is a neighbour: one search for all folds.
-        self._fit(X, members)
         queries = prepare(X, self.metric)
         distances = np.empty((len(X), len(members)))
         for domain, (bank, rows) in enumerate(zip(self._banks, members.values(), strict=True)):
@@ -190,9 +189,7 @@ class KNNDetector(BaseDetector):
                 queries, bank, self.n_neighbors, metric=self.metric, folds=apart, skip_self=True
             )
             distances[:, domain] = nearest.mean(axis=1)
-        column_of = {domain: column for column, domain in enumerate(members)}
-        own = np.arange(len(X)), [column_of[domain] for domain in domains]
-        return -distances.min(axis=1), -distances[own]
+        return distances
 
     def _search_others(self, bank: Bank) -> tuple[NDArray, NDArray]:
         """Return the neighbours of each reference, one more than its density needs."""
